@@ -1,0 +1,29 @@
+//! Compiles `proto/` without protoc, and writes the descriptor set that reflection serves.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::Compiler::new(["proto"])?
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files([
+            "envoy/service/ratelimit/v3/rls.proto",
+            "envoy/extensions/common/ratelimit/v3/ratelimit.proto",
+        ])?
+        .file_descriptor_set();
+    fs::write(out.join("rls_descriptors.bin"), descriptors.encode_to_vec())?;
+
+    // Everything but the two rate-limit packages lives in envoy-types already.
+    tonic_prost_build::configure()
+        .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
+        .extern_path(".envoy.config", "::envoy_types::pb::envoy::config")
+        .extern_path(".envoy.type", "::envoy_types::pb::envoy::type")
+        .compile_well_known_types(true)
+        .include_file("rls.rs")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Tollgate decides for Envoy whether a request may pass.
+//!
+//! A request travels `grpc/rls.rs` → `limiter.rs` → `store/` → `store/redis/take.lua` and back. `ARCHITECTURE.md` has the
+//! map; each module uses only those listed above it here.
+
+pub mod proto;
+pub mod stats;
