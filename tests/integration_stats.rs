@@ -1,14 +1,20 @@
 //! The stats service over real HTTP connections, in this process, on a free port.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use futures::future::join_all;
 use http_body_util::BodyExt;
 use hyper::{Request, Response, body::Incoming, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncBufReadExt, BufReader},
     net::{TcpListener, TcpStream},
+    process::Command,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -218,4 +224,31 @@ async fn shutdown_ends_streams_and_answers_what_is_under_way() {
         TcpStream::connect(service.address).await.is_err(),
         "nobody listens any more"
     );
+}
+
+#[tokio::test]
+async fn the_program_says_where_it_listens_answers_its_probe_and_ends_well_on_sigterm() {
+    let stats = env!("CARGO_BIN_EXE_stats");
+    let mut child = Command::new(stats)
+        .args(["--listen", "127.0.0.1:0"])
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = said.next_line().await.unwrap().unwrap();
+    let (_, address) = line.split_once("address=").unwrap();
+
+    let probe = async || {
+        let probe = Command::new(stats)
+            .args(["--probe", "--listen", address])
+            .output();
+        probe.await.unwrap().status.code()
+    };
+    assert_eq!(probe().await, Some(0));
+    let id = i32::try_from(child.id().unwrap()).unwrap();
+    kill(Pid::from_raw(id), Signal::SIGTERM).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap();
+    assert_eq!(ended.unwrap().code(), Some(0));
+    assert_eq!(probe().await, Some(1));
 }

@@ -93,7 +93,9 @@ async fn serve(args: Args) -> Result<(), String> {
         .map_err(cannot_listen)?;
     let shutdown =
         stop_on_signal().map_err(|error| format!("cannot watch for signals: {error}"))?;
-    tracing::info!(address = %args.listen, "listening");
+    // Port 0 is a free one, which only the listener knows.
+    let address = listener.local_addr().unwrap_or(args.listen);
+    tracing::info!(%address, "listening");
     let served = stats::serve(listener, settings, shutdown).await;
     tracing::info!("stopped");
     served.map_err(|error| error.to_string())

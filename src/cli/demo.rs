@@ -254,8 +254,8 @@ impl Demo {
             &[
                 ("edge", at.edge),
                 ("admin", at.admin),
-                ("tollgate", at.grpc),
-                ("stats", at.stats),
+                ("tollgate", ports::reachable(at.grpc)),
+                ("stats", ports::reachable(at.stats)),
             ],
         )?;
         std::fs::write(&config, text).map_err(|source| DemoError::System {

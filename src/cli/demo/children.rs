@@ -9,7 +9,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    process::{self, ExitStatus, Stdio},
+    process::{self, Stdio},
     time::Duration,
 };
 
@@ -40,7 +40,7 @@ pub enum ChildError {
         /// Which part.
         name: &'static str,
         /// How it ended.
-        status: ExitStatus,
+        status: String,
         /// The last lines it wrote.
         log: String,
     },
@@ -134,18 +134,12 @@ impl Children {
         });
         let ((name, status), _, others) = future::select_all(ends).await;
         drop(others);
-        match status {
-            Ok(status) => ChildError::Ended {
-                name,
-                status,
-                log: self.end_of_log(name),
-            },
-            Err(source) => ChildError::Start {
-                name,
-                program: "wait".into(),
-                source,
-            },
-        }
+        let status = match status {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("and cannot be waited for: {error}"),
+        };
+        let log = self.end_of_log(name);
+        ChildError::Ended { name, status, log }
     }
 
     /// Asks each to end, the last started first, and waits for it.
