@@ -171,4 +171,21 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn no_try_is_cut_shorter_than_the_timeout() {
+        let config: Value = serde_yaml::from_str(BUILT_IN).unwrap();
+        let manager = &config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+        let filters = &manager["typed_config"]["http_filters"];
+        let seconds = |value: &Value| value.as_str().unwrap().trim_end_matches('s').parse::<f64>();
+        let longest_try = |service: &Value| {
+            // Source: Envoy 1.40: a GrpcService's max_interval becomes its per-try timeout, too.
+            seconds(&service["retry_policy"]["retry_back_off"]["max_interval"]).unwrap()
+        };
+        let authz = &filters[0]["typed_config"]["grpc_service"];
+        assert!(longest_try(authz) > seconds(&authz["timeout"]).unwrap());
+        let limit = &filters[1]["typed_config"];
+        let service = &limit["rate_limit_service"]["grpc_service"];
+        assert!(longest_try(service) > seconds(&limit["timeout"]).unwrap());
+    }
 }
