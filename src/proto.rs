@@ -1,7 +1,10 @@
 //! Protobuf types of the rate-limit service, compiled from `proto/` by `build.rs`. Only `grpc/` and the clients that
 //! speak gRPC (`cli/bench`, `cli/healthcheck`) use them.
 
-#![allow(missing_docs, reason = "generated from proto/, which carries the comments")]
+#![allow(
+    missing_docs,
+    reason = "generated from proto/, which carries the comments"
+)]
 
 include!(concat!(env!("OUT_DIR"), "/rls.rs"));
 

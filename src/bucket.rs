@@ -1,0 +1,141 @@
+//! What a limit remembers, and the arithmetic on it. Pure: no clock, no I/O, no locks; integers only.
+//!
+//! `store/redis/take.lua` does the same inside Redis and hands back buckets in this form, so that waits and resets are
+//! computed here alone; `tests/same_answers.rs` holds the two together. A bucket may go into debt (hits admitted without
+//! the store are charged afterwards), by at most its capacity.
+
+pub mod calendar;
+pub mod sliding;
+pub mod tokens;
+
+use std::time::Duration;
+
+use crate::{
+    clock::Timestamp,
+    descriptor::Hits,
+    limit::{Kind, Limit},
+};
+
+pub use self::{calendar::Spent, sliding::Window, tokens::Tokens};
+
+/// What one bucket holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bucket {
+    /// Of [`Kind::Bucket`].
+    Tokens(Tokens),
+    /// Of [`Kind::Sliding`].
+    Window(Window),
+    /// Of [`Kind::Calendar`].
+    Spent(Spent),
+}
+
+/// What a bucket says about one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balance {
+    /// Whether the hits fit.
+    pub fits: bool,
+    /// Hits that would still fit after this decision.
+    pub remaining: u64,
+    /// If they do not fit: how long until they would if nobody else came; none if never.
+    pub retry_after: Option<Duration>,
+    /// If they fit: how long until the bucket is full. Else as `retry_after`, or one period where that is none.
+    pub reset_after: Duration,
+}
+
+impl Bucket {
+    /// A bucket that nobody has taken from.
+    pub fn full(limit: &Limit, now: Timestamp) -> Self {
+        match limit.kind() {
+            Kind::Bucket { .. } => Self::Tokens(Tokens::full(limit, now)),
+            Kind::Sliding => Self::Window(Window::default()),
+            Kind::Calendar => Self::Spent(Spent::unused(limit, now)),
+        }
+    }
+
+    /// Brings the bucket up to `now`: adds what was earned, forgets what has passed, clamps to a limit whose numbers have
+    /// changed. A `now` before the last one changes nothing. A bucket of another kind starts full.
+    pub fn refill(&mut self, limit: &Limit, now: Timestamp) {
+        match (limit.kind(), &mut *self) {
+            (Kind::Bucket { .. }, Self::Tokens(tokens)) => tokens.refill(limit, now),
+            (Kind::Sliding, Self::Window(window)) => window.forget(limit, now),
+            (Kind::Calendar, Self::Spent(spent)) => spent.turn(limit, now),
+            _ => *self = Self::full(limit, now),
+        }
+    }
+
+    /// Hits that fit into a refilled bucket; below zero when it is in debt.
+    pub fn balance(&self, limit: &Limit) -> i64 {
+        match self {
+            Self::Tokens(tokens) => tokens.tokens,
+            Self::Window(window) => i64::from(limit.count()) - window.used() as i64,
+            Self::Spent(spent) => i64::from(limit.count()) - spent.used as i64,
+        }
+    }
+
+    /// Whether `hits` fit into a refilled bucket. A look, zero hits, fits unless the bucket is in debt.
+    pub fn fits(&self, limit: &Limit, hits: Hits) -> bool {
+        match hits {
+            Hits::Take(hits) => i64::try_from(hits).is_ok_and(|hits| self.balance(limit) >= hits),
+            Hits::Give(_) => true,
+        }
+    }
+
+    /// Applies `hits` to a refilled bucket, whether they fit or not. Debt ends at one capacity, giving at full.
+    pub fn apply(&mut self, limit: &Limit, hits: Hits, now: Timestamp) {
+        match (self, hits) {
+            (Self::Tokens(tokens), hits) => tokens.apply(limit, hits),
+            (Self::Window(window), Hits::Take(hits)) => window.add(limit, hits, now),
+            (Self::Window(window), Hits::Give(hits)) => window.remove(hits),
+            (Self::Spent(spent), hits) => spent.apply(limit, hits),
+        }
+    }
+
+    /// How long a refilled bucket needs until `hits` fit; zero if they do, none if they never will.
+    pub fn wait(&self, limit: &Limit, hits: u64, now: Timestamp) -> Option<Duration> {
+        let missing = i64::try_from(hits)
+            .ok()?
+            .saturating_sub(self.balance(limit));
+        if missing <= 0 {
+            return Some(Duration::ZERO);
+        }
+        if hits > u64::from(limit.capacity()) || limit.count() == 0 {
+            return None;
+        }
+        let missing = missing.unsigned_abs();
+        Some(match self {
+            Self::Tokens(tokens) => tokens.wait(limit, missing, now),
+            Self::Window(window) => window.wait(limit, missing, now),
+            Self::Spent(spent) => spent.wait(limit, missing, now)?,
+        })
+    }
+
+    /// The moment from which the bucket is as good as one that nobody has taken from.
+    pub fn full_at(&self, limit: &Limit, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Tokens(tokens) => tokens.full_at(limit, now),
+            Self::Window(window) => window.empty_at(limit),
+            Self::Spent(spent) => spent.full_at(limit),
+        }
+    }
+
+    /// What to answer about `asked` hits (all of the request's hits on this bucket so far) of which the last ones `fit` or
+    /// not. `self` is refilled, and holds what is left after the decision.
+    pub fn conclude(&self, limit: &Limit, fits: bool, asked: u64, now: Timestamp) -> Balance {
+        let remaining = self.balance(limit).max(0).unsigned_abs();
+        let (retry_after, reset_after) = if fits {
+            (None, self.full_at(limit, now).since(now))
+        } else {
+            let wait = self.wait(limit, asked, now);
+            (
+                wait,
+                wait.unwrap_or(Duration::from_micros(limit.period().micros())),
+            )
+        };
+        Balance {
+            fits,
+            remaining,
+            retry_after,
+            reset_after,
+        }
+    }
+}

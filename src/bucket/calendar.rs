@@ -1,0 +1,125 @@
+//! Calendar quotas: at most N per period of the UTC calendar. Pure integers.
+
+use std::time::Duration;
+
+use crate::{
+    clock::Timestamp,
+    descriptor::Hits,
+    limit::{Limit, Period, Unit},
+};
+
+const DAY_US: u64 = 86_400_000_000;
+
+/// What is used of the present period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// Hits in the period; above the limit's count is debt.
+    pub used: u64,
+    /// Start of the period, in microseconds since the Unix epoch.
+    pub start_us: u64,
+}
+
+impl Spent {
+    /// Nothing used.
+    pub fn unused(limit: &Limit, now: Timestamp) -> Self {
+        Self {
+            used: 0,
+            start_us: start_of(limit.period(), now).as_micros(),
+        }
+    }
+
+    /// Starts anew if a later period has begun.
+    pub fn turn(&mut self, limit: &Limit, now: Timestamp) {
+        let start_us = start_of(limit.period(), now).as_micros();
+        if start_us > self.start_us {
+            *self = Self { used: 0, start_us };
+        }
+    }
+
+    /// Counts hits, or takes them out again. Debt ends at one count.
+    pub fn apply(&mut self, limit: &Limit, hits: Hits) {
+        self.used = match hits {
+            Hits::Take(hits) => {
+                let most = 2 * u64::from(limit.count());
+                self.used.saturating_add(hits).min(most).max(self.used)
+            }
+            Hits::Give(hits) => self.used.saturating_sub(hits),
+        };
+    }
+
+    /// How long until `missing` more hits fit: to the end of the period, as each period starts with nothing used.
+    pub fn wait(&self, limit: &Limit, _missing: u64, now: Timestamp) -> Option<Duration> {
+        Some(self.end(limit).since(now))
+    }
+
+    /// End of the period, or the distant past if nothing is used.
+    pub fn full_at(&self, limit: &Limit) -> Timestamp {
+        if self.used == 0 {
+            Timestamp::default()
+        } else {
+            self.end(limit)
+        }
+    }
+
+    fn end(&self, limit: &Limit) -> Timestamp {
+        end_of(limit.period(), Timestamp::from_micros(self.start_us))
+    }
+}
+
+/// Start of the period that `now` lies in.
+pub fn start_of(period: Period, now: Timestamp) -> Timestamp {
+    let now_us = now.as_micros();
+    let multiplier = u64::from(period.multiplier);
+    let start = match period.unit {
+        Unit::Month => {
+            let months = months_since_epoch(now_us / DAY_US);
+            first_of_month(months / multiplier * multiplier) * DAY_US
+        }
+        Unit::Year => {
+            let months = months_since_epoch(now_us / DAY_US);
+            first_of_month(months / (12 * multiplier) * (12 * multiplier)) * DAY_US
+        }
+        _ => {
+            let (length, anchor) = (period.micros(), anchor(period.unit));
+            // Before the first Monday of 1970 only a clock without a date is.
+            now_us.saturating_sub(anchor) / length * length
+                + if now_us < anchor { 0 } else { anchor }
+        }
+    };
+    Timestamp::from_micros(start)
+}
+
+/// End of the period that begins at `start`.
+pub fn end_of(period: Period, start: Timestamp) -> Timestamp {
+    let months = match period.unit {
+        Unit::Month => 1,
+        Unit::Year => 12,
+        _ => return start.after(Duration::from_micros(period.micros())),
+    };
+    let first = months_since_epoch(start.as_micros() / DAY_US);
+    Timestamp::from_micros(first_of_month(first + months * u64::from(period.multiplier)) * DAY_US)
+}
+
+/// Weeks begin on Monday; 1970-01-01 was a Thursday.
+fn anchor(unit: Unit) -> u64 {
+    if unit == Unit::Week { 4 * DAY_US } else { 0 }
+}
+
+/// Months from January 1970 to the month of a day, which is counted from the epoch.
+// Source: the civil-from-days rule of the proleptic Gregorian calendar, with years that begin in March.
+fn months_since_epoch(day: u64) -> u64 {
+    let day = day + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    (era * 400 + year) * 12 + from_march + 2 - 1970 * 12
+}
+
+/// The first day of a month, both counted from January 1970.
+fn first_of_month(months: u64) -> u64 {
+    let since_march = months + 1970 * 12 - 2;
+    let (year, from_march) = (since_march / 12, since_march % 12);
+    let (era, of_era) = (year / 400, year % 400);
+    era * 146_097 + 365 * of_era + of_era / 4 - of_era / 100 + (153 * from_march + 2) / 5 - 719_468
+}

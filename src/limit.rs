@@ -1,0 +1,477 @@
+//! What is allowed: one limit, its text form, and the numbers its arithmetic needs. Pure.
+//!
+//! A limit reads `N/PERIOD [burst B | sliding | calendar]`, for example `10/second burst 100`.
+
+use std::{fmt, str::FromStr};
+
+/// Largest integer that a double, and so Lua, holds with all smaller ones exactly.
+pub const EXACT: u128 = 1 << 53;
+
+/// A sliding window is counted in this many slots, so it refuses at most a 60th of its length too long.
+pub const SLIDING_SLOTS: u64 = 60;
+
+/// A named length of time, as the reference's `unit` has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Unit {
+    Second,
+    Minute,
+    Hour,
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+impl Unit {
+    /// All units, shortest first.
+    pub const ALL: [Self; 7] = [
+        Self::Second,
+        Self::Minute,
+        Self::Hour,
+        Self::Day,
+        Self::Week,
+        Self::Month,
+        Self::Year,
+    ];
+
+    /// The unit's name in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+            Self::Year => "year",
+        }
+    }
+
+    /// Length in seconds. A month counts 30 days and a year 365, as in envoyproxy/ratelimit.
+    pub const fn seconds(self) -> u64 {
+        match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+            Self::Week => 7 * 86_400,
+            Self::Month => 30 * 86_400,
+            Self::Year => 365 * 86_400,
+        }
+    }
+
+    /// The unit of that name, in any letter case, singular, plural or short (`s`, `min`, `h`, `d`, `w`).
+    pub fn parse(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        match lower.as_str() {
+            "s" | "sec" => return Some(Self::Second),
+            "m" | "min" => return Some(Self::Minute),
+            "h" => return Some(Self::Hour),
+            "d" => return Some(Self::Day),
+            "w" => return Some(Self::Week),
+            _ => {}
+        }
+        Self::ALL
+            .into_iter()
+            .find(|unit| lower.strip_suffix('s').unwrap_or(&lower) == unit.name())
+    }
+}
+
+/// A length of time: so many units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Period {
+    /// The unit.
+    pub unit: Unit,
+    /// How many of them; at least 1.
+    pub multiplier: u32,
+}
+
+impl Period {
+    /// One unit.
+    pub const fn of(unit: Unit) -> Self {
+        Self {
+            unit,
+            multiplier: 1,
+        }
+    }
+
+    /// Length in microseconds.
+    pub const fn micros(self) -> u64 {
+        self.unit.seconds() * self.multiplier as u64 * 1_000_000
+    }
+
+    /// Length in seconds.
+    pub const fn seconds(self) -> u64 {
+        self.unit.seconds() * self.multiplier as u64
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.multiplier {
+            1 => f.write_str(self.unit.name()),
+            n => write!(f, "{n} {}s", self.unit.name()),
+        }
+    }
+}
+
+/// How a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A token bucket: refills all the time, holds `burst` at most.
+    Bucket {
+        /// Most tokens it holds.
+        burst: u32,
+    },
+    /// At most N in any interval of the period's length.
+    Sliding,
+    /// At most N per calendar period, in UTC; weeks begin on Monday.
+    Calendar,
+}
+
+/// One limit: `count` per `period`, counted as `kind` says. Made by [`Limit::new`], which checks that it can be counted
+/// exactly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    count: u32,
+    period: Period,
+    kind: Kind,
+    refill: Refill,
+}
+
+/// How a token bucket refills, in integers: each tick brings `whole + part / denominator` tokens, in lowest terms.
+///
+/// A tick is `tick_us` microseconds: 1, or 1,000, or 1,000,000 where `part × denominator` would else leave the range that
+/// Lua's doubles hold exactly (2^53).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Refill {
+    /// Length of a tick in microseconds.
+    pub tick_us: u64,
+    /// Whole tokens per tick.
+    pub whole: u64,
+    /// What a tick brings beyond them, in `denominator`ths of a token; less than one token.
+    pub part: u64,
+    /// The parts of one token.
+    pub denominator: u64,
+    /// Ticks from empty to full, rounded up, at most 2^53.
+    pub ticks_to_full: u64,
+}
+
+/// Why a limit cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// The text has another shape.
+    #[error(
+        "`{text}` is not a limit: write N/PERIOD, for example `10/second burst 100`, `50/minute sliding` or `1000000/month`"
+    )]
+    Shape {
+        /// The text.
+        text: String,
+    },
+    /// N or the burst is not a number of 32 bits.
+    #[error("`{text}` is not a whole number from 0 to 4294967295")]
+    Number {
+        /// The text of the number.
+        text: String,
+    },
+    /// No unit is called so.
+    #[error("unknown period `{text}`{}; use second, minute, hour, day, week, month or year, or a number of them like `10s` or `2 minutes`", .hint.as_ref().map(|hint| format!(", did you mean `{hint}`?")).unwrap_or_default())]
+    Period {
+        /// The text of the period.
+        text: String,
+        /// The nearest unit.
+        hint: Option<&'static str>,
+    },
+    /// A period of no length.
+    #[error("a period must be longer than zero")]
+    ZeroPeriod,
+    /// A period that is too long to count in.
+    #[error("a period of {period} is too long: use at most 100 years")]
+    LongPeriod {
+        /// The period.
+        period: String,
+    },
+    /// `burst 0`.
+    #[error("a burst must be at least 1; to block, use a limit of 0 without a burst")]
+    ZeroBurst,
+    /// `N/month burst B` or `N/month sliding`.
+    #[error(
+        "a {unit} has no fixed length, so `{word}` cannot go with it: use days, for example `{days} days`"
+    )]
+    NoFixedLength {
+        /// month or year
+        unit: &'static str,
+        /// burst or sliding
+        word: &'static str,
+        /// Days of about that length.
+        days: u32,
+    },
+    /// No tick keeps the arithmetic exact.
+    #[error(
+        "{count} per {period} with a burst of {burst} cannot be counted exactly: use a number that divides the period's seconds, or a shorter period"
+    )]
+    Inexact {
+        /// N
+        count: u32,
+        /// The period.
+        period: String,
+        /// The burst.
+        burst: u32,
+    },
+}
+
+impl Limit {
+    /// A limit of `count` per `period`.
+    ///
+    /// # Errors
+    /// [`LimitError::ZeroPeriod`], [`LimitError::LongPeriod`], [`LimitError::ZeroBurst`] (unless `count` is 0, the way to
+    /// block), and [`LimitError::Inexact`] where no tick keeps a token bucket's arithmetic exact.
+    pub fn new(count: u32, period: Period, kind: Kind) -> Result<Self, LimitError> {
+        if period.multiplier == 0 {
+            return Err(LimitError::ZeroPeriod);
+        }
+        let too_long = u64::from(period.multiplier) > 100 * 365 * 86_400 / period.unit.seconds();
+        if too_long {
+            return Err(LimitError::LongPeriod {
+                period: period.to_string(),
+            });
+        }
+        let burst = match kind {
+            Kind::Bucket { burst: 0 } if count > 0 => return Err(LimitError::ZeroBurst),
+            Kind::Bucket { burst } => burst,
+            Kind::Sliding | Kind::Calendar => count,
+        };
+        let refill = match kind {
+            Kind::Bucket { .. } => {
+                Refill::exact(count, period, burst).ok_or_else(|| LimitError::Inexact {
+                    count,
+                    period: period.to_string(),
+                    burst,
+                })?
+            }
+            Kind::Sliding | Kind::Calendar => Refill::NEVER,
+        };
+        Ok(Self {
+            count,
+            period,
+            kind,
+            refill,
+        })
+    }
+
+    /// A token bucket of `count` per `period` that holds `count`: what the reference's `rate_limit` becomes.
+    ///
+    /// # Errors
+    /// As [`Limit::new`].
+    pub fn per(count: u32, period: Period) -> Result<Self, LimitError> {
+        Self::new(count, period, Kind::Bucket { burst: count })
+    }
+
+    /// Hits per period.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The period.
+    pub fn period(&self) -> Period {
+        self.period
+    }
+
+    /// How it counts.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Most hits that can ever pass at one moment: the burst, or the count.
+    pub fn capacity(&self) -> u32 {
+        match self.kind {
+            Kind::Bucket { burst } => burst,
+            Kind::Sliding | Kind::Calendar => self.count,
+        }
+    }
+
+    /// How a token bucket refills. Of no meaning for the other kinds.
+    pub fn refill(&self) -> &Refill {
+        &self.refill
+    }
+
+    /// Length of a sliding window's slot in microseconds: the period over [`SLIDING_SLOTS`], rounded up.
+    pub fn slot_us(&self) -> u64 {
+        self.period.micros().div_ceil(SLIDING_SLOTS)
+    }
+
+    /// Kind and period as they stand in a bucket's key: what must stay for a bucket to stay.
+    pub fn identity(&self) -> String {
+        let letter = match self.kind {
+            Kind::Bucket { .. } => 'b',
+            Kind::Sliding => 's',
+            Kind::Calendar => 'c',
+        };
+        match (self.kind, self.period.unit) {
+            (Kind::Calendar, unit) => format!("{letter}{}{}", self.period.multiplier, unit.name()),
+            _ => format!("{letter}{}", self.period.seconds()),
+        }
+    }
+}
+
+impl Refill {
+    const NEVER: Self = Self {
+        tick_us: 1,
+        whole: 0,
+        part: 0,
+        denominator: 1,
+        ticks_to_full: 0,
+    };
+
+    /// The finest tick that keeps `count` per `period` exact, or none.
+    fn exact(count: u32, period: Period, burst: u32) -> Option<Self> {
+        if count == 0 {
+            return Some(Self::NEVER);
+        }
+        [1, 1_000, 1_000_000].into_iter().find_map(|tick_us| {
+            let ticks = period.micros() / tick_us;
+            let divisor = gcd(u64::from(count), ticks);
+            let (numerator, denominator) = (u64::from(count) / divisor, ticks / divisor);
+            let refill = Self {
+                tick_us,
+                whole: numerator / denominator,
+                part: numerator % denominator,
+                denominator,
+                ticks_to_full: 0,
+            };
+            let exact = u128::from(refill.part) * u128::from(denominator) < EXACT / 2;
+            exact.then(|| {
+                let ticks_to_full = refill.ticks_for(u64::from(burst), 0).min(EXACT as u64);
+                Self {
+                    ticks_to_full,
+                    ..refill
+                }
+            })
+        })
+    }
+
+    /// Ticks until `tokens` more are there, when `fraction` of the first one is.
+    pub fn ticks_for(&self, tokens: u64, fraction: u64) -> u64 {
+        let rate = u128::from(self.whole) * u128::from(self.denominator) + u128::from(self.part);
+        let missing = u128::from(tokens) * u128::from(self.denominator);
+        let ticks = missing
+            .saturating_sub(u128::from(fraction))
+            .div_ceil(rate.max(1));
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, self.period)?;
+        match (self.kind, self.period.unit) {
+            (Kind::Bucket { burst }, _) if burst != self.count => write!(f, " burst {burst}"),
+            (Kind::Sliding, _) => f.write_str(" sliding"),
+            (Kind::Calendar, Unit::Month | Unit::Year) | (Kind::Bucket { .. }, _) => Ok(()),
+            (Kind::Calendar, _) => f.write_str(" calendar"),
+        }
+    }
+}
+
+impl FromStr for Limit {
+    type Err = LimitError;
+
+    fn from_str(text: &str) -> Result<Self, LimitError> {
+        let shape = || LimitError::Shape {
+            text: text.to_owned(),
+        };
+        let (count, rest) = text.split_once('/').ok_or_else(shape)?;
+        let count = number(count.trim())?;
+        let mut words = rest.split_whitespace().peekable();
+        let period = period(&mut words, shape)?;
+        let kind = kind(&mut words, count, period, shape)?;
+        match words.next() {
+            Some(_) => Err(shape()),
+            None => Self::new(count, period, kind),
+        }
+    }
+}
+
+fn number(text: &str) -> Result<u32, LimitError> {
+    let digits = text.replace('_', "");
+    digits.parse().map_err(|_| LimitError::Number {
+        text: text.to_owned(),
+    })
+}
+
+/// Reads `second`, `10s`, `10 seconds`.
+fn period<'a>(
+    words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
+    shape: impl Fn() -> LimitError,
+) -> Result<Period, LimitError> {
+    let first = words.next().ok_or_else(&shape)?;
+    let letters = first
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(first.len());
+    let (digits, mut name) = first.split_at(letters);
+    if name.is_empty() {
+        name = words.next().ok_or_else(&shape)?;
+    }
+    let multiplier = if digits.is_empty() {
+        1
+    } else {
+        number(digits)?
+    };
+    match Unit::parse(name) {
+        Some(unit) => Ok(Period { unit, multiplier }),
+        None => Err(LimitError::Period {
+            text: name.to_owned(),
+            hint: nearest_unit(name),
+        }),
+    }
+}
+
+fn nearest_unit(name: &str) -> Option<&'static str> {
+    Unit::ALL
+        .into_iter()
+        .map(|unit| {
+            (
+                strsim::damerau_levenshtein(&name.to_ascii_lowercase(), unit.name()),
+                unit.name(),
+            )
+        })
+        .filter(|(distance, _)| *distance <= 2)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Reads `burst B`, `sliding`, `calendar` or nothing.
+fn kind<'a>(
+    words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
+    count: u32,
+    period: Period,
+    shape: impl Fn() -> LimitError,
+) -> Result<Kind, LimitError> {
+    let fixed = |word: &'static str, kind: Kind| match period.unit {
+        Unit::Month | Unit::Year => Err(LimitError::NoFixedLength {
+            unit: period.unit.name(),
+            word,
+            days: (period.seconds() / 86_400) as u32,
+        }),
+        _ => Ok(kind),
+    };
+    match words.next() {
+        Some("burst") => {
+            let burst = number(words.next().ok_or_else(shape)?)?;
+            if burst == 0 {
+                return Err(LimitError::ZeroBurst);
+            }
+            fixed("burst", Kind::Bucket { burst })
+        }
+        Some("sliding") => fixed("sliding", Kind::Sliding),
+        Some("calendar") => Ok(Kind::Calendar),
+        Some(_) => Err(shape()),
+        None if matches!(period.unit, Unit::Month | Unit::Year) => Ok(Kind::Calendar),
+        None => Ok(Kind::Bucket { burst: count }),
+    }
+}

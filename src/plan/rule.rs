@@ -1,0 +1,145 @@
+//! A compiled rule, and what matching hands to the limiter.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use crate::limit::Limit;
+
+/// One rule of a domain, compiled.
+#[derive(Debug)]
+pub struct Rule {
+    /// The domain it belongs to.
+    pub domain: Arc<str>,
+    /// Keys and values from the top of the domain, for people, metrics and bucket keys: `tier=free/ip`.
+    pub path: Box<str>,
+    /// The rule's `name`, which the answer's `current_limit.name` shows.
+    pub name: Option<Box<str>>,
+    /// What it allows.
+    pub allowance: Allowance,
+    /// How it takes part in the request's decision.
+    pub role: Role,
+    /// What answers while the store does not.
+    pub on_store_error: OnStoreError,
+    /// Names of rules that do not count in a request which this rule matches.
+    pub replaces: Vec<Box<str>>,
+    /// What it has decided since the process started; handed on to the rule of the same domain and path at a reload.
+    pub counters: Arc<RuleCounters>,
+}
+
+/// What a rule allows.
+#[derive(Debug)]
+pub enum Allowance {
+    /// Everything: the rule says so.
+    Unlimited,
+    /// Everything: the rule has no limit. It is there to let a value through that another rule would match.
+    Listed,
+    /// Nothing.
+    Denied,
+    /// What all of these limits allow; never empty.
+    Limits(Box<[Arc<RuleLimit>]>),
+    /// What the tier of the API key allows; one entry per tier of the plans, by the tier's index. A tier without limits
+    /// has an empty list.
+    Tiers(Box<[Box<[Arc<RuleLimit>]>]>),
+}
+
+/// One limit of a rule.
+#[derive(Debug)]
+pub struct RuleLimit {
+    /// What is allowed.
+    pub limit: Limit,
+    /// Start of its buckets' keys, up to where the subject follows: prefix, version, domain, rule path, kind, period.
+    pub key_prefix: Box<str>,
+    /// Its name in the `RateLimit` headers and in metadata: `ip:50/minute sliding`. Printable ASCII without `"` and `\`.
+    pub label: Box<str>,
+    /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.
+    pub policy: Box<str>,
+}
+
+/// How a rule takes part in the decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Role {
+    /// Its refusal refuses the request.
+    #[default]
+    Enforced,
+    /// It is counted and measured, and never refuses.
+    Shadow,
+    /// The request is refused only when every quota rule it meets refuses.
+    Quota,
+}
+
+/// What answers for a rule while the store does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnStoreError {
+    /// An in-process bucket at limit ÷ live replicas.
+    #[default]
+    Local,
+    /// The request passes.
+    Allow,
+    /// The request is refused.
+    Deny,
+    /// The call fails with UNAVAILABLE, which leaves it to Envoy's `failure_mode_deny`.
+    Error,
+}
+
+/// Decisions of one rule since the process started.
+#[derive(Debug, Default)]
+pub struct RuleCounters {
+    /// Descriptors that it let pass.
+    pub ok: AtomicU64,
+    /// Descriptors that it refused.
+    pub over_limit: AtomicU64,
+    /// Descriptors that it would have refused, were it not in shadow mode.
+    pub shadow_over_limit: AtomicU64,
+}
+
+/// What the rules of a domain say about one descriptor.
+#[derive(Debug, Clone)]
+pub enum Match<'p> {
+    /// No rule matches.
+    None,
+    /// The rule has no limit, or says unlimited.
+    Passes(&'p Rule),
+    /// The rule refuses without counting: nothing is allowed, or the API key is unknown.
+    Refuses(&'p Rule),
+    /// All of these limits must hold.
+    Limited {
+        /// The rule.
+        rule: &'p Rule,
+        /// Its limits, or those of the key's tier; never empty.
+        limits: &'p [Arc<RuleLimit>],
+        /// Whose bucket: the variable values of the descriptor, each length-prefixed, in order.
+        subject: Subject,
+    },
+}
+
+/// The end of a bucket's key: the variable values of a descriptor, written so that no two lists of values look alike.
+pub type Subject = smallvec::SmallVec<[u8; 64]>;
+
+/// What answers show beside the decision; per domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseOptions {
+    /// `Retry-After` on refusals.
+    pub retry_after: bool,
+    /// `RateLimit` and `RateLimit-Policy`, naming every limit.
+    pub ratelimit: bool,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`; off, since Envoy writes its own.
+    pub x_ratelimit: bool,
+    /// `dynamic_metadata` naming the rule that decided.
+    pub metadata: bool,
+    /// Body of a refusal; empty for none.
+    pub body: Box<str>,
+    /// `content-type` of that body.
+    pub content_type: Box<str>,
+}
+
+impl Default for ResponseOptions {
+    fn default() -> Self {
+        Self {
+            retry_after: true,
+            ratelimit: true,
+            x_ratelimit: false,
+            metadata: true,
+            body: r#"{"message":"Too Many Requests"}"#.into(),
+            content_type: "application/json".into(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Where buckets live.
+//!
+//! A request's limits are taken together or not at all, whatever store keeps them: [`memory`] in this process, [`redis`] by
+//! one script. Both answer with the same [`Taken`].
+
+pub mod judge;
+pub mod key;
+pub mod memory;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use smallvec::SmallVec;
+
+use crate::{
+    bucket::Balance,
+    descriptor::Hits,
+    plan::{OnStoreError, Role, RuleLimit},
+};
+
+pub use self::{key::BucketKey, memory::MemoryStore};
+
+/// Everything one request wants from its buckets, decided whole.
+#[derive(Debug, Clone)]
+pub struct Take {
+    /// One per bucket and descriptor, in the order in which they are judged. The same bucket may stand there twice.
+    pub items: SmallVec<[Item; 4]>,
+    /// Only judges: what it would answer, and nothing changes.
+    pub dry: bool,
+}
+
+/// What a request wants from one bucket.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Which bucket.
+    pub key: BucketKey,
+    /// Its limit.
+    pub limit: Arc<RuleLimit>,
+    /// How many tokens.
+    pub hits: Hits,
+    /// Whether a refusal counts.
+    pub role: Role,
+    /// What answers if the store does not.
+    pub on_store_error: OnStoreError,
+}
+
+/// The answer to a [`Take`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether the hits were taken: all of the enforced items fit, and at least one of the quota items if there are any.
+    /// Items in shadow or quota mode that do not fit are left out of what is taken.
+    pub admitted: bool,
+    /// One per item, same order. When not admitted, balances are those of the untouched buckets.
+    pub balances: SmallVec<[Balance; 4]>,
+    /// Decided without the store.
+    pub degraded: bool,
+}
+
+/// Why a store did not decide.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// No answer in time; the hits may or may not have been taken.
+    #[error("the store at {node} did not answer within {timeout:?}")]
+    Timeout {
+        /// Host and port.
+        node: Arc<str>,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// It cannot be reached or refuses to work; nothing was taken.
+    #[error("the store at {node} is unavailable: {reason}")]
+    Unavailable {
+        /// Host and port.
+        node: Arc<str>,
+        /// What it or the connection said.
+        reason: Arc<str>,
+    },
+    /// The connection broke after the take was sent; the hits may or may not have been taken.
+    #[error("the answer of the store at {node} was lost: {reason}")]
+    Lost {
+        /// Host and port.
+        node: Arc<str>,
+        /// What the connection said.
+        reason: Arc<str>,
+    },
+}
+
+/// One of the stores.
+#[derive(Debug)]
+pub enum Store {
+    /// In this process.
+    Memory(MemoryStore),
+}
+
+impl Store {
+    /// Takes all of `take`, or nothing. Balances have the length and order of `take.items`.
+    ///
+    /// # Errors
+    /// Only where an item's `on_store_error` is [`OnStoreError::Error`] and the store did not decide by `deadline`.
+    pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        let _ = deadline;
+        match self {
+            Self::Memory(memory) => Ok(memory.take(&take)),
+        }
+    }
+}

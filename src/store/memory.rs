@@ -1,0 +1,247 @@
+//! Buckets in this process: exact, all-or-nothing over any set of buckets, bounded.
+//!
+//! A full bucket equals no bucket, so full ones are forgotten first. Only when all are part-used does the store forget the
+//! one nearest to full, which is counted, as its client then gets up to a burst too much.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    hash::{BuildHasherDefault, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use super::{
+    Take, Taken,
+    judge::{Places, judge},
+};
+use crate::{
+    bucket::Bucket,
+    clock::{Clock, Timestamp},
+};
+
+const SHARDS: usize = 64;
+
+/// The memory store. Cheap to share behind an `Arc`; one lock per shard.
+#[derive(Debug)]
+pub struct MemoryStore {
+    shards: Box<[Mutex<Shard>]>,
+    shard_capacity: usize,
+    clock: Arc<dyn Clock>,
+    forgotten: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    buckets: HashMap<Id, Entry, BuildHasherDefault<TakeFirst>>,
+    /// One row per bucket, soonest full first. A row may be out of date, as a bucket in use fills later and later: it is
+    /// put right when it comes up.
+    by_full_at: BinaryHeap<Reverse<(Timestamp, Id)>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    bucket: Bucket,
+    full_at: Timestamp,
+}
+
+/// A bucket's keyed hash, in halves so that it needs no 16-byte alignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Id([u64; 2]);
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+impl MemoryStore {
+    /// A store of at most `max_buckets` buckets (at least one per shard) that reads `clock`.
+    pub fn new(max_buckets: usize, clock: Arc<dyn Clock>) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let shard_capacity = (max_buckets / SHARDS).max(1);
+        Self {
+            shards,
+            shard_capacity,
+            clock,
+            forgotten: AtomicU64::new(0),
+        }
+    }
+
+    /// Decides `take` now. Balances have the length and order of `take.items`.
+    pub fn take(&self, take: &Take) -> Taken {
+        let now = self.clock.now();
+        let (ids, places) = distinct(take);
+        let mut shards = self.lock(&ids);
+        let mut buckets: SmallVec<[Bucket; 4]> = ids
+            .iter()
+            .zip(first_items(&places))
+            .map(|(id, item)| match shards.get(id).buckets.get(id) {
+                Some(entry) => entry.bucket.clone(),
+                None => Bucket::full(&take.items[item].limit.limit, now),
+            })
+            .collect();
+        let (taken, changed) = judge(take, &places, &mut buckets, now);
+        if changed {
+            for ((id, bucket), item) in ids.iter().zip(buckets).zip(first_items(&places)) {
+                let full_at = bucket.full_at(&take.items[item].limit.limit, now);
+                self.put(shards.get(id), *id, Entry { bucket, full_at }, now);
+            }
+        }
+        taken
+    }
+
+    /// Buckets that are kept now.
+    pub fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().buckets.len())
+            .sum()
+    }
+
+    /// Whether no bucket is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Most buckets that are kept.
+    pub fn capacity(&self) -> usize {
+        self.shard_capacity * SHARDS
+    }
+
+    /// Part-used buckets that had to be forgotten since the start, for want of room.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Locks the shards of these buckets in index order, so that no two takes wait for each other.
+    fn lock(&self, ids: &[Id]) -> Locked<'_> {
+        let mut indices: SmallVec<[usize; 4]> = ids.iter().map(shard_of).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        Locked(
+            indices
+                .into_iter()
+                .map(|index| (index, self.shards[index].lock()))
+                .collect(),
+        )
+    }
+
+    fn put(&self, shard: &mut Shard, id: Id, entry: Entry, now: Timestamp) {
+        if let Some(known) = shard.buckets.get_mut(&id) {
+            *known = entry;
+            return;
+        }
+        shard.forget_full(now);
+        if shard.buckets.len() >= self.shard_capacity && shard.forget_one() > now {
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
+        }
+        shard.by_full_at.push(Reverse((entry.full_at, id)));
+        shard.buckets.insert(id, entry);
+    }
+}
+
+impl Shard {
+    /// Forgets up to two full buckets: each new bucket clears more than it adds.
+    fn forget_full(&mut self, now: Timestamp) {
+        for _ in 0..2 {
+            match self.by_full_at.peek() {
+                Some(Reverse((full_at, _))) if *full_at <= now => self.settle(now),
+                _ => return,
+            }
+        }
+    }
+
+    /// Takes the first row: forgets its bucket if that is full by `until`, else puts the row right.
+    fn settle(&mut self, until: Timestamp) {
+        let Some(Reverse((_, id))) = self.by_full_at.pop() else {
+            return;
+        };
+        match self.buckets.get(&id) {
+            Some(entry) if entry.full_at > until => {
+                self.by_full_at.push(Reverse((entry.full_at, id)))
+            }
+            _ => drop(self.buckets.remove(&id)),
+        }
+    }
+
+    /// Forgets the bucket nearest to full, and says when it would have been.
+    fn forget_one(&mut self) -> Timestamp {
+        while let Some(Reverse((full_at, id))) = self.by_full_at.peek().copied() {
+            let actual = self.buckets.get(&id).map_or(full_at, |entry| entry.full_at);
+            self.settle(full_at);
+            if actual <= full_at {
+                return actual;
+            }
+        }
+        Timestamp::default()
+    }
+}
+
+struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>);
+
+impl Locked<'_> {
+    fn get(&mut self, id: &Id) -> &mut Shard {
+        let index = shard_of(id);
+        let place = self.0.iter().position(|(locked, _)| *locked == index);
+        &mut self.0[place.expect("every bucket's shard is locked")].1
+    }
+}
+
+fn shard_of(id: &Id) -> usize {
+    // The map uses the first half's low bits.
+    (id.0[1] % SHARDS as u64) as usize
+}
+
+/// The distinct buckets of a take in order of appearance, and the place of each item's bucket among them.
+fn distinct(take: &Take) -> (SmallVec<[Id; 4]>, Places) {
+    let mut ids: SmallVec<[Id; 4]> = SmallVec::new();
+    let places = take
+        .items
+        .iter()
+        .map(|item| {
+            let hash = item.key.hash();
+            let id = Id([hash as u64, (hash >> 64) as u64]);
+            ids.iter()
+                .position(|known| *known == id)
+                .unwrap_or_else(|| {
+                    ids.push(id);
+                    ids.len() - 1
+                })
+        })
+        .collect();
+    (ids, places)
+}
+
+/// For each place, the first item that stands there.
+fn first_items(places: &[usize]) -> impl Iterator<Item = usize> {
+    let mut seen = 0;
+    places.iter().enumerate().filter_map(move |(item, place)| {
+        let first = *place == seen;
+        seen += usize::from(first);
+        first.then_some(item)
+    })
+}
+
+/// The keys are hashes already.
+#[derive(Default)]
+struct TakeFirst(u64);
+
+impl Hasher for TakeFirst {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("Id hashes one u64");
+    }
+
+    fn write_u64(&mut self, half: u64) {
+        self.0 = half;
+    }
+}
