@@ -46,6 +46,8 @@ pub enum Allowance {
 pub struct RuleLimit {
     /// What is allowed.
     pub limit: Limit,
+    /// The limit's or its rule's `name`, which the answer's `current_limit.name` shows.
+    pub name: Option<Arc<str>>,
     /// Start of its buckets' keys, up to where the subject follows: prefix, version, domain, rule path, kind, period.
     pub key_prefix: Box<str>,
     /// Its name in the `RateLimit` headers and in metadata: `ip:50/minute sliding`. Printable ASCII without `"` and `\`.
@@ -97,13 +99,13 @@ pub enum Match<'p> {
     /// No rule matches.
     None,
     /// The rule has no limit, or says unlimited.
-    Passes(&'p Rule),
+    Passes(&'p Arc<Rule>),
     /// The rule refuses without counting: nothing is allowed, or the API key is unknown.
-    Refuses(&'p Rule),
+    Refuses(&'p Arc<Rule>),
     /// All of these limits must hold.
     Limited {
         /// The rule.
-        rule: &'p Rule,
+        rule: &'p Arc<Rule>,
         /// Its limits, or those of the key's tier; never empty.
         limits: &'p [Arc<RuleLimit>],
         /// Whose bucket: the variable values of the descriptor, each length-prefixed, in order.
