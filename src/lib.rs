@@ -13,4 +13,6 @@ pub mod plan;
 pub mod store;
 
 pub mod proto;
+
+pub mod cli;
 pub mod stats;

@@ -1,0 +1,3 @@
+//! The commands of `tollgate`, one module each. Printing stays here.
+
+pub mod bench;
