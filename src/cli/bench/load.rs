@@ -32,6 +32,9 @@ use crate::proto::envoy::service::ratelimit::v3::{
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two tries to connect; short, since `scripts/bench start` measures with it how soon a server answers.
+const CONNECT_PAUSE: Duration = Duration::from_millis(1);
+
 /// How long an answer is waited for without `--timeout`. The server is not told.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -139,38 +142,49 @@ impl Load {
 
 /// Connects to every target, `connections` times each; neighbours in the answer are different targets.
 pub(super) async fn connect(args: &BenchArgs) -> Result<Vec<Client>, LoadError> {
-    let timeout = args.timeout.unwrap_or(ANSWER_TIMEOUT);
+    let patience = Instant::now() + args.wait.unwrap_or_default();
     let mut clients = Vec::with_capacity(args.targets.len() * args.connections);
     for _ in 0..args.connections {
         for target in &args.targets {
-            clients.push(connect_one(target, timeout).await?);
+            let endpoint = endpoint(target)?
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(args.timeout.unwrap_or(ANSWER_TIMEOUT))
+                .tcp_nodelay(true);
+            clients.push(connect_one(target, endpoint, patience).await?);
         }
     }
     Ok(clients)
 }
 
-async fn connect_one(target: &str, timeout: Duration) -> Result<Client, LoadError> {
+fn endpoint(target: &str) -> Result<Endpoint, LoadError> {
     let uri = if target.starts_with("unix:") || target.contains("://") {
         target.to_owned()
     } else {
         format!("http://{target}")
     };
-    let endpoint = Endpoint::from_shared(uri)
-        .map_err(|source| LoadError::Target {
-            target: target.to_owned(),
-            source,
-        })?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(timeout)
-        .tcp_nodelay(true);
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|source| LoadError::Connect {
-            target: target.to_owned(),
-            source,
-        })?;
-    Ok(Client::new(channel))
+    Endpoint::from_shared(uri).map_err(|source| LoadError::Target {
+        target: target.to_owned(),
+        source,
+    })
+}
+
+async fn connect_one(
+    target: &str,
+    endpoint: Endpoint,
+    patience: Instant,
+) -> Result<Client, LoadError> {
+    loop {
+        match endpoint.connect().await {
+            Ok(channel) => return Ok(Client::new(channel)),
+            Err(_) if Instant::now() < patience => tokio::time::sleep(CONNECT_PAUSE).await,
+            Err(source) => {
+                return Err(LoadError::Connect {
+                    target: target.to_owned(),
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// Sends the whole load and counts the answers. Ctrl-C ends it early; a second one waits for no answer any more.

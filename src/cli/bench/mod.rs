@@ -10,7 +10,12 @@ mod load;
 mod report;
 mod stated;
 
-use std::{num::NonZeroU64, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    num::NonZeroU64,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 
@@ -85,6 +90,10 @@ pub struct BenchArgs {
     #[arg(long, env = "TOLLGATE_BENCH_SEED", default_value = "1")]
     pub seed: u64,
 
+    /// Keep trying to connect for so long when a target does not answer yet [default: try once]
+    #[arg(long, env = "TOLLGATE_BENCH_WAIT", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
+
     /// Deadline of each request, sent as grpc-timeout [default: 10s, not sent]
     #[arg(long, env = "TOLLGATE_BENCH_TIMEOUT", value_parser = humantime::parse_duration)]
     pub timeout: Option<Duration>,
@@ -149,13 +158,13 @@ pub enum BenchError {
 /// could be reached, no decision came back, or a `--pid` cannot be read.
 pub async fn run(args: BenchArgs) -> ExitCode {
     match measure(&args).await {
-        Ok(report) => {
-            match args.output {
-                Output::Text => print!("{report}"),
-                Output::Json => println!("{}", report.to_json()),
+        Ok(report) => match print(&report, args.output) {
+            Ok(()) => exit_code(&report, args.fail_on_error),
+            Err(error) => {
+                eprintln!("tollgate bench: cannot print the report: {error}");
+                ExitCode::from(2)
             }
-            exit_code(&report, args.fail_on_error)
-        }
+        },
         Err(error) => {
             eprintln!("tollgate bench: {}", with_sources(&error));
             ExitCode::from(2)
@@ -174,6 +183,15 @@ pub async fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     let tally = load::run(load, clients).await?;
     let cpu = clocks.stop()?;
     Ok(Report::new(tally, &cpu, args.limit.as_ref()))
+}
+
+fn print(report: &Report, output: Output) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match output {
+        Output::Text => write!(stdout, "{report}")?,
+        Output::Json => writeln!(stdout, "{}", report.to_json())?,
+    }
+    stdout.flush()
 }
 
 fn exit_code(report: &Report, fail_on_error: bool) -> ExitCode {
