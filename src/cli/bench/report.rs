@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{StatedLimit, cpu::CpuTime, load::Tally};
+use super::{cpu::CpuTime, tally::Tally};
+use crate::limit::Limit;
 
 /// How many over-admitted keys the text names; JSON has them all.
 const KEYS_IN_TEXT: usize = 10;
@@ -68,7 +69,7 @@ pub struct LimitReport {
     pub keys: usize,
     /// Requests admitted.
     pub admitted: u64,
-    /// The most the limit allows: burst + rate × time, per key.
+    /// The most the limit allows: burst + rate × time for a bucket, per key.
     pub ceiling: u64,
     /// What clients that kept the bucket below full are owed. Only a statement about keys that are asked for all the time.
     pub floor: u64,
@@ -90,7 +91,7 @@ pub struct OverAdmitted {
 }
 
 impl Report {
-    pub(super) fn new(tally: Tally, cpu: &[CpuTime], limit: Option<&StatedLimit>) -> Self {
+    pub(super) fn new(tally: Tally, cpu: &[CpuTime], limit: Option<&Limit>) -> Self {
         let decisions = tally.ok + tally.over_limit + tally.unknown;
         let seconds = tally.elapsed.as_secs_f64();
         Self {
@@ -162,7 +163,7 @@ impl Cpu {
 }
 
 impl LimitReport {
-    fn new(tally: &Tally, limit: &StatedLimit) -> Self {
+    fn new(tally: &Tally, limit: &Limit) -> Self {
         let keys = || tally.keys.values();
         let mut over_admitted: Vec<_> = tally
             .keys

@@ -1,101 +1,46 @@
-//! The limit a user says each key has, and whether what was admitted keeps it. Pure.
+//! Whether what was admitted keeps the limit that a user says each key has. Pure.
 
-use std::{
-    fmt,
-    num::NonZeroU64,
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-/// A token bucket, written `N/PERIOD [burst B]`; the burst is N unless given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatedLimit {
-    text: String,
-    requests: NonZeroU64,
-    period: Duration,
-    burst: u64,
-}
+use crate::limit::{Kind, Limit, LimitError};
 
-/// Why a text is no limit that can be checked.
+/// Why a limit cannot be checked.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "limit `{text}`: {reason}; write N/PERIOD [burst B], such as `100/minute burst 20` or `5/10s`"
-)]
-pub struct StatedLimitError {
-    text: String,
-    reason: String,
+pub enum StatedLimitError {
+    /// The text is no limit.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// What a calendar limit allows depends on the time of day.
+    #[error(
+        "`{limit}` is a calendar limit; a run shows only whether a token bucket or a sliding limit is kept"
+    )]
+    Calendar {
+        /// The limit.
+        limit: Limit,
+    },
 }
 
-impl FromStr for StatedLimit {
-    type Err = StatedLimitError;
-
-    fn from_str(text: &str) -> Result<Self, StatedLimitError> {
-        let error = |reason: &str| StatedLimitError {
-            text: text.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let (rate, burst) = match text.split_once(" burst ") {
-            Some((rate, burst)) => (rate, Some(burst)),
-            None => (text, None),
-        };
-        let (requests, period) = rate
-            .split_once('/')
-            .ok_or_else(|| error("no `/` between number and period"))?;
-        let requests: NonZeroU64 = requests
-            .trim()
-            .parse()
-            .map_err(|_| error("the number before `/` is not a whole number above 0"))?;
-        let burst = match burst {
-            Some(burst) => burst
-                .trim()
-                .parse()
-                .map_err(|_| error("the burst is not a whole number"))?,
-            None => requests.get(),
-        };
-        let period = parse_period(period.trim()).map_err(|reason| error(&reason))?;
-        Ok(Self {
-            text: text.to_owned(),
-            requests,
-            period,
-            burst,
-        })
+/// Reads the limit of `--limit`.
+pub(super) fn parse(text: &str) -> Result<Limit, StatedLimitError> {
+    let limit: Limit = text.parse()?;
+    match limit.kind() {
+        Kind::Calendar => Err(StatedLimitError::Calendar { limit }),
+        Kind::Bucket { .. } | Kind::Sliding => Ok(limit),
     }
 }
 
-fn parse_period(text: &str) -> Result<Duration, String> {
-    if text.contains("month") || text.contains("year") {
-        // Months have no fixed length; `N/month` is a calendar limit.
-        return Err(
-            "only token buckets can be checked, and months and years are no periods of one"
-                .to_owned(),
-        );
-    }
-    let counted = if text.starts_with(|first: char| first.is_ascii_digit()) {
-        text.to_owned()
-    } else {
-        format!("1{text}")
+/// The most that `limit`, untouched before, may admit within `elapsed`.
+fn most_within(limit: &Limit, elapsed: Duration) -> u64 {
+    let (count, period_ns) = (
+        u128::from(limit.count()),
+        u128::from(limit.period().micros()) * 1000,
+    );
+    let more = match limit.kind() {
+        Kind::Bucket { .. } => count * elapsed.as_nanos() / period_ns,
+        // Each further period that fits is one more window.
+        Kind::Sliding | Kind::Calendar => count * (elapsed.as_nanos() / period_ns),
     };
-    match humantime::parse_duration(&counted) {
-        Ok(period) if !period.is_zero() => Ok(period),
-        Ok(_) => Err("the period is zero".to_owned()),
-        Err(error) => Err(format!("the period `{text}` is none ({error})")),
-    }
-}
-
-impl fmt::Display for StatedLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl StatedLimit {
-    /// The most that a bucket, full before, may admit within `elapsed`: burst + rate × elapsed, in whole hits.
-    pub fn most_within(&self, elapsed: Duration) -> u64 {
-        let refilled = u128::from(self.requests.get()).saturating_mul(elapsed.as_nanos())
-            / self.period.as_nanos();
-        self.burst
-            .saturating_add(u64::try_from(refilled).unwrap_or(u64::MAX))
-    }
+    u64::from(limit.capacity()).saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
 }
 
 /// What one key was given, and when. Times are the client's.
@@ -142,17 +87,21 @@ impl KeyTally {
     }
 
     /// The most the limit allows: every hit was taken between the first sending and the last answer that admitted.
-    pub(super) fn ceiling(&self, limit: &StatedLimit) -> u64 {
-        limit.most_within(self.last_admitted.duration_since(self.first_sent))
+    pub(super) fn ceiling(&self, limit: &Limit) -> u64 {
+        most_within(limit, self.last_admitted.duration_since(self.first_sent))
     }
 
-    /// What a client that never let the bucket fill up is owed at least: the bucket refilled from before the first answer
-    /// until after the last sending.
-    pub(super) fn floor(&self, limit: &StatedLimit) -> u64 {
-        limit.most_within(
-            self.last_sent
-                .saturating_duration_since(self.first_answered),
-        )
+    /// What is owed to a client that asks all the time, so that the bucket never fills up: the bucket refilled from before
+    /// the first answer until after the last sending. A sliding limit owes no more than one period's worth for sure.
+    pub(super) fn floor(&self, limit: &Limit) -> u64 {
+        match limit.kind() {
+            Kind::Bucket { .. } => most_within(
+                limit,
+                self.last_sent
+                    .saturating_duration_since(self.first_answered),
+            ),
+            Kind::Sliding | Kind::Calendar => u64::from(limit.capacity()),
+        }
     }
 }
 
@@ -160,8 +109,8 @@ impl KeyTally {
 mod tests {
     use super::*;
 
-    fn limit(text: &str) -> StatedLimit {
-        text.parse().unwrap()
+    fn limit(text: &str) -> Limit {
+        parse(text).unwrap()
     }
 
     fn millis(count: u64) -> Duration {
@@ -169,17 +118,26 @@ mod tests {
     }
 
     #[test]
-    fn allows_the_burst_and_what_refilled_in_whole_hits() {
+    fn a_bucket_allows_the_burst_and_what_refilled_in_whole_hits() {
         let ten = limit("10/second burst 100");
-        assert_eq!(ten.most_within(Duration::ZERO), 100);
-        assert_eq!(ten.most_within(millis(99)), 100);
-        assert_eq!(ten.most_within(millis(100)), 101);
+        assert_eq!(most_within(&ten, Duration::ZERO), 100);
+        assert_eq!(most_within(&ten, millis(99)), 100);
+        assert_eq!(most_within(&ten, millis(100)), 101);
         assert_eq!(
-            limit("1000/minute").most_within(Duration::from_secs(3)),
+            most_within(&limit("1000/minute"), Duration::from_secs(3)),
             1050
         );
-        assert_eq!(limit("5/2 minutes").most_within(Duration::from_secs(24)), 6);
-        assert_eq!(limit("100/10s").most_within(millis(250)), 102);
+        assert_eq!(
+            most_within(&limit("5/2 minutes"), Duration::from_secs(24)),
+            6
+        );
+    }
+
+    #[test]
+    fn a_sliding_limit_allows_as_much_again_each_period() {
+        let ten = limit("10/second sliding");
+        assert_eq!(most_within(&ten, millis(999)), 10);
+        assert_eq!(most_within(&ten, millis(1000)), 20);
     }
 
     #[test]
@@ -212,20 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_token_bucket() {
-        for bad in [
-            "",
-            "10",
-            "0/second",
-            "-1/second",
-            "10/fortnight",
-            "10/0s",
-            "10/month",
-            "10/second burst x",
-            "5/minute sliding",
-        ] {
-            let error = bad.parse::<StatedLimit>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("limit `{bad}`: ")), "{error}");
+    fn refuses_a_calendar_limit() {
+        for calendar in ["10/month", "10/day calendar"] {
+            assert!(
+                matches!(parse(calendar), Err(StatedLimitError::Calendar { .. })),
+                "{calendar}"
+            );
         }
     }
 }

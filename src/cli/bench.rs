@@ -8,7 +8,9 @@ mod cpu;
 mod keys;
 mod load;
 mod report;
+mod schedule;
 mod stated;
+mod tally;
 
 use std::{
     io::{self, Write},
@@ -23,7 +25,10 @@ pub use cpu::{CpuError, WatchedProcess};
 pub use keys::{Distribution, DistributionError, Template, TemplateError};
 pub use load::LoadError;
 pub use report::{Cpu, Latency, LimitReport, OverAdmitted, Report};
-pub use stated::{StatedLimit, StatedLimitError};
+pub use stated::StatedLimitError;
+
+use self::schedule::Schedule;
+use crate::limit::Limit;
 
 /// What `tollgate bench` sends, how, and what it checks.
 #[derive(Debug, Clone, Args)]
@@ -102,9 +107,9 @@ pub struct BenchArgs {
     #[arg(long = "pid", env = "TOLLGATE_BENCH_PID", value_delimiter = ',')]
     pub pids: Vec<WatchedProcess>,
 
-    /// The limit each key should meet, `N/PERIOD [burst B]`: more admitted than it allows is exit code 1
-    #[arg(long, env = "TOLLGATE_BENCH_LIMIT")]
-    pub limit: Option<StatedLimit>,
+    /// The limit each key should meet, `N/PERIOD [burst B | sliding]`: more admitted than it allows is exit code 1
+    #[arg(long, env = "TOLLGATE_BENCH_LIMIT", value_parser = stated::parse)]
+    pub limit: Option<Limit>,
 
     /// Exit with 1 when a request got an error
     #[arg(long, env = "TOLLGATE_BENCH_FAIL_ON_ERROR")]
@@ -180,7 +185,7 @@ pub async fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     let load = load::Load::new(args)?;
     let clients = load::connect(args).await?;
     let clocks = cpu::Clocks::start(&args.pids)?;
-    let tally = load::run(load, clients).await?;
+    let tally = load::run(load, Schedule::start(args), clients).await?;
     let cpu = clocks.stop()?;
     Ok(Report::new(tally, &cpu, args.limit.as_ref()))
 }
