@@ -1,12 +1,12 @@
 //! `tollgate bench` against a server of its own that admits the first hits of each key and refuses the rest.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tollgate::{
-    cli::bench::{BenchArgs, BenchError, LoadError, Report, measure},
+    cli::bench::{self, BenchArgs, BenchError, LoadError, Report, measure},
     proto::envoy::service::ratelimit::v3::{
         RateLimitRequest, RateLimitResponse,
         rate_limit_response::Code,
@@ -18,7 +18,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-/// Admits so many hits of each key, for ever; answers an error to the key `broken`.
+/// Admits so many hits of each key, for ever; answers an error to the keys `broken` and `broken-1`.
 #[derive(Clone)]
 struct AdmitFirst {
     limit: u64,
@@ -34,7 +34,7 @@ impl RateLimitService for AdmitFirst {
         let request = request.into_inner();
         assert_eq!(request.domain, "shop");
         let key = request.descriptors[0].entries[0].value.clone();
-        if key == "broken" {
+        if ["broken", "broken-1"].contains(&key.as_str()) {
             return Err(Status::unavailable("as asked"));
         }
         let mut seen = self.seen.lock();
@@ -205,4 +205,26 @@ async fn a_target_that_nobody_serves_is_an_error() {
         matches!(error, BenchError::Load(LoadError::Connect { .. })),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exit_code_says_yes_no_or_could_not_tell() {
+    let server = Running::admitting(3).await;
+    let exit = async |flags: &str| bench::run(args(&server.address, flags)).await;
+    let load = "--requests 10 --in-flight 2";
+    let (yes, no, could_not_tell) = (ExitCode::SUCCESS, ExitCode::from(1), ExitCode::from(2));
+    assert_eq!(
+        exit(&format!("{load} --descriptor user=a --limit 3/hour")).await,
+        yes
+    );
+    assert_eq!(
+        exit(&format!("{load} --descriptor user=b --limit 2/hour")).await,
+        no
+    );
+    let broken = format!("{load} --descriptor user=broken");
+    assert_eq!(exit(&broken).await, could_not_tell, "no decision came back");
+    let half_broken = "--requests 50 --descriptor user=broken-{key} --keys 2";
+    assert_eq!(exit(half_broken).await, yes);
+    assert_eq!(exit(&format!("{half_broken} --fail-on-error")).await, no);
+    server.stop().await;
 }

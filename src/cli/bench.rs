@@ -43,11 +43,11 @@ pub struct BenchArgs {
     pub targets: Vec<String>,
 
     /// Requests in flight at once, over all targets (with --rate: at most)
-    #[arg(long, env = "TOLLGATE_BENCH_IN_FLIGHT", default_value = "64", value_parser = positive)]
+    #[arg(long, env = "TOLLGATE_BENCH_IN_FLIGHT", default_value = "64", value_parser = count)]
     pub in_flight: usize,
 
     /// Connections to each target
-    #[arg(long, env = "TOLLGATE_BENCH_CONNECTIONS", default_value = "1", value_parser = positive)]
+    #[arg(long, env = "TOLLGATE_BENCH_CONNECTIONS", default_value = "1", value_parser = count)]
     pub connections: usize,
 
     /// Requests per second, due at fixed times (open loop)
@@ -59,7 +59,7 @@ pub struct BenchArgs {
     pub requests: Option<NonZeroU64>,
 
     /// Stop after this time [default: 10s, or none with --requests]
-    #[arg(long, env = "TOLLGATE_BENCH_DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "TOLLGATE_BENCH_DURATION", value_parser = span)]
     pub duration: Option<Duration>,
 
     /// Domain of every request
@@ -96,11 +96,11 @@ pub struct BenchArgs {
     pub seed: u64,
 
     /// Keep trying to connect for so long when a target does not answer yet [default: try once]
-    #[arg(long, env = "TOLLGATE_BENCH_WAIT", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "TOLLGATE_BENCH_WAIT", value_parser = span)]
     pub wait: Option<Duration>,
 
     /// Deadline of each request, sent as grpc-timeout [default: 10s, not sent]
-    #[arg(long, env = "TOLLGATE_BENCH_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "TOLLGATE_BENCH_TIMEOUT", value_parser = span)]
     pub timeout: Option<Duration>,
 
     /// Local process whose CPU per decision is shown, `PID` or `LABEL=PID` (repeatable)
@@ -227,17 +227,27 @@ fn with_sources(error: &dyn std::error::Error) -> String {
     line
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}")),
-    }
+fn count(text: &str) -> Result<usize, &'static str> {
+    let in_range = |number: &usize| (1..=100_000).contains(number);
+    text.parse()
+        .ok()
+        .filter(in_range)
+        .ok_or("must be a whole number from 1 to 100000")
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
-        _ => Err("must be a number of requests per second above 0".into()),
+fn rate(text: &str) -> Result<f64, &'static str> {
+    let in_range = |rate: &f64| (0.001..=1e9).contains(rate);
+    text.parse()
+        .ok()
+        .filter(in_range)
+        .ok_or("must be a number per second from 0.001 to 1000000000")
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(365 * 86_400);
+    match humantime::parse_duration(text) {
+        Ok(span) if !span.is_zero() && span <= longest => Ok(span),
+        Ok(_) => Err("must be longer than nothing and at most 365 days".to_owned()),
+        Err(error) => Err(format!("{error}; write it like 10s or 1m 30s")),
     }
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -168,25 +169,39 @@ pub(super) async fn run(
     let load = Arc::new(load);
     let schedule = Arc::new(schedule);
     let mut workers = JoinSet::new();
-    for (worker, client) in (0..load.in_flight).zip(clients.iter().cycle()) {
-        workers.spawn(work(worker, client.clone(), load.clone(), schedule.clone()));
+    // One tally per worker, kept here, so that what was counted outlives a worker that still waits.
+    let tallies: Vec<_> = (0..load.in_flight)
+        .map(|_| Arc::<Mutex<Tally>>::default())
+        .collect();
+    for (number, tally) in tallies.iter().enumerate() {
+        let client = &clients[number % clients.len()];
+        let rng = SmallRng::seed_from_u64(load.seed.wrapping_add(number as u64));
+        workers.spawn(work(
+            client.clone(),
+            load.clone(),
+            schedule.clone(),
+            rng,
+            tally.clone(),
+        ));
     }
     let pacer = schedule.rate().map(|rate| {
         let schedule = schedule.clone();
         tokio::task::spawn_blocking(move || schedule.pace(rate))
     });
     let progress = tokio::spawn(show_progress(schedule.clone()));
-    let mut tally = Tally::default();
     loop {
         tokio::select! {
             joined = workers.join_next() => match joined {
-                Some(worker) => tally.merge(worker.expect("a worker neither panics nor is aborted")),
+                Some(worker) => worker.expect("a worker neither panics nor is aborted"),
                 None => break,
             },
             _ = interrupts.recv() => if schedule.stop() { break },
         }
     }
-    tally.elapsed = schedule.elapsed();
+    let mut sum = Tally {
+        elapsed: schedule.elapsed(),
+        ..Tally::default()
+    };
     schedule.stop();
     if let Some(pacer) = pacer {
         pacer.await.expect("the pacer does not panic");
@@ -194,32 +209,34 @@ pub(super) async fn run(
     progress.abort();
     // Waits until the bar is gone; that the task was aborted is no news.
     let _ = progress.await;
-    Ok(tally)
+    for tally in tallies {
+        sum.merge(std::mem::take(&mut tally.lock()));
+    }
+    Ok(sum)
 }
 
 async fn work(
-    worker: usize,
     mut client: Client,
     load: Arc<Load>,
     schedule: Arc<Schedule>,
-) -> Tally {
-    let mut rng = SmallRng::seed_from_u64(load.seed.wrapping_add((worker as u64) << 32));
-    let mut tally = Tally::default();
+    mut rng: SmallRng,
+    tally: Arc<Mutex<Tally>>,
+) {
     while let Some(due) = schedule.next().await {
         let key = load.distribution.draw(&mut rng);
         let request = load.request(key);
         let sent = Instant::now();
         let answer = client.should_rate_limit(request).await;
         let answered = Instant::now();
-        let admitted = tally.count(answer.map(tonic::Response::into_inner));
+        let mut tally = tally.lock();
         tally.record(answered.saturating_duration_since(due.unwrap_or(sent)));
+        let admitted = tally.count(answer.map(tonic::Response::into_inner));
         if load.count_keys
             && let Some(admitted) = admitted
         {
             tally.count_key(key, sent, answered, admitted);
         }
     }
-    tally
 }
 
 /// Draws on stderr until it is aborted; indicatif draws nothing where that is no terminal.

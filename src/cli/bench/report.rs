@@ -251,11 +251,15 @@ impl fmt::Display for Cpu {
 
 impl fmt::Display for LimitReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "limit         {} on each of {} keys: {} admitted, at most {} allowed",
-            self.limit, self.keys, self.admitted, self.ceiling
-        )?;
+        let Self {
+            limit,
+            keys,
+            admitted,
+            ceiling,
+            ..
+        } = self;
+        writeln!(f, "limit         {limit} per key, keys seen: {keys}")?;
+        writeln!(f, "admitted      {admitted}, allowed at most {ceiling}")?;
         if self.keys == 1 {
             writeln!(
                 f,
@@ -265,7 +269,7 @@ impl fmt::Display for LimitReport {
         }
         writeln!(
             f,
-            "over-admitted {} on {} keys",
+            "over-admitted {}, keys concerned: {}",
             self.over_admission,
             self.over_admitted.len()
         )?;
