@@ -1,0 +1,4 @@
+//! Plans: what loads, what does not and what it is told, what a request meets.
+
+#[path = "plans/matching.rs"]
+mod matching;
