@@ -6,6 +6,7 @@
 pub mod file;
 pub mod mistake;
 pub mod read;
+pub mod reload;
 pub mod rule;
 pub mod tree;
 
@@ -24,6 +25,7 @@ pub use self::{
     keys::ApiKey,
     mistake::{LoadError, Mistake, Place},
     plans::Plans,
+    reload::{ReloadStatus, SharedPlans},
     rule::{Allowance, Match, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
     source::LARGEST_FILE,
 };

@@ -2,3 +2,5 @@
 
 #[path = "plans/matching.rs"]
 mod matching;
+#[path = "plans/reload.rs"]
+mod reload;

@@ -42,6 +42,22 @@ impl Plans {
         Self::build(&sources, previous, notes)
     }
 
+    /// Loads `sources` unless they are word for word what `previous` was made of.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn load_if_changed(
+        sources: &[PathBuf],
+        previous: &Self,
+    ) -> Result<Option<Self>, LoadError> {
+        let mut notes = Notes::default();
+        let sources = gather(sources, &mut notes);
+        if notes.total() == 0 && version(&sources) == previous.version {
+            return Ok(None);
+        }
+        Self::build(&sources, Some(previous), notes).map(Some)
+    }
+
     /// Loads texts as if they were files of those names.
     ///
     /// # Errors
@@ -182,7 +198,7 @@ fn duplicate_domain(file: &Arc<str>, domain: &str, first: &Path) -> Mistake {
     }
 }
 
-pub(super) fn version(sources: &[Source]) -> u64 {
+fn version(sources: &[Source]) -> u64 {
     let mut hasher = SipHasher13::new();
     for source in sources {
         let path = source.path.as_os_str().as_encoded_bytes();
