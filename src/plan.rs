@@ -8,6 +8,7 @@ pub mod mistake;
 pub mod read;
 pub mod reload;
 pub mod rule;
+pub mod schema;
 pub mod tree;
 
 mod compile;

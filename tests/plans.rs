@@ -2,5 +2,7 @@
 
 #[path = "plans/matching.rs"]
 mod matching;
+#[path = "plans/schema.rs"]
+mod schema;
 #[path = "plans/reload.rs"]
 mod reload;
