@@ -10,7 +10,23 @@ pub mod limit;
 pub mod bucket;
 
 pub mod plan;
+pub mod settings;
+
 pub mod store;
 
+pub mod decision;
+pub mod limiter;
+
+pub mod explain;
+pub mod metrics;
 pub mod proto;
+
+pub mod admin;
+pub mod grpc;
+
+pub mod server;
+
+pub mod http_probe;
 pub mod stats;
+
+pub mod cli;

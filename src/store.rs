@@ -6,6 +6,8 @@
 pub mod judge;
 pub mod key;
 pub mod memory;
+pub mod redis;
+pub mod seen;
 
 use std::{
     sync::Arc,
@@ -20,7 +22,7 @@ use crate::{
     plan::{OnStoreError, Role, RuleLimit},
 };
 
-pub use self::{key::BucketKey, memory::MemoryStore};
+pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
 
 /// Everything one request wants from its buckets, decided whole.
 #[derive(Debug, Clone)]
@@ -92,6 +94,8 @@ pub enum StoreError {
 pub enum Store {
     /// In this process.
     Memory(MemoryStore),
+    /// In a Redis that replicas share.
+    Redis(RedisStore),
 }
 
 impl Store {
@@ -100,9 +104,9 @@ impl Store {
     /// # Errors
     /// Only where an item's `on_store_error` is [`OnStoreError::Error`] and the store did not decide by `deadline`.
     pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
-        let _ = deadline;
         match self {
             Self::Memory(memory) => Ok(memory.take(&take)),
+            Self::Redis(redis) => redis.take(take, deadline).await,
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::{
     limit::{Limit, Period, Unit},
 };
 
-const DAY_US: u64 = 86_400_000_000;
+/// Microseconds in a day.
+pub const DAY_US: u64 = 86_400_000_000;
 
 /// What is used of the present period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,8 +101,9 @@ pub fn end_of(period: Period, start: Timestamp) -> Timestamp {
     Timestamp::from_micros(first_of_month(first + months * u64::from(period.multiplier)) * DAY_US)
 }
 
-/// Weeks begin on Monday; 1970-01-01 was a Thursday.
-fn anchor(unit: Unit) -> u64 {
+/// Microseconds since the epoch from which periods of `unit` are counted: weeks begin on Monday, and 1970-01-01 was a
+/// Thursday.
+pub fn anchor(unit: Unit) -> u64 {
     if unit == Unit::Week { 4 * DAY_US } else { 0 }
 }
 

@@ -21,6 +21,8 @@ pub struct Rule {
     pub on_store_error: OnStoreError,
     /// Names of rules that do not count in a request which this rule matches.
     pub replaces: Vec<Box<str>>,
+    /// Copied to the answer's `dynamic_metadata` when it lets a descriptor pass.
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// What it has decided since the process started; handed on to the rule of the same domain and path at a reload.
     pub counters: Arc<RuleCounters>,
 }

@@ -9,16 +9,19 @@ use crate::{bucket::Bucket, clock::Timestamp, descriptor::Hits, plan::Role};
 /// Buckets of one take: one per distinct key, and for each item the place of its bucket.
 pub type Places = SmallVec<[usize; 4]>;
 
+/// For each bucket of a take, whether it changed.
+pub type Changed = SmallVec<[bool; 4]>;
+
 /// Decides `take` on `buckets` at `now`, and leaves in them what is left afterwards.
 ///
 /// `places[i]` is the bucket of `take.items[i]`. Buckets need not be refilled; they are when this returns. Returns the answer,
-/// and whether the buckets changed other than by refilling, so that a refusal need not be written.
+/// and for each bucket whether it changed other than by refilling: only those need be written, and a refusal writes none.
 pub fn judge(
     take: &Take,
     places: &[usize],
     buckets: &mut [Bucket],
     now: Timestamp,
-) -> (Taken, bool) {
+) -> (Taken, Changed) {
     for (item, place) in take.items.iter().zip(places) {
         buckets[*place].refill(&item.limit.limit, now);
     }
@@ -26,6 +29,7 @@ pub fn judge(
     let mut asked: SmallVec<[u64; 4]> = SmallVec::from_elem(0, buckets.len());
     let mut wanted: SmallVec<[u64; 4]> = SmallVec::new();
     let mut fits: SmallVec<[bool; 4]> = SmallVec::new();
+    let mut changed = Changed::from_elem(false, buckets.len());
     for (item, place) in take.items.iter().zip(places) {
         let (limit, bucket) = (&item.limit.limit, &mut buckets[*place]);
         let fit = bucket.fits(limit, item.hits);
@@ -37,7 +41,9 @@ pub fn judge(
         wanted.push(asked[*place].saturating_add(hits));
         if fit {
             asked[*place] = asked[*place].saturating_add(hits);
+            let before = bucket.balance(limit);
             bucket.apply(limit, item.hits, now);
+            changed[*place] |= bucket.balance(limit) != before;
         }
         fits.push(fit);
     }
@@ -45,6 +51,7 @@ pub fn judge(
     let kept = admitted && !take.dry;
     if !kept {
         buckets.clone_from_slice(&untouched);
+        changed.fill(false);
     }
     let balances = take
         .items
@@ -55,11 +62,6 @@ pub fn judge(
             buckets[*place].conclude(&item.limit.limit, fits[i], wanted[i], now)
         })
         .collect();
-    let changed = kept
-        && buckets
-            .iter()
-            .zip(&untouched)
-            .any(|(after, before)| after != before);
     (
         Taken {
             admitted,

@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use super::{
-    Take, Taken,
+    Item, Take, Taken,
     judge::{Places, judge},
 };
 use crate::{
@@ -75,20 +75,34 @@ impl MemoryStore {
 
     /// Decides `take` now. Balances have the length and order of `take.items`.
     pub fn take(&self, take: &Take) -> Taken {
+        self.take_prepared(take, |_, _, _| {})
+    }
+
+    /// Decides `take` now, on buckets that `prepare` may have lowered. It gets an item of each distinct bucket.
+    pub fn take_prepared(
+        &self,
+        take: &Take,
+        prepare: impl Fn(&Item, &mut Bucket, Timestamp),
+    ) -> Taken {
         let now = self.clock.now();
         let (ids, places) = distinct(take);
         let mut shards = self.lock(&ids);
         let mut buckets: SmallVec<[Bucket; 4]> = ids
             .iter()
             .zip(first_items(&places))
-            .map(|(id, item)| match shards.get(id).buckets.get(id) {
-                Some(entry) => entry.bucket.clone(),
-                None => Bucket::full(&take.items[item].limit.limit, now),
+            .map(|(id, item)| {
+                let mut bucket = match shards.get(id).buckets.get(id) {
+                    Some(entry) => entry.bucket.clone(),
+                    None => Bucket::full(&take.items[item].limit.limit, now),
+                };
+                prepare(&take.items[item], &mut bucket, now);
+                bucket
             })
             .collect();
         let (taken, changed) = judge(take, &places, &mut buckets, now);
-        if changed {
-            for ((id, bucket), item) in ids.iter().zip(buckets).zip(first_items(&places)) {
+        for (place, item) in first_items(&places).enumerate() {
+            if changed[place] {
+                let (id, bucket) = (&ids[place], buckets[place].clone());
                 let full_at = bucket.full_at(&take.items[item].limit.limit, now);
                 self.put(shards.get(id), *id, Entry { bucket, full_at }, now);
             }
@@ -138,8 +152,15 @@ impl MemoryStore {
             return;
         }
         shard.forget_full(now);
-        if shard.buckets.len() >= self.shard_capacity && shard.forget_one() > now {
-            self.forgotten.fetch_add(1, Ordering::Relaxed);
+        if shard.buckets.len() >= self.shard_capacity {
+            let nearest = shard.nearest_to_full();
+            if nearest.min(entry.full_at) > now {
+                self.forgotten.fetch_add(1, Ordering::Relaxed);
+            }
+            if entry.full_at <= nearest {
+                return;
+            }
+            shard.settle(nearest);
         }
         shard.by_full_at.push(Reverse((entry.full_at, id)));
         shard.buckets.insert(id, entry);
@@ -170,14 +191,17 @@ impl Shard {
         }
     }
 
-    /// Forgets the bucket nearest to full, and says when it would have been.
-    fn forget_one(&mut self) -> Timestamp {
+    /// When the bucket nearest to full will be; its row comes first afterwards, and is true.
+    fn nearest_to_full(&mut self) -> Timestamp {
         while let Some(Reverse((full_at, id))) = self.by_full_at.peek().copied() {
-            let actual = self.buckets.get(&id).map_or(full_at, |entry| entry.full_at);
-            self.settle(full_at);
-            if actual <= full_at {
-                return actual;
+            if self
+                .buckets
+                .get(&id)
+                .is_some_and(|entry| entry.full_at <= full_at)
+            {
+                return full_at;
             }
+            self.settle(full_at);
         }
         Timestamp::default()
     }

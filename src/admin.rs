@@ -1,0 +1,118 @@
+//! The HTTP side: health, readiness, metrics, what is loaded, and why a request is decided as it is.
+
+pub mod metrics;
+pub mod plans;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::json;
+
+use crate::{
+    explain::{Explanation, Question},
+    limiter::Limiter,
+    metrics::Metrics,
+};
+
+/// Largest body of a question.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// How long a question may wait for the store.
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether new requests should come here.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    /// From now on they should not.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct App {
+    limiter: Arc<Limiter>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+}
+
+/// All pages.
+pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
+    Router::new()
+        .route("/healthcheck", get(healthcheck))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics_page))
+        .route("/plans", get(plans_page))
+        .route("/explain", post(explain))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(App {
+            limiter,
+            metrics,
+            readiness,
+        })
+}
+
+/// The process works. It fails while draining, as load balancers that read it expect; it never depends on the store.
+async fn healthcheck(State(app): State<App>) -> Response {
+    if app.readiness.draining() {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "draining").into_response();
+    }
+    "OK".into_response()
+}
+
+/// New requests may come. Plans are loaded, or the ports would not be open; without the store, rules answer by their
+/// `on_store_error`.
+async fn ready(State(app): State<App>) -> Response {
+    if app.readiness.draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response();
+    }
+    "ready".into_response()
+}
+
+async fn metrics_page(State(app): State<App>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match app.metrics.page() {
+        Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn plans_page(State(app): State<App>) -> Json<serde_json::Value> {
+    Json(plans::page(app.limiter.plans()))
+}
+
+async fn explain(
+    State(app): State<App>,
+    question: Result<Json<Question>, JsonRejection>,
+) -> Result<Json<Explanation>, Response> {
+    let Json(question) = question.map_err(|error| problem(error.status(), &error.body_text()))?;
+    let deadline = Instant::now() + EXPLAIN_TIMEOUT;
+    crate::explain::explain(&app.limiter, &question, deadline)
+        .await
+        .map(Json)
+        .map_err(|error| problem(StatusCode::BAD_REQUEST, &error.to_string()))
+}
+
+fn problem(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "message": message }))).into_response()
+}

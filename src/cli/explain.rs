@@ -1,0 +1,153 @@
+//! `tollgate explain`: how would this request be decided, and why?
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueEnum};
+
+use super::ConfigArgs;
+use crate::{
+    explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
+    limiter::Limiter,
+    plan::SharedPlans,
+    server::connect_store,
+    settings::StoreChoice,
+};
+
+/// Flags of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Domain of the request [default: that of the plans, if they have one]
+    #[arg(long)]
+    domain: Option<String>,
+    /// One descriptor, key=value pairs with commas between; repeatable
+    #[arg(long = "descriptor", value_name = "KEY=VALUE,…", required = true, value_parser = parse_descriptor)]
+    descriptors: Vec<Entries>,
+    /// Hits of the request
+    #[arg(long, default_value = "1")]
+    hits: u32,
+    /// Whose buckets to look into: `memory` for untouched ones, or a Redis URL
+    #[arg(
+        long,
+        value_name = "STORE",
+        env = "TOLLGATE_STORE",
+        default_value = "memory",
+        hide_env_values = true
+    )]
+    store: StoreChoice,
+    /// How the answer looks
+    #[arg(long, default_value = "text")]
+    output: Output,
+}
+
+type Entries = Vec<(String, String)>;
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+fn parse_descriptor(text: &str) -> Result<Entries, String> {
+    text.split(',')
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(format!("`{pair}` is not key=value")),
+        })
+        .collect()
+}
+
+/// Exit 0 if the request would pass, 1 if not, 2 if that could not be told.
+pub async fn run(args: ExplainArgs) -> ExitCode {
+    match explain(&args).await {
+        Ok(explanation) => {
+            print(&explanation, args.output);
+            if explanation.code == "OK" {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(message) => super::fail(&message),
+    }
+}
+
+async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
+    let plans = SharedPlans::open(args.config.config.clone()).map_err(|error| error.to_string())?;
+    let question = Question {
+        domain: domain(args, &plans)?,
+        descriptors: args.descriptors.iter().map(question_descriptor).collect(),
+        hits_addend: args.hits,
+    };
+    let timeout = Duration::from_secs(1);
+    let store = connect_store(&args.store, timeout, 1_000).await;
+    let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
+    let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
+        .await
+        .map_err(|error| error.to_string())?;
+    if explanation.degraded {
+        return Err(format!("the store {} did not answer", args.store));
+    }
+    Ok(explanation)
+}
+
+fn domain(args: &ExplainArgs, plans: &SharedPlans) -> Result<String, String> {
+    if let Some(domain) = &args.domain {
+        return Ok(domain.clone());
+    }
+    let plans = plans.load();
+    let names: Vec<&str> = plans.domains().map(|domain| domain.name()).collect();
+    match names[..] {
+        [only] => Ok(only.to_owned()),
+        _ => Err(format!(
+            "say --domain: the plans have {}",
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
+        )),
+    }
+}
+
+fn question_descriptor(entries: &Entries) -> QuestionDescriptor {
+    let entries = entries
+        .iter()
+        .map(|(key, value)| QuestionEntry {
+            key: key.clone(),
+            value: value.clone(),
+        })
+        .collect();
+    QuestionDescriptor {
+        entries,
+        hits_addend: None,
+    }
+}
+
+fn print(explanation: &Explanation, output: Output) {
+    match output {
+        Output::Json => println!("{}", serde_json::json!(explanation)),
+        Output::Text => print!("{}", text(explanation)),
+    }
+}
+
+fn text(explanation: &Explanation) -> String {
+    let mut text = format!("{}: {}\n", explanation.code, explanation.why);
+    if let Some(seconds) = explanation.retry_after_seconds {
+        text += &format!("would pass in {seconds} s\n");
+    }
+    for descriptor in &explanation.descriptors {
+        let rule = descriptor.rule.as_deref().unwrap_or("no rule");
+        text += &format!("({}) → {rule}: {}\n", descriptor.entries, descriptor.why);
+        for limit in &descriptor.limits {
+            let fits = if limit.fits { "fits" } else { "full up" };
+            text += &format!("    {}: {fits}, {} left\n", limit.limit, limit.remaining);
+        }
+    }
+    text
+}

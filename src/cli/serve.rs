@@ -1,0 +1,177 @@
+//! `tollgate serve`: the service.
+
+use std::{num::NonZeroUsize, process::ExitCode, time::Duration};
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{ConfigArgs, LogArgs};
+use crate::{
+    server::Server,
+    settings::{Address, Settings, StoreChoice},
+};
+
+/// Flags of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where to serve gRPC: host:port or unix:PATH; repeatable
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TOLLGATE_GRPC_LISTEN",
+        value_delimiter = ',',
+        default_value = "0.0.0.0:8081"
+    )]
+    grpc_listen: Vec<Address>,
+    /// Where to serve health, metrics and plans over HTTP
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TOLLGATE_HTTP_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    http_listen: Address,
+    /// Where buckets live: `memory`, or a Redis URL
+    #[arg(
+        long,
+        value_name = "STORE",
+        env = "TOLLGATE_STORE",
+        default_value = "memory",
+        hide_env_values = true
+    )]
+    store: StoreChoice,
+    /// Longest wait for Redis per decision
+    #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = humantime::parse_duration)]
+    store_timeout: Duration,
+    /// Most buckets of the memory store
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TOLLGATE_MAX_BUCKETS",
+        default_value = "1000000"
+    )]
+    max_buckets: NonZeroUsize,
+    /// Threads that serve [default: number of cores]
+    #[arg(long, value_name = "N", env = "TOLLGATE_WORKER_THREADS")]
+    worker_threads: Option<NonZeroUsize>,
+    /// How long to keep serving after a signal, while health says NOT_SERVING
+    #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
+    drain_delay: Duration,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+impl ServeArgs {
+    fn settings(&self) -> Settings {
+        Settings {
+            config: self.config.config.clone(),
+            grpc_listen: self.grpc_listen.clone(),
+            http_listen: self.http_listen.clone(),
+            store: self.store.clone(),
+            store_timeout: self.store_timeout,
+            max_buckets: self.max_buckets.get(),
+            drain_delay: self.drain_delay,
+        }
+    }
+}
+
+/// Serves until SIGTERM or Ctrl-C. Exit 0 after a drain, 1 if it could not start or a listener failed.
+pub fn run(args: &ServeArgs) -> ExitCode {
+    if let Err(message) = super::start_logging(&args.log) {
+        return super::fail(&message);
+    }
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = args.worker_threads {
+        builder.worker_threads(threads.get());
+    }
+    let runtime = match builder.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
+    };
+    let served = runtime.block_on(serve(args.settings()));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Settings) -> Result<(), String> {
+    let server = Server::start(settings.clone())
+        .await
+        .map_err(|error| error.to_string())?;
+    let reload = tokio::spawn(reload_on_hangup(server.limiter().plans().clone()));
+    eprint!("{}", banner(&server, &settings));
+    let served = server.run(stop_signal()).await;
+    reload.abort();
+    served.map_err(|error| chain(&error))
+}
+
+/// A few lines for the person who started it.
+fn banner(server: &Server, settings: &Settings) -> String {
+    let plans = server.limiter().plans().load();
+    let mut text = String::new();
+    let grpc: Vec<String> = server.grpc.iter().map(ToString::to_string).collect();
+    text += &format!(
+        "tollgate {} serves rate limits (gRPC) on {}\n",
+        env!("CARGO_PKG_VERSION"),
+        grpc.join(", ")
+    );
+    text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
+    text += &format!("  buckets live in {}\n", settings.store);
+    for domain in plans.domains() {
+        let (rules, keys) = (domain.rules().count(), domain.api_keys().count());
+        text += &format!(
+            "  plans of domain {}: {rules} rules, {keys} API keys\n",
+            domain.name()
+        );
+    }
+    text += &format!("try: curl -s http://{}/plans\n", server.http);
+    text
+}
+
+async fn reload_on_hangup(plans: std::sync::Arc<crate::plan::SharedPlans>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        tracing::warn!("SIGHUP cannot be listened for; files are still watched");
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        // What came of it, the plans log themselves.
+        let _ = plans.reload_now().await;
+    }
+}
+
+/// Completes on SIGTERM or Ctrl-C. A second signal ends the process at once.
+async fn stop_signal() {
+    wait_for_signal().await;
+    tokio::spawn(async {
+        wait_for_signal().await;
+        std::process::exit(130);
+    });
+}
+
+async fn wait_for_signal() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return drop(tokio::signal::ctrl_c().await);
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}

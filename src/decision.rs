@@ -1,0 +1,126 @@
+//! What is answered: the code, a status per descriptor, and what the headers tell.
+
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+
+use crate::{
+    bucket::Balance,
+    limit::Period,
+    plan::{ResponseOptions, Rule, RuleLimit},
+};
+
+/// Whether the hits pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// They pass.
+    Ok,
+    /// They do not.
+    OverLimit,
+}
+
+impl Code {
+    /// As it stands in metrics and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::OverLimit => "OVER_LIMIT",
+        }
+    }
+}
+
+/// The answer to a query.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// Whether the request passes.
+    pub code: Code,
+    /// One per descriptor, in the query's order.
+    pub statuses: SmallVec<[Status; 4]>,
+    /// Every limit that was judged, in the order of descriptors and, within a rule, of its limits.
+    pub limits: SmallVec<[LimitState; 4]>,
+    /// When refused: how long until the same request would pass if nobody else came; none if it never will.
+    pub retry_after: Option<Duration>,
+    /// The rule that decided, and its limit: when over, the one with the longest wait; else the one with the least
+    /// remaining. None if no rule with a limit matched.
+    pub decided_by: Option<DecidedBy>,
+    /// Decided without the store.
+    pub degraded: bool,
+    /// Whether any plan has the domain.
+    pub known_domain: bool,
+    /// What the answer shows of all this.
+    pub response: Arc<ResponseOptions>,
+}
+
+/// The answer to one descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Whether this descriptor would let the request pass.
+    pub code: Code,
+    /// The limit that decides; none if nothing matched, or the rule has no limit.
+    pub limit: Option<ShownLimit>,
+    /// Hits that would still pass; 4294967295 where the rule says unlimited, 0 where nothing matched.
+    pub remaining: u32,
+    /// When over: how long until it would pass, or one period if never. Else: until its bucket is full. None without a limit.
+    pub reset_after: Option<Duration>,
+}
+
+/// A limit as a status shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownLimit {
+    /// Requests per period.
+    pub count: u32,
+    /// The period.
+    pub period: Period,
+    /// The rule's or the limit's name.
+    pub name: Option<Arc<str>>,
+}
+
+/// A limit of the request and its state after the decision.
+#[derive(Debug, Clone)]
+pub struct LimitState {
+    /// The limit.
+    pub limit: Arc<RuleLimit>,
+    /// What its bucket says.
+    pub balance: Balance,
+}
+
+/// Which rule and limit decided.
+#[derive(Debug, Clone)]
+pub struct DecidedBy {
+    /// The rule's path in its domain; none for a limit that the request itself brought.
+    pub rule: Option<Arc<Rule>>,
+    /// The limit; none where the rule refuses without counting.
+    pub limit: Option<Arc<RuleLimit>>,
+}
+
+impl Status {
+    /// No rule with a limit matched.
+    pub const fn bare() -> Self {
+        Self {
+            code: Code::Ok,
+            limit: None,
+            remaining: 0,
+            reset_after: None,
+        }
+    }
+
+    /// The rule says unlimited.
+    pub const fn unlimited() -> Self {
+        Self {
+            code: Code::Ok,
+            limit: None,
+            remaining: u32::MAX,
+            reset_after: None,
+        }
+    }
+
+    /// The rule refuses without counting.
+    pub const fn refused() -> Self {
+        Self {
+            code: Code::OverLimit,
+            limit: None,
+            remaining: 0,
+            reset_after: None,
+        }
+    }
+}

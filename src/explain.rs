@@ -1,0 +1,259 @@
+//! Why a request is decided as it is: which rules match, what each bucket holds, when it would pass. Nothing is taken.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    decision::{Code, Decision, LimitState},
+    descriptor::{Descriptor, Entry, Hits, Query},
+    limiter::{DecideError, Limiter},
+    plan::{Allowance, Match, Role},
+};
+
+/// A question, in the shape of a `RateLimitRequest` in JSON.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// Which set of rules applies.
+    pub domain: String,
+    /// What the request is.
+    pub descriptors: Vec<QuestionDescriptor>,
+    /// Hits of the request; 0 means 1.
+    #[serde(default, alias = "hitsAddend")]
+    pub hits_addend: u32,
+}
+
+/// One descriptor of a question.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionDescriptor {
+    /// Its entries, in order.
+    pub entries: Vec<QuestionEntry>,
+    /// Hits of the descriptor; wins over the request's.
+    #[serde(default, alias = "hitsAddend")]
+    pub hits_addend: Option<u64>,
+}
+
+/// A key and its value.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuestionEntry {
+    /// The key.
+    pub key: String,
+    /// The value; may be left out.
+    #[serde(default)]
+    pub value: String,
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// `OK` or `OVER_LIMIT`.
+    pub code: &'static str,
+    /// In a sentence.
+    pub why: String,
+    /// When refused: seconds until the same request would pass; absent if it never will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<f64>,
+    /// Decided without the store.
+    pub degraded: bool,
+    /// One per descriptor, same order.
+    pub descriptors: Vec<DescriptorExplanation>,
+}
+
+/// What holds for one descriptor.
+#[derive(Debug, Clone, Serialize)]
+pub struct DescriptorExplanation {
+    /// Its entries, `key=value`; the value of an `api_key` is left out.
+    pub entries: String,
+    /// Path of the rule that matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// In a sentence.
+    pub why: String,
+    /// `OK` or `OVER_LIMIT`.
+    pub code: &'static str,
+    /// Every limit of the rule.
+    pub limits: Vec<LimitExplanation>,
+}
+
+/// What one bucket holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitExplanation {
+    /// The limit, as a plan says it.
+    pub limit: String,
+    /// Whether the hits fit now.
+    pub fits: bool,
+    /// Hits that fit now.
+    pub remaining: u64,
+    /// Seconds until the hits fit; absent if they do, or never will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<f64>,
+    /// Seconds until the bucket is full; when over, until the hits fit.
+    pub reset_after_seconds: f64,
+}
+
+impl From<&Question> for Query {
+    fn from(question: &Question) -> Self {
+        let hits = u64::from(question.hits_addend.max(1));
+        let descriptors = question
+            .descriptors
+            .iter()
+            .map(|descriptor| Descriptor {
+                entries: descriptor
+                    .entries
+                    .iter()
+                    .map(|entry| Entry::new(entry.key.clone(), entry.value.clone()))
+                    .collect(),
+                hits: Hits::Take(descriptor.hits_addend.unwrap_or(hits)),
+                limit: None,
+            })
+            .collect();
+        Self {
+            domain: question.domain.clone(),
+            descriptors,
+        }
+    }
+}
+
+/// Answers `question` from the plans in force and the buckets as they are.
+///
+/// # Errors
+/// As [`Limiter::preview`].
+pub async fn explain(
+    limiter: &Limiter,
+    question: &Question,
+    deadline: Instant,
+) -> Result<Explanation, DecideError> {
+    let query = Query::from(question);
+    let plans = limiter.plans().load_full();
+    let decision = limiter.preview(&query, deadline).await?;
+    let Some(domain) = plans.domain(&query.domain) else {
+        return Ok(unknown_domain(&query));
+    };
+    let mut limits = decision.limits.iter();
+    let descriptors = domain
+        .matches(&query)
+        .iter()
+        .zip(&query.descriptors)
+        .zip(&decision.statuses)
+        .map(|((found, descriptor), status)| DescriptorExplanation {
+            entries: entries(descriptor),
+            rule: rule_path(found),
+            why: why(found),
+            code: status.code.name(),
+            limits: limits
+                .by_ref()
+                .take(limits_of(found))
+                .map(LimitExplanation::from)
+                .collect(),
+        })
+        .collect();
+    Ok(Explanation {
+        code: decision.code.name(),
+        why: summary(&decision),
+        retry_after_seconds: decision.retry_after.map(|wait| wait.as_secs_f64()),
+        degraded: decision.degraded,
+        descriptors,
+    })
+}
+
+impl From<&LimitState> for LimitExplanation {
+    fn from(state: &LimitState) -> Self {
+        let balance = &state.balance;
+        Self {
+            limit: state.limit.limit.to_string(),
+            fits: balance.fits,
+            remaining: balance.remaining,
+            retry_after_seconds: balance.retry_after.map(|wait| wait.as_secs_f64()),
+            reset_after_seconds: balance.reset_after.as_secs_f64(),
+        }
+    }
+}
+
+fn unknown_domain(query: &Query) -> Explanation {
+    let why = format!("no plan has the domain `{}`", query.domain);
+    let descriptors = query
+        .descriptors
+        .iter()
+        .map(|descriptor| DescriptorExplanation {
+            entries: entries(descriptor),
+            rule: None,
+            why: why.clone(),
+            code: Code::Ok.name(),
+            limits: Vec::new(),
+        })
+        .collect();
+    Explanation {
+        code: Code::Ok.name(),
+        why,
+        retry_after_seconds: None,
+        degraded: false,
+        descriptors,
+    }
+}
+
+fn entries(descriptor: &Descriptor) -> String {
+    let shown = descriptor
+        .entries
+        .iter()
+        .map(|entry| match entry.key.as_str() {
+            "api_key" => "api_key=…".to_owned(),
+            key => format!("{key}={}", entry.value),
+        });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn rule_path(found: &Match<'_>) -> Option<String> {
+    match found {
+        Match::None => None,
+        Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => {
+            Some(rule.path.to_string())
+        }
+    }
+}
+
+fn limits_of(found: &Match<'_>) -> usize {
+    if let Match::Limited { limits, .. } = found {
+        limits.len()
+    } else {
+        0
+    }
+}
+
+fn why(found: &Match<'_>) -> String {
+    let text = match found {
+        Match::None => "no rule matches these entries to the last, so nothing limits them",
+        Match::Passes(rule) if matches!(rule.allowance, Allowance::Unlimited) => {
+            "the rule says unlimited"
+        }
+        Match::Passes(_) => "the rule has no limit",
+        Match::Refuses(rule) if matches!(rule.allowance, Allowance::Denied) => "the rule denies",
+        Match::Refuses(_) => "the API key is unknown, and the rule denies unknown keys",
+        Match::Limited { rule, .. } => match rule.role {
+            Role::Enforced => "all of these limits must hold",
+            Role::Shadow => "in shadow mode: counted, never refused",
+            Role::Quota => "in quota mode: refuses only if every quota rule of the request does",
+        },
+    };
+    text.to_owned()
+}
+
+fn summary(decision: &Decision) -> String {
+    let Some(by) = &decision.decided_by else {
+        return "no limit applies".to_owned();
+    };
+    let rule = by
+        .rule
+        .as_ref()
+        .map_or("the request's own limit", |rule| &rule.path);
+    match (decision.code, &by.limit) {
+        (Code::Ok, Some(limit)) => {
+            format!("passes; {} of {rule} has the least remaining", limit.limit)
+        }
+        (Code::Ok, None) => format!("passes; {rule} would refuse, but does not count"),
+        (Code::OverLimit, Some(limit)) => format!("refused by {} of {rule}", limit.limit),
+        (Code::OverLimit, None) => format!("refused by {rule}, which allows nothing here"),
+    }
+}

@@ -1,0 +1,49 @@
+//! The gRPC face: rate-limit service, external authorization, health, reflection. Protobuf types stay in here.
+
+pub mod authz;
+pub mod convert;
+pub mod rls;
+pub mod status;
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use tonic::service::Routes;
+
+use crate::{
+    limiter::Limiter,
+    metrics::Metrics,
+    proto::{
+        DESCRIPTORS,
+        envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer,
+    },
+};
+
+/// The name under which gRPC health reports the service, beside the empty one.
+pub const HEALTH_SERVICE: &str = "ratelimit";
+
+/// All services, to be served on every gRPC listener.
+pub fn routes(
+    limiter: Arc<Limiter>,
+    metrics: Arc<Metrics>,
+    health: tonic_health::server::HealthService,
+) -> Routes {
+    let rls = rls::Service::new(limiter.clone(), metrics.clone());
+    let authz = authz::Service::new(limiter.plans().clone(), metrics);
+    let mut routes = Routes::builder();
+    routes
+        .add_service(RateLimitServiceServer::new(rls))
+        .add_service(AuthorizationServer::new(authz))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection().build_v1().expect("proto/ compiled"))
+        .add_service(reflection().build_v1alpha().expect("proto/ compiled"));
+    routes.routes()
+}
+
+fn reflection<'b>() -> tonic_reflection::server::Builder<'b> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("envoy.service.ratelimit.v3.RateLimitService")
+        .with_service_name("grpc.health.v1.Health")
+}

@@ -1,0 +1,312 @@
+//! From and to the protobuf messages of the rate-limit service.
+
+use std::{fmt::Write, time::Duration};
+
+use envoy_types::pb::{
+    envoy::{config::core::v3::HeaderValue, r#type::v3::RateLimitUnit},
+    google::protobuf::{self, Struct, Value, value::Kind as ValueKind},
+};
+
+use crate::{
+    decision::{Code, Decision, LimitState, Status},
+    descriptor::{Descriptor, Entry, Hits, LimitOverride, Query},
+    limit::{Period, Unit},
+    proto::envoy::{
+        extensions::common::ratelimit::v3::{
+            RateLimitDescriptor, rate_limit_descriptor::RateLimitOverride,
+        },
+        service::ratelimit::v3::{
+            RateLimitRequest, RateLimitResponse,
+            rate_limit_response::{
+                Code as PbCode, DescriptorStatus, RateLimit, rate_limit::Unit as PbUnit,
+            },
+        },
+    },
+};
+
+/// Most descriptors of a request; Envoy's own filter sends a handful.
+pub const MAX_DESCRIPTORS: usize = 1_000;
+
+/// Most entries of a descriptor.
+pub const MAX_ENTRIES: usize = 100;
+
+/// What is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum RequestError {
+    #[error("rate limit domain must not be empty")]
+    EmptyDomain,
+    #[error("rate limit descriptor list must not be empty")]
+    NoDescriptors,
+    #[error("{count} descriptors are too many: at most {MAX_DESCRIPTORS} are judged together")]
+    TooManyDescriptors { count: usize },
+    #[error("descriptors[{index}] has {count} entries: at most {MAX_ENTRIES} are matched")]
+    TooManyEntries { index: usize, count: usize },
+    #[error(
+        "descriptors[{index}].limit.unit: {unit} is not a unit: send SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
+    )]
+    OverrideUnit { index: usize, unit: i32 },
+    #[error("descriptors[{index}].limit.unit_multiplier must be above zero")]
+    OverrideMultiplier { index: usize },
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// [`RequestError`], for everything that a caller must mend.
+pub fn query_from_proto(request: RateLimitRequest) -> Result<Query, RequestError> {
+    if request.domain.is_empty() {
+        return Err(RequestError::EmptyDomain);
+    }
+    match request.descriptors.len() {
+        0 => return Err(RequestError::NoDescriptors),
+        1..=MAX_DESCRIPTORS => {}
+        count => return Err(RequestError::TooManyDescriptors { count }),
+    }
+    let hits = u64::from(request.hits_addend.max(1));
+    let descriptors = request
+        .descriptors
+        .into_iter()
+        .enumerate()
+        .map(|(index, descriptor)| descriptor_from_proto(index, descriptor, hits))
+        .collect::<Result<_, _>>()?;
+    Ok(Query {
+        domain: request.domain,
+        descriptors,
+    })
+}
+
+// Source: rls.proto: a descriptor's hits_addend overrides the request's, where 0 means 1; a descriptor's 0 only looks.
+fn descriptor_from_proto(
+    index: usize,
+    descriptor: RateLimitDescriptor,
+    request_hits: u64,
+) -> Result<Descriptor, RequestError> {
+    let count = descriptor.entries.len();
+    if count > MAX_ENTRIES {
+        return Err(RequestError::TooManyEntries { index, count });
+    }
+    let hits = descriptor
+        .hits_addend
+        .map_or(request_hits, |hits| hits.value);
+    Ok(Descriptor {
+        entries: descriptor
+            .entries
+            .into_iter()
+            .map(|entry| Entry {
+                key: entry.key,
+                value: entry.value,
+            })
+            .collect(),
+        hits: if descriptor.is_negative_hits {
+            Hits::Give(hits)
+        } else {
+            Hits::Take(hits)
+        },
+        limit: descriptor
+            .limit
+            .map(|limit| override_from_proto(index, &limit))
+            .transpose()?,
+    })
+}
+
+fn override_from_proto(
+    index: usize,
+    limit: &RateLimitOverride,
+) -> Result<LimitOverride, RequestError> {
+    let unit = match (RateLimitUnit::try_from(limit.unit), limit.unit) {
+        (Ok(RateLimitUnit::Second), _) => Unit::Second,
+        (Ok(RateLimitUnit::Minute), _) => Unit::Minute,
+        (Ok(RateLimitUnit::Hour), _) => Unit::Hour,
+        (Ok(RateLimitUnit::Day), _) => Unit::Day,
+        (Ok(RateLimitUnit::Month), _) => Unit::Month,
+        (Ok(RateLimitUnit::Year), _) => Unit::Year,
+        // Source: envoyproxy/ratelimit takes a raw 7 as a week; the enum of Envoy 1.40 has no name for it.
+        (_, 7) => Unit::Week,
+        (_, unit) => return Err(RequestError::OverrideUnit { index, unit }),
+    };
+    let multiplier = limit
+        .unit_multiplier
+        .as_ref()
+        .map_or(1, |multiplier| multiplier.value);
+    if multiplier == 0 {
+        return Err(RequestError::OverrideMultiplier { index });
+    }
+    Ok(LimitOverride {
+        requests: limit.requests_per_unit,
+        period: Period { unit, multiplier },
+    })
+}
+
+/// Writes the answer.
+pub fn response_to_proto(domain: &str, decision: &Decision) -> RateLimitResponse {
+    let over = decision.code == Code::OverLimit;
+    let response = &decision.response;
+    RateLimitResponse {
+        overall_code: code_to_proto(decision.code).into(),
+        statuses: decision.statuses.iter().map(status_to_proto).collect(),
+        response_headers_to_add: headers(decision),
+        request_headers_to_add: Vec::new(),
+        raw_body: if over {
+            response.body.as_bytes().to_vec()
+        } else {
+            Vec::new()
+        },
+        dynamic_metadata: response
+            .metadata
+            .then(|| metadata(domain, decision))
+            .flatten(),
+    }
+}
+
+fn code_to_proto(code: Code) -> PbCode {
+    match code {
+        Code::Ok => PbCode::Ok,
+        Code::OverLimit => PbCode::OverLimit,
+    }
+}
+
+fn status_to_proto(status: &Status) -> DescriptorStatus {
+    DescriptorStatus {
+        code: code_to_proto(status.code).into(),
+        current_limit: status.limit.as_ref().map(|limit| RateLimit {
+            requests_per_unit: limit.count,
+            unit: unit_to_proto(limit.period.unit).into(),
+            name: limit.name.as_deref().unwrap_or_default().to_owned(),
+            unit_multiplier: (limit.period.multiplier > 1).then_some(protobuf::UInt32Value {
+                value: limit.period.multiplier,
+            }),
+        }),
+        limit_remaining: status.remaining,
+        duration_until_reset: status.reset_after.map(|reset| protobuf::Duration {
+            seconds: whole_seconds(reset) as i64,
+            nanos: 0,
+        }),
+    }
+}
+
+fn unit_to_proto(unit: Unit) -> PbUnit {
+    match unit {
+        Unit::Second => PbUnit::Second,
+        Unit::Minute => PbUnit::Minute,
+        Unit::Hour => PbUnit::Hour,
+        Unit::Day => PbUnit::Day,
+        Unit::Week => PbUnit::Week,
+        Unit::Month => PbUnit::Month,
+        Unit::Year => PbUnit::Year,
+    }
+}
+
+/// Rounded up, at least 1: what a client that waits so long is sure to get.
+fn whole_seconds(duration: Duration) -> u64 {
+    let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
+fn headers(decision: &Decision) -> Vec<HeaderValue> {
+    let shown = &decision.response;
+    let mut headers = Vec::new();
+    if decision.code == Code::OverLimit {
+        if let Some(wait) = decision.retry_after.filter(|_| shown.retry_after) {
+            headers.push(header("retry-after", whole_seconds(wait).to_string()));
+        }
+        if !shown.body.is_empty() {
+            headers.push(header("content-type", shown.content_type.to_string()));
+        }
+    }
+    if shown.ratelimit && !decision.limits.is_empty() {
+        headers.push(header("ratelimit", ratelimit(&decision.limits)));
+        headers.push(header(
+            "ratelimit-policy",
+            ratelimit_policy(&decision.limits),
+        ));
+    }
+    if shown.x_ratelimit {
+        headers.extend(x_ratelimit(decision));
+    }
+    headers
+}
+
+fn header(key: &str, value: String) -> HeaderValue {
+    HeaderValue {
+        key: key.to_owned(),
+        value,
+        raw_value: Vec::new(),
+    }
+}
+
+/// `"ip:50/minute sliding";r=49;t=60, …`
+// Source: draft-ietf-httpapi-ratelimit-headers: r is what remains, t the seconds until it changes for the better.
+fn ratelimit(limits: &[LimitState]) -> String {
+    let mut text = String::with_capacity(48 * limits.len());
+    for LimitState { limit, balance } in limits {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let remaining = if balance.fits { balance.remaining } else { 0 };
+        let seconds = whole_seconds(balance.reset_after);
+        let written = write!(text, "{comma}\"{}\";r={remaining};t={seconds}", limit.label);
+        written.expect("a String takes all");
+    }
+    text
+}
+
+fn ratelimit_policy(limits: &[LimitState]) -> String {
+    let mut text = String::with_capacity(48 * limits.len());
+    for LimitState { limit, .. } in limits {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&limit.policy);
+    }
+    text
+}
+
+fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
+    let by = decision
+        .decided_by
+        .as_ref()
+        .and_then(|by| by.limit.as_ref());
+    let state = by.and_then(|by| {
+        decision
+            .limits
+            .iter()
+            .find(|state| std::sync::Arc::ptr_eq(&state.limit, by))
+    });
+    let Some(LimitState { limit, balance }) = state else {
+        return Vec::new();
+    };
+    let remaining = if balance.fits { balance.remaining } else { 0 };
+    vec![
+        header("x-ratelimit-limit", limit.limit.count().to_string()),
+        header("x-ratelimit-remaining", remaining.to_string()),
+        header(
+            "x-ratelimit-reset",
+            whole_seconds(balance.reset_after).to_string(),
+        ),
+    ]
+}
+
+/// Names the rule that decided, for access logs.
+fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
+    let by = decision.decided_by.as_ref()?;
+    let text = |text: &str| Value {
+        kind: Some(ValueKind::StringValue(text.to_owned())),
+    };
+    let mut fields = vec![("domain".to_owned(), text(domain))];
+    if let Some(rule) = &by.rule {
+        fields.push(("rule".to_owned(), text(&rule.path)));
+    }
+    if let Some(limit) = &by.limit {
+        fields.push(("limit".to_owned(), text(&limit.label)));
+    }
+    if decision.degraded {
+        fields.push((
+            "degraded".to_owned(),
+            Value {
+                kind: Some(ValueKind::BoolValue(true)),
+            },
+        ));
+    }
+    Some(Struct {
+        fields: fields.into_iter().collect(),
+    })
+}

@@ -1,0 +1,108 @@
+//! `envoy.service.ratelimit.v3.RateLimitService`: a request in, a decision out.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{convert, status};
+use crate::{
+    limiter::Limiter,
+    metrics::Metrics,
+    proto::envoy::service::ratelimit::v3::{
+        self as pb, rate_limit_service_server::RateLimitService,
+    },
+};
+
+/// How long before the caller's deadline the answer must leave.
+const MARGIN: Duration = Duration::from_millis(2);
+
+/// A caller that names no deadline waits at most so long; the store timeout is far below.
+const NO_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The service.
+#[derive(Debug)]
+pub struct Service {
+    limiter: Arc<Limiter>,
+    metrics: Arc<Metrics>,
+}
+
+impl Service {
+    /// Decides by `limiter`.
+    pub fn new(limiter: Arc<Limiter>, metrics: Arc<Metrics>) -> Self {
+        Self { limiter, metrics }
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for Service {
+    async fn should_rate_limit(
+        &self,
+        request: Request<pb::RateLimitRequest>,
+    ) -> Result<Response<pb::RateLimitResponse>, Status> {
+        let start = Instant::now();
+        let deadline = start + timeout(request.metadata());
+        let query = convert::query_from_proto(request.into_inner())
+            .map_err(|error| status::invalid(&self.metrics, &error))?;
+        let decision = self
+            .limiter
+            .decide(&query, deadline)
+            .await
+            .map_err(|error| status::undecided(&self.metrics, &error))?;
+        self.metrics.decisions.of(decision.code).inc();
+        if decision.degraded {
+            self.metrics.degraded.inc();
+        }
+        if !decision.known_domain {
+            self.metrics.unknown_domain.inc();
+        }
+        let response = convert::response_to_proto(&query.domain, &decision);
+        self.metrics.latency.observe(start.elapsed().as_secs_f64());
+        Ok(Response::new(response))
+    }
+}
+
+/// How long the caller waits, less the margin.
+fn timeout(metadata: &MetadataMap) -> Duration {
+    let value = metadata
+        .get("grpc-timeout")
+        .and_then(|value| value.to_str().ok());
+    value
+        .and_then(parse_timeout)
+        .map_or(NO_DEADLINE, |timeout| timeout.saturating_sub(MARGIN))
+}
+
+// Source: the gRPC-over-HTTP/2 protocol: at most eight digits, then one of H M S m u n.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3_600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_timeouts_as_envoy_writes_them() {
+        assert_eq!(parse_timeout("20m"), Some(Duration::from_millis(20)));
+        assert_eq!(parse_timeout("1S"), Some(Duration::from_secs(1)));
+        assert_eq!(
+            parse_timeout("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3_600))
+        );
+        for wrong in ["", "m", "20", "-1m", "123456789m", "2 m", "20é"] {
+            assert_eq!(parse_timeout(wrong), None, "{wrong}");
+        }
+    }
+}

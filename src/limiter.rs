@@ -1,0 +1,351 @@
+//! The use case: find the rules of a query, take from all their buckets in one step, conclude.
+
+use std::{
+    cmp::Reverse,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use smallvec::SmallVec;
+
+use crate::{
+    decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
+    descriptor::Query,
+    limit::LimitError,
+    plan::{Allowance, Domain, Match, Plans, Role, Rule, RuleLimit, SharedPlans},
+    store::{BucketKey, Item, Store, StoreError, Take, Taken},
+};
+
+/// Decides queries by the plans in force.
+#[derive(Debug)]
+pub struct Limiter {
+    plans: Arc<SharedPlans>,
+    store: Arc<Store>,
+}
+
+/// Why a query was not decided.
+#[derive(Debug, thiserror::Error)]
+pub enum DecideError {
+    /// A limit that the request brings along cannot be counted.
+    #[error("descriptors[{index}].limit: {source}")]
+    Override {
+        /// Which descriptor.
+        index: usize,
+        /// What is wrong with it.
+        source: LimitError,
+    },
+    /// A rule says `on_store_error: error`, and the store did not decide.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What one descriptor has to do with the items of the request's take.
+struct Part<'p> {
+    found: Match<'p>,
+    /// Its items in the take: from, to.
+    items: (usize, usize),
+}
+
+impl Limiter {
+    /// A limiter of these plans on this store.
+    pub fn new(plans: Arc<SharedPlans>, store: Arc<Store>) -> Self {
+        Self { plans, store }
+    }
+
+    /// The plans in force and what happened to them.
+    pub fn plans(&self) -> &Arc<SharedPlans> {
+        &self.plans
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Takes everything the query asks for, or nothing, by `deadline`.
+    ///
+    /// # Errors
+    /// [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
+    /// leaves the decision to the caller.
+    pub async fn decide(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
+        let plans = self.plans.load_full();
+        self.decide_by(&plans, query, deadline, false).await
+    }
+
+    /// What [`Limiter::decide`] would answer now. Nothing is taken or counted.
+    ///
+    /// # Errors
+    /// As [`Limiter::decide`].
+    pub async fn preview(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
+        let plans = self.plans.load_full();
+        self.decide_by(&plans, query, deadline, true).await
+    }
+
+    async fn decide_by(
+        &self,
+        plans: &Plans,
+        query: &Query,
+        deadline: Instant,
+        dry: bool,
+    ) -> Result<Decision, DecideError> {
+        let Some(domain) = plans.domain(&query.domain) else {
+            return Ok(unknown_domain(query));
+        };
+        let (parts, mut take) = plan_take(domain, query)?;
+        let refused = parts.iter().any(|part| part.refuses());
+        take.dry = dry || refused;
+        let limits: SmallVec<[Arc<RuleLimit>; 4]> =
+            take.items.iter().map(|item| item.limit.clone()).collect();
+        let taken = if take.items.is_empty() {
+            Taken {
+                admitted: true,
+                balances: SmallVec::new(),
+                degraded: false,
+            }
+        } else {
+            self.store.take(take, deadline).await?
+        };
+        let decision = conclude(domain, &parts, limits, taken, refused);
+        if !dry {
+            count(&parts, &decision);
+        }
+        Ok(decision)
+    }
+}
+
+fn unknown_domain(query: &Query) -> Decision {
+    Decision {
+        code: Code::Ok,
+        statuses: query.descriptors.iter().map(|_| Status::bare()).collect(),
+        limits: SmallVec::new(),
+        retry_after: None,
+        decided_by: None,
+        degraded: false,
+        known_domain: false,
+        response: Arc::default(),
+    }
+}
+
+/// Matches every descriptor, and lists what to take.
+fn plan_take<'p>(
+    domain: &'p Domain,
+    query: &Query,
+) -> Result<(SmallVec<[Part<'p>; 4]>, Take), DecideError> {
+    let mut take = Take {
+        items: SmallVec::new(),
+        dry: false,
+    };
+    let mut parts = SmallVec::new();
+    for (index, (found, descriptor)) in domain
+        .matches(query)
+        .into_iter()
+        .zip(&query.descriptors)
+        .enumerate()
+    {
+        let from = take.items.len();
+        if let Some(wanted) = descriptor.limit {
+            let (limit, subject) = domain
+                .override_limit(descriptor, wanted)
+                .map_err(|source| DecideError::Override { index, source })?;
+            take.items.push(Item {
+                key: BucketKey::new(&limit.key_prefix, &subject),
+                limit,
+                hits: descriptor.hits,
+                role: Role::Enforced,
+                on_store_error: domain.on_store_error(),
+            });
+            parts.push(Part {
+                found: Match::None,
+                items: (from, take.items.len()),
+            });
+            continue;
+        }
+        if let Match::Limited {
+            rule,
+            limits,
+            subject,
+        } = &found
+        {
+            take.items.extend(limits.iter().map(|limit| Item {
+                key: BucketKey::new(&limit.key_prefix, subject),
+                limit: limit.clone(),
+                hits: descriptor.hits,
+                role: rule.role,
+                on_store_error: rule.on_store_error,
+            }));
+        }
+        parts.push(Part {
+            found,
+            items: (from, take.items.len()),
+        });
+    }
+    Ok((parts, take))
+}
+
+impl Part<'_> {
+    /// Whether its rule refuses the request without counting.
+    fn refuses(&self) -> bool {
+        matches!(self.found, Match::Refuses(rule) if rule.role == Role::Enforced)
+    }
+
+    fn rule(&self) -> Option<&Arc<Rule>> {
+        match &self.found {
+            Match::None => None,
+            Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
+        }
+    }
+
+    fn role(&self) -> Role {
+        self.rule().map_or(Role::Enforced, |rule| rule.role)
+    }
+
+    /// The status of this descriptor; `limits` are those of its items.
+    fn status(&self, limits: &[LimitState]) -> Status {
+        match &self.found {
+            Match::Refuses(rule) if rule.role == Role::Shadow => Status::bare(),
+            Match::Refuses(_) => Status::refused(),
+            Match::Passes(rule) if matches!(rule.allowance, Allowance::Unlimited) => {
+                Status::unlimited()
+            }
+            _ => deciding(limits).map_or(Status::bare(), |state| self.status_of(state)),
+        }
+    }
+
+    fn status_of(&self, state: &LimitState) -> Status {
+        let over = !state.balance.fits && self.role() != Role::Shadow;
+        let limit = &state.limit.limit;
+        let remaining = if state.balance.fits {
+            state.balance.remaining
+        } else {
+            0
+        };
+        Status {
+            code: if over { Code::OverLimit } else { Code::Ok },
+            limit: Some(ShownLimit {
+                count: limit.count(),
+                period: limit.period(),
+                name: state.limit.name.clone(),
+            }),
+            remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+            reset_after: Some(state.balance.reset_after),
+        }
+    }
+}
+
+fn conclude(
+    domain: &Domain,
+    parts: &[Part<'_>],
+    limits: SmallVec<[Arc<RuleLimit>; 4]>,
+    taken: Taken,
+    refused: bool,
+) -> Decision {
+    let limits: SmallVec<[LimitState; 4]> = limits
+        .into_iter()
+        .zip(&taken.balances)
+        .map(|(limit, balance)| LimitState {
+            limit,
+            balance: *balance,
+        })
+        .collect();
+    let statuses = parts
+        .iter()
+        .map(|part| part.status(&limits[part.items.0..part.items.1]))
+        .collect();
+    let over = refused || !taken.admitted;
+    Decision {
+        code: if over { Code::OverLimit } else { Code::Ok },
+        statuses,
+        retry_after: if over && !refused {
+            wait(parts, &limits)
+        } else {
+            None
+        },
+        decided_by: decided_by(parts, &limits, over),
+        limits,
+        degraded: taken.degraded,
+        known_domain: true,
+        response: domain.response().clone(),
+    }
+}
+
+/// The limit that a status of several shows: when over, the one with the longest wait; else the one with the least
+/// remaining.
+fn deciding(limits: &[LimitState]) -> Option<&LimitState> {
+    limits.iter().max_by_key(|state| deciding_order(state))
+}
+
+/// Greater decides: not fitting before fitting, then waiting for ever, then the longest wait or the least remaining.
+fn deciding_order(state: &LimitState) -> (bool, bool, Duration, Reverse<u64>) {
+    let balance = &state.balance;
+    let wait = balance.retry_after.unwrap_or_default();
+    let never = !balance.fits && balance.retry_after.is_none();
+    (!balance.fits, never, wait, Reverse(balance.remaining))
+}
+
+/// How long until the request would pass: every enforced limit, and at least one quota rule if there are any.
+fn wait(parts: &[Part<'_>], limits: &[LimitState]) -> Option<Duration> {
+    let mut longest = Duration::ZERO;
+    let mut quota: Option<Option<Duration>> = None;
+    for part in parts {
+        let states = &limits[part.items.0..part.items.1];
+        let wait = states
+            .iter()
+            .filter(|state| !state.balance.fits)
+            .try_fold(Duration::ZERO, |longest, state| {
+                Some(longest.max(state.balance.retry_after?))
+            });
+        match part.role() {
+            Role::Enforced => longest = longest.max(wait?),
+            Role::Quota if !states.is_empty() => {
+                quota = Some(match (quota.flatten(), wait) {
+                    (Some(known), Some(wait)) => Some(known.min(wait)),
+                    (known, wait) => known.or(wait),
+                });
+            }
+            Role::Quota | Role::Shadow => {}
+        }
+    }
+    match quota {
+        Some(quota) => Some(longest.max(quota?)),
+        None => Some(longest),
+    }
+}
+
+fn decided_by(parts: &[Part<'_>], limits: &[LimitState], over: bool) -> Option<DecidedBy> {
+    if let Some(part) = parts.iter().find(|part| part.refuses()) {
+        return Some(DecidedBy {
+            rule: part.rule().cloned(),
+            limit: None,
+        });
+    }
+    parts
+        .iter()
+        .filter(|part| part.role() != Role::Shadow)
+        .flat_map(|part| {
+            limits[part.items.0..part.items.1]
+                .iter()
+                .map(move |state| (part, state))
+        })
+        .filter(|(_, state)| !over || !state.balance.fits)
+        .max_by_key(|(_, state)| deciding_order(state))
+        .map(|(part, state)| DecidedBy {
+            rule: part.rule().cloned(),
+            limit: Some(state.limit.clone()),
+        })
+}
+
+/// Counts the decision with each rule that took part in it.
+fn count(parts: &[Part<'_>], decision: &Decision) {
+    for (part, status) in parts.iter().zip(&decision.statuses) {
+        let Some(rule) = part.rule() else { continue };
+        let states = &decision.limits[part.items.0..part.items.1];
+        let counter = match status.code {
+            Code::OverLimit => &rule.counters.over_limit,
+            Code::Ok if states.iter().any(|state| !state.balance.fits) => {
+                &rule.counters.shadow_over_limit
+            }
+            Code::Ok => &rule.counters.ok,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

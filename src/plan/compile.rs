@@ -1,0 +1,382 @@
+//! Turns a file that was read without a mistake into a [`Domain`]. Cannot fail: `read` has checked everything.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    domain::{Domain, KeyRule, Node, Overrides, RuleNames, Unmatched, rule_limit},
+    file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
+    keys::{ApiKey, ApiKeys},
+    level::{Level, NodeIndex},
+    mistake::{Mistake, Notes, Path},
+    rule::{Allowance, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
+    subject::{Variable, escaped},
+};
+use crate::limit::{Limit, Period};
+
+/// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
+const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
+
+/// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of.
+pub fn compile(
+    file: PlanFile,
+    name: &Arc<str>,
+    previous: Option<&Domain>,
+    notes: &mut Notes,
+) -> Domain {
+    let domain: Arc<str> = file.domain.as_str().into();
+    let mut compiler = Compiler {
+        file: Arc::clone(name),
+        counters: previous.map(counters).unwrap_or_default(),
+        tiers: file.tiers.into_iter().collect(),
+        paths: HashSet::new(),
+        nodes: Vec::new(),
+        rules: Vec::new(),
+        key_names: HashSet::new(),
+        notes,
+        domain,
+    };
+    let on_store_error = file.on_store_error.map(Into::into).unwrap_or_default();
+    compiler.nodes.push(Node {
+        level: Level::default(),
+        rule: None,
+        variable: Variable::Nothing,
+        key_rule: None,
+    });
+    let top = Place {
+        path: Path::Top,
+        shown: "",
+        escaped: "",
+        on_store_error,
+    };
+    compiler.level(0, file.descriptors.unwrap_or_default(), &top);
+    let unmatched = compiler.unmatched(file.unmatched, on_store_error);
+    let keys = compiler.keys(file.api_keys.unwrap_or_default());
+    Domain {
+        response: Arc::new(response(file.response)),
+        on_store_error,
+        replaces: compiler.rules.iter().any(|rule| !rule.replaces.is_empty()),
+        tiers: compiler
+            .tiers
+            .iter()
+            .map(|(name, _)| name.as_str().into())
+            .collect(),
+        key_names: compiler.key_names.into_iter().collect(),
+        name: compiler.domain,
+        rules: compiler.rules,
+        nodes: compiler.nodes,
+        keys,
+        unmatched,
+        overrides: Overrides::default(),
+    }
+}
+
+struct Compiler<'n> {
+    file: Arc<str>,
+    domain: Arc<str>,
+    counters: HashMap<Box<str>, Arc<RuleCounters>>,
+    tiers: Vec<(String, TierFile)>,
+    /// Paths for people that are taken.
+    paths: HashSet<Box<str>>,
+    nodes: Vec<Node>,
+    rules: Vec<Arc<Rule>>,
+    key_names: HashSet<Box<str>>,
+    notes: &'n mut Notes,
+}
+
+/// Where a level hangs.
+struct Place<'a> {
+    path: Path<'a>,
+    shown: &'a str,
+    escaped: &'a str,
+    on_store_error: OnStoreError,
+}
+
+impl Compiler<'_> {
+    fn level(&mut self, parent: NodeIndex, rules: Vec<RuleFile>, place: &Place<'_>) {
+        let mut level = Level::default();
+        let descriptors = place.path.field("descriptors");
+        for (index, rule) in rules.into_iter().enumerate() {
+            let node = self.nodes.len() as NodeIndex;
+            self.warn_if_covered(&level, &rule, &descriptors.item(index));
+            match rule.cidr {
+                Some(net) => level.add_network(&rule.key, net, node),
+                None => level.add_text(&rule.joined(), node),
+            }
+            self.rule(rule, place, &descriptors.item(index));
+        }
+        self.nodes[parent as usize].level = level;
+    }
+
+    /// Adds a rule and all below it. Nodes are numbered in file order, which patterns rely on.
+    fn rule(&mut self, mut file: RuleFile, place: &Place<'_>, path: &Path<'_>) {
+        let (element, shown, escaped) = names(&file, place);
+        let on_store_error = file.on_store_error.map_or(place.on_store_error, Into::into);
+        let below = file.descriptors.take().unwrap_or_default();
+        let key_rule = file.limits_from.map(|_| {
+            self.key_names.insert(file.key.as_str().into());
+            KeyRule {
+                secret_only: file.api_key_is.is_some(),
+                unknown: file
+                    .unknown_key
+                    .as_ref()
+                    .and_then(|name| self.tiers.iter().position(|(tier, _)| tier == name)),
+            }
+        });
+        let variable = variable(&file);
+        let branch = !below.is_empty();
+        let names = Names {
+            element: &element,
+            shown: &shown,
+            escaped: &escaped,
+        };
+        let rule = self.compiled(file, &names, on_store_error, branch);
+        let index = self.nodes.len() as NodeIndex;
+        self.nodes.push(Node {
+            level: Level::default(),
+            rule,
+            variable,
+            key_rule,
+        });
+        let place = Place {
+            path: *path,
+            shown: &shown,
+            escaped: &escaped,
+            on_store_error,
+        };
+        self.level(index, below, &place);
+    }
+
+    /// What a rule says, or none for a mere branch.
+    fn compiled(
+        &mut self,
+        file: RuleFile,
+        names: &Names<'_>,
+        on_store_error: OnStoreError,
+        branch: bool,
+    ) -> Option<Arc<Rule>> {
+        let limited =
+            file.rate_limit.is_some() || file.limits.is_some() || file.limits_from.is_some();
+        if branch && !limited {
+            return None;
+        }
+        let rate_limit = file.rate_limit;
+        let (name, replaces) = match &rate_limit {
+            Some(rate_limit) => (rate_limit.name.clone(), rate_limit.replaces.clone()),
+            None => (file.name, file.replaces),
+        };
+        let name: Option<Arc<str>> = name.map(Into::into);
+        let domain = Arc::clone(&self.domain);
+        let limit_names = RuleNames {
+            domain: &domain,
+            path: names.escaped,
+            shown: names.element,
+            name: name.as_ref(),
+        };
+        let allowance = match (rate_limit, file.limits, file.limits_from) {
+            (Some(rate_limit), ..) => from_rate_limit(&rate_limit, limit_names),
+            (_, Some(limits), _) => Allowance::Limits(from_limits(&limits, limit_names)),
+            (_, _, Some(_)) => Allowance::Tiers(
+                self.tiers
+                    .iter()
+                    .map(|(_, tier)| from_limits(&tier.limits, limit_names))
+                    .collect(),
+            ),
+            _ => Allowance::Listed,
+        };
+        let path = self.free_path(names);
+        let rule = Arc::new(Rule {
+            counters: self.counters_of(&path),
+            domain,
+            path,
+            name: name.as_deref().map(Into::into),
+            allowance,
+            role: match (file.shadow_mode, file.quota_mode) {
+                (Some(true), _) => Role::Shadow,
+                (_, Some(true)) => Role::Quota,
+                _ => Role::Enforced,
+            },
+            on_store_error,
+            replaces: replaces
+                .unwrap_or_default()
+                .into_iter()
+                .map(|replaced| replaced.name.into())
+                .collect(),
+            metadata: file.metadata,
+        });
+        self.rules.push(Arc::clone(&rule));
+        Some(rule)
+    }
+
+    /// A path for people and metrics that no other rule of the domain has; the plain one where that is so.
+    fn free_path(&mut self, names: &Names<'_>) -> Box<str> {
+        let numbered = (2..).map(|number| format!("{} ({number})", names.shown));
+        let path = [names.shown.to_owned(), names.escaped.to_owned()]
+            .into_iter()
+            .chain(numbered)
+            .map(String::into_boxed_str)
+            .find(|path| !self.paths.contains(path))
+            .expect("the numbers do not end");
+        self.paths.insert(path.clone());
+        path
+    }
+
+    fn counters_of(&self, path: &str) -> Arc<RuleCounters> {
+        self.counters.get(path).map(Arc::clone).unwrap_or_default()
+    }
+
+    fn unmatched(&mut self, file: UnmatchedFile, on_store_error: OnStoreError) -> Unmatched {
+        let (shown, path) = UNMATCHED;
+        let names = RuleNames {
+            domain: &Arc::clone(&self.domain),
+            path,
+            shown: "unmatched",
+            name: None,
+        };
+        let allowance = match &file {
+            UnmatchedFile::Allow => return Unmatched::Allow,
+            UnmatchedFile::Deny => Allowance::Denied,
+            UnmatchedFile::Limit(limit) => {
+                Allowance::Limits(from_limits(std::slice::from_ref(limit), names))
+            }
+        };
+        let rule = Arc::new(Rule {
+            domain: Arc::clone(&self.domain),
+            path: shown.into(),
+            name: None,
+            allowance,
+            role: Role::Enforced,
+            on_store_error,
+            replaces: Vec::new(),
+            metadata: None,
+            counters: self.counters_of(shown),
+        });
+        self.rules.push(Arc::clone(&rule));
+        match file {
+            UnmatchedFile::Limit(_) => Unmatched::Limit(rule),
+            _ => Unmatched::Deny(rule),
+        }
+    }
+
+    fn keys(&self, files: Vec<super::file::ApiKeyFile>) -> ApiKeys {
+        let mut keys = ApiKeys::default();
+        for file in files {
+            let tier = self.tiers.iter().position(|(tier, _)| *tier == file.tier);
+            let key = ApiKey {
+                id: file.id.into(),
+                domain: Arc::clone(&self.domain),
+                tier: file.tier.into(),
+                tier_index: tier.expect("read() rejects unknown tiers"),
+                owner: file.owner.map(Into::into),
+            };
+            keys.add(file.sha256, &Arc::new(key));
+        }
+        keys
+    }
+
+    /// Warns of a rule that no request reaches, since an earlier pattern takes all that it could meet.
+    fn warn_if_covered(&mut self, level: &Level, rule: &RuleFile, path: &Path<'_>) {
+        let text = match rule.value {
+            _ if rule.cidr.is_some() => return,
+            None if !rule.key.contains('*') => format!("{}_*", rule.key),
+            _ => rule.joined(),
+        };
+        if !text.contains('*') {
+            return;
+        }
+        if let Some(line) = level.covering(&text).map(|node| self.line(node)) {
+            let message =
+                format!("never reached: the rule before it{line} meets all of its values");
+            self.notes.warning(Mistake {
+                file: Arc::clone(&self.file),
+                place: Some(rule.place),
+                path: path.to_string(),
+                message,
+            });
+        }
+    }
+
+    fn line(&self, node: NodeIndex) -> String {
+        match self.nodes[node as usize].rule.as_ref() {
+            Some(rule) => format!(" (`{}`)", rule.path),
+            None => String::new(),
+        }
+    }
+}
+
+/// What a rule is called while it is compiled.
+struct Names<'a> {
+    element: &'a str,
+    shown: &'a str,
+    escaped: &'a str,
+}
+
+/// A rule's element, and its paths for people and for buckets.
+fn names(file: &RuleFile, place: &Place<'_>) -> (String, String, String) {
+    let (key, safe) = (&file.key, escaped(&file.key));
+    let (element, safe) = match (&file.cidr, &file.value) {
+        (Some(net), _) => (format!("{key}={net}"), format!("{safe}@{net}")),
+        (None, Some(value)) => (
+            format!("{key}={value}"),
+            format!("{safe}={}", escaped(value)),
+        ),
+        (None, None) => (key.clone(), safe),
+    };
+    match place.path {
+        Path::Top => (element.clone(), element, safe),
+        _ => {
+            let shown = format!("{}/{element}", place.shown);
+            (element, shown, format!("{}/{safe}", place.escaped))
+        }
+    }
+}
+
+fn variable(file: &RuleFile) -> Variable {
+    let pattern = file.joined().contains('*') && file.cidr.is_none();
+    match (&file.value, file.cidr) {
+        _ if pattern && file.share_threshold == Some(true) => Variable::Nothing,
+        _ if pattern && file.key.contains('*') => Variable::Joined(0),
+        _ if pattern => Variable::Joined(file.key.len() + 1),
+        (Some(_), None) => Variable::Nothing,
+        _ => Variable::Value,
+    }
+}
+
+fn from_rate_limit(file: &RateLimitFile, names: RuleNames<'_>) -> Allowance {
+    match (file.unlimited, file.unit) {
+        (false, Some(unit)) => {
+            let limit = Limit::per(file.requests_per_unit, Period::of(unit))
+                .expect("read() rejects limits that cannot be counted");
+            Allowance::Limits([Arc::new(rule_limit(names, limit, None))].into())
+        }
+        _ => Allowance::Unlimited,
+    }
+}
+
+fn from_limits(files: &[LimitFile], names: RuleNames<'_>) -> Box<[Arc<RuleLimit>]> {
+    files
+        .iter()
+        .map(|file| Arc::new(rule_limit(names, file.limit.clone(), file.name.as_deref())))
+        .collect()
+}
+
+fn response(file: ResponseFile) -> ResponseOptions {
+    let default = ResponseOptions::default();
+    ResponseOptions {
+        retry_after: file.retry_after.unwrap_or(default.retry_after),
+        ratelimit: file.ratelimit.unwrap_or(default.ratelimit),
+        x_ratelimit: file.x_ratelimit.unwrap_or(default.x_ratelimit),
+        metadata: file.metadata.unwrap_or(default.metadata),
+        body: file.body.map_or(default.body, Into::into),
+        content_type: file.content_type.map_or(default.content_type, Into::into),
+    }
+}
+
+fn counters(domain: &Domain) -> HashMap<Box<str>, Arc<RuleCounters>> {
+    domain
+        .rules()
+        .map(|rule| (rule.path.clone(), Arc::clone(&rule.counters)))
+        .collect()
+}

@@ -1,0 +1,205 @@
+//! The rules of one domain, compiled.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{
+    keys::ApiKeys,
+    level::{Level, NodeIndex},
+    rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    subject::{Variable, escaped, push_hashed, push_plain, push_value},
+};
+use crate::{
+    descriptor::{Descriptor, LimitOverride},
+    limit::{Limit, LimitError, Period},
+};
+
+/// Most distinct limits sent by requests that a domain keeps ready.
+const MOST_OVERRIDES: usize = 1_024;
+
+/// The rules of one domain.
+#[derive(Debug)]
+pub struct Domain {
+    pub(super) name: Arc<str>,
+    pub(super) response: Arc<ResponseOptions>,
+    pub(super) on_store_error: OnStoreError,
+    pub(super) rules: Vec<Arc<Rule>>,
+    /// Every place of the tree; the first is the top.
+    pub(super) nodes: Vec<Node>,
+    pub(super) tiers: Vec<Arc<str>>,
+    pub(super) keys: ApiKeys,
+    pub(super) unmatched: Unmatched,
+    /// Keys of entries that hold API keys: those of rules that take their limits from the tier.
+    pub(super) key_names: Vec<Box<str>>,
+    /// Whether any rule replaces another.
+    pub(super) replaces: bool,
+    pub(super) overrides: Overrides,
+}
+
+/// A place in the tree of a domain's rules.
+#[derive(Debug)]
+pub struct Node {
+    /// The rules below it.
+    pub level: Level,
+    /// What it says if the descriptor ends here; none for a mere branch.
+    pub rule: Option<Arc<Rule>>,
+    /// What of the entry goes into a bucket's name.
+    pub variable: Variable,
+    /// How its entry is read as an API key, if it is one.
+    pub key_rule: Option<KeyRule>,
+}
+
+/// How an entry is read as an API key.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyRule {
+    /// Only the secret opens, not the id.
+    pub secret_only: bool,
+    /// Index of the tier that unknown keys get; none to refuse them.
+    pub unknown: Option<usize>,
+}
+
+/// What a request gets that meets no rule.
+#[derive(Debug)]
+pub enum Unmatched {
+    /// It passes.
+    Allow,
+    /// It is refused, by a rule that denies.
+    Deny(Arc<Rule>),
+    /// It is counted in one bucket of the domain.
+    Limit(Arc<Rule>),
+}
+
+/// Limits that requests sent, kept ready. Bounded: beyond that they are built anew each time.
+#[derive(Debug, Default)]
+pub(super) struct Overrides {
+    ready: Mutex<HashMap<(u32, Period), Arc<RuleLimit>>>,
+}
+
+impl Domain {
+    /// Its name, as requests have it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What answers show beside the decision.
+    pub fn response(&self) -> &Arc<ResponseOptions> {
+        &self.response
+    }
+
+    /// What answers while the store does not, where no rule says otherwise.
+    pub fn on_store_error(&self) -> OnStoreError {
+        self.on_store_error
+    }
+
+    /// Its rules in file order; last the one for what no rule matches, if it is not to pass.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.iter()
+    }
+
+    /// The names of its tiers, in the order of [`Allowance::Tiers`](super::Allowance::Tiers).
+    pub fn tiers(&self) -> &[Arc<str>] {
+        &self.tiers
+    }
+
+    /// Its API keys, without their secrets.
+    pub fn api_keys(&self) -> impl Iterator<Item = &Arc<super::ApiKey>> {
+        self.keys.iter()
+    }
+
+    /// The limit that a request sent along, and the name of the descriptor's bucket under it.
+    ///
+    /// The numbers are no part of that name, so a changed figure keeps the tokens; the period is.
+    ///
+    /// # Errors
+    /// As [`Limit::new`].
+    pub fn override_limit(
+        &self,
+        descriptor: &Descriptor,
+        limit: LimitOverride,
+    ) -> Result<(Arc<RuleLimit>, Subject), LimitError> {
+        let mut subject = Subject::new();
+        for entry in &descriptor.entries {
+            push_plain(&mut subject, &entry.key);
+            self.push_entry_value(&mut subject, &entry.key, &entry.value);
+        }
+        let asked = (limit.requests, limit.period);
+        if let Some(ready) = self.overrides.ready.lock().get(&asked) {
+            return Ok((Arc::clone(ready), subject));
+        }
+        let built = Limit::per(limit.requests, limit.period)?;
+        let names = RuleNames {
+            domain: &self.name,
+            path: "%override",
+            shown: "override",
+            name: None,
+        };
+        let built = Arc::new(rule_limit(names, built, None));
+        let mut ready = self.overrides.ready.lock();
+        if ready.len() < MOST_OVERRIDES {
+            ready.insert(asked, Arc::clone(&built));
+        }
+        Ok((built, subject))
+    }
+
+    /// A value, or what stands for an API key: entries that hold keys never show a secret.
+    fn push_entry_value(&self, subject: &mut Subject, key: &str, value: &str) {
+        if !self.key_names.iter().any(|name| **name == *key) {
+            return push_value(subject, value);
+        }
+        match self.keys.of_id_or_secret(value) {
+            Some(known) => push_plain(subject, &known.id),
+            None => push_hashed(subject, value),
+        }
+    }
+
+    pub(super) fn top(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    pub(super) fn node(&self, index: NodeIndex) -> &Node {
+        &self.nodes[index as usize]
+    }
+}
+
+/// What a rule is called: in buckets' names, in answers, and by its own name if it has one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RuleNames<'a> {
+    pub domain: &'a str,
+    /// Its path, escaped.
+    pub path: &'a str,
+    /// Its last element, for people.
+    pub shown: &'a str,
+    pub name: Option<&'a Arc<str>>,
+}
+
+/// A limit of a rule. `own` is the limit's own name.
+pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -> RuleLimit {
+    let (domain, path) = (escaped(rule.domain), rule.path);
+    let key_prefix = format!("tollgate:1:{domain}/{path}#{}", limit.identity());
+    let label = match (own, rule.name) {
+        (Some(own), _) => label(own),
+        (None, Some(name)) => label(&format!("{name}:{limit}")),
+        (None, None) => label(&format!("{}:{limit}", rule.shown)),
+    };
+    let (quota, window) = (limit.count(), limit.period().seconds());
+    RuleLimit {
+        policy: format!("\"{label}\";q={quota};w={window}").into(),
+        label: label.into(),
+        key_prefix: key_prefix.into(),
+        name: own.map(Arc::from).or_else(|| rule.name.cloned()),
+        limit,
+    }
+}
+
+/// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.
+fn label(text: &str) -> String {
+    text.chars()
+        .take(120)
+        .map(|c| match c {
+            '"' | '\\' => '\'',
+            c if c.is_ascii_graphic() || c == ' ' => c,
+            _ => '?',
+        })
+        .collect()
+}

@@ -1,0 +1,288 @@
+//! What a plan file holds, typed. The JSON Schema is made from these types; `read` fills them and checks them.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::{mistake::Place, rule::OnStoreError};
+use crate::limit::{Limit, Unit};
+
+/// A plan file of Tollgate: the rules of one domain. Every configuration file of envoyproxy/ratelimit is one too.
+#[derive(Debug, Clone, Default, JsonSchema)]
+#[schemars(title = "Tollgate plan file", deny_unknown_fields)]
+pub struct PlanFile {
+    /// Name space of the rules; equals the domain that Envoy sends.
+    pub domain: String,
+    /// Rules for what Envoy sends first; each may have further ones below it.
+    #[schemars(default)]
+    pub descriptors: Option<Vec<RuleFile>>,
+    /// Usage plans that API keys belong to, by name. Rules take their limits with `limits_from: tier`.
+    #[schemars(default)]
+    pub tiers: BTreeMap<String, TierFile>,
+    /// The API keys, each with its tier.
+    #[schemars(default)]
+    pub api_keys: Option<Vec<ApiKeyFile>>,
+    /// What a request gets that meets no rule: `allow` (unless told), `deny`, or a limit that all such requests share.
+    #[schemars(default)]
+    pub unmatched: UnmatchedFile,
+    /// What answers show beside the decision.
+    #[schemars(default)]
+    pub response: ResponseFile,
+    /// What answers while the store does not; a rule may say otherwise for itself and the rules below it.
+    #[schemars(default)]
+    pub on_store_error: Option<OnStoreErrorFile>,
+}
+
+/// One rule: what an entry must be, and what is allowed if it is the last one of its descriptor.
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(rename = "Rule", deny_unknown_fields)]
+pub struct RuleFile {
+    /// Where it stands.
+    #[schemars(skip)]
+    pub place: Place,
+    /// Key of the entry.
+    #[schemars(with = "Text")]
+    pub key: String,
+    /// Value of the entry. Without it any value matches and each has its own bucket; `*` stands for any characters.
+    #[schemars(with = "Option<Text>")]
+    pub value: Option<String>,
+    /// Network that the value, an address, must lie in; each address has its own bucket. Comes after the exact value and
+    /// before wildcards; the longest prefix wins.
+    #[schemars(with = "Option<String>")]
+    pub cidr: Option<IpNet>,
+    /// Rules for the descriptor's next entry.
+    pub descriptors: Option<Vec<RuleFile>>,
+    /// One limit, in the form of envoyproxy/ratelimit.
+    pub rate_limit: Option<RateLimitFile>,
+    /// Limits that all hold at once.
+    pub limits: Option<Vec<LimitFile>>,
+    /// `tier`: the entry's value is an API key, and its tier's limits hold; each key has its own buckets.
+    pub limits_from: Option<LimitsFromFile>,
+    /// With `limits_from`, what a key that nobody knows gets: `deny` (unless told), or the tier of that name.
+    pub unknown_key: Option<String>,
+    /// With `limits_from`: `secret` for an entry that comes straight from a client, so that a key's public id opens nothing.
+    pub api_key_is: Option<ApiKeyIsFile>,
+    /// Name of a rule with `limits` or `limits_from`; answers show it, `replaces` refers to it.
+    pub name: Option<String>,
+    /// With `limits` or `limits_from`: rules that do not count in a request which this rule matches.
+    pub replaces: Option<Vec<ReplacesFile>>,
+    /// Counts and measures, and never refuses.
+    pub shadow_mode: Option<bool>,
+    /// Refuses only together with all other rules in quota mode that the request meets.
+    pub quota_mode: Option<bool>,
+    /// All values that the `*` of this rule stands for share one bucket.
+    pub share_threshold: Option<bool>,
+    /// Of envoyproxy/ratelimit's statistics; loads, and has no effect.
+    pub detailed_metric: Option<bool>,
+    /// Of envoyproxy/ratelimit's statistics; loads, and has no effect.
+    pub value_to_metric: Option<bool>,
+    /// Copied to the answer's `dynamic_metadata` when the rule lets a request pass.
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// What answers for this rule and those below it while the store does not.
+    pub on_store_error: Option<OnStoreErrorFile>,
+}
+
+/// One limit, in the form of envoyproxy/ratelimit: a token bucket of `requests_per_unit` per `unit`.
+#[derive(Debug, Clone, Default, JsonSchema)]
+#[schemars(rename = "RateLimit", deny_unknown_fields)]
+pub struct RateLimitFile {
+    /// Length of time; a month counts 30 days and a year 365.
+    #[schemars(with = "Option<UnitText>")]
+    pub unit: Option<Unit>,
+    /// Requests per unit; 0 blocks.
+    pub requests_per_unit: u32,
+    /// No limit at all; then there is no `unit`.
+    pub unlimited: bool,
+    /// Name of the rule; answers show it, `replaces` refers to it.
+    pub name: Option<String>,
+    /// Rules that do not count in a request which this rule matches.
+    pub replaces: Option<Vec<ReplacesFile>>,
+}
+
+/// A limit: `N/PERIOD`, then `burst B`, `sliding` or `calendar`, or nothing. As text, or as an object where more is said.
+#[derive(Debug, Clone)]
+pub struct LimitFile {
+    /// The limit.
+    pub limit: Limit,
+    /// Its name in answers.
+    pub name: Option<String>,
+}
+
+/// A usage plan.
+#[derive(Debug, Clone, Default, JsonSchema)]
+#[schemars(rename = "Tier", deny_unknown_fields)]
+pub struct TierFile {
+    /// Limits that all hold at once, for each key of the tier; none for an unlimited tier.
+    pub limits: Vec<LimitFile>,
+}
+
+/// An API key. Of its secret only the SHA-256 is known.
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(rename = "ApiKey", deny_unknown_fields)]
+pub struct ApiKeyFile {
+    /// Public name of the key.
+    #[schemars(with = "Text")]
+    pub id: String,
+    /// SHA-256 of the secret, as 64 hexadecimal digits.
+    #[schemars(with = "String", regex(pattern = r"^[0-9a-fA-F]{64}$"))]
+    pub sha256: [u8; 32],
+    /// The tier it belongs to.
+    pub tier: String,
+    /// Whose it is; for people.
+    #[schemars(with = "Option<Text>")]
+    pub owner: Option<String>,
+}
+
+/// A rule that is put aside.
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(rename = "Replaces", deny_unknown_fields)]
+pub struct ReplacesFile {
+    /// Its name.
+    pub name: String,
+}
+
+/// What answers show beside the decision.
+#[derive(Debug, Clone, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "Response", deny_unknown_fields)]
+pub struct ResponseFile {
+    /// `Retry-After` on refusals. On unless told.
+    pub retry_after: Option<bool>,
+    /// `RateLimit` and `RateLimit-Policy`, naming every limit. On unless told.
+    pub ratelimit: Option<bool>,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`. Off unless told, since Envoy writes its own.
+    pub x_ratelimit: Option<bool>,
+    /// `dynamic_metadata` naming the rule that decided. On unless told.
+    pub metadata: Option<bool>,
+    /// Body of a refusal; empty for none. `{"message":"Too Many Requests"}` unless told.
+    pub body: Option<String>,
+    /// `content-type` of that body. `application/json` unless told.
+    pub content_type: Option<String>,
+}
+
+/// What a request gets that meets no rule.
+#[derive(Debug, Clone, Default)]
+pub enum UnmatchedFile {
+    /// It passes.
+    #[default]
+    Allow,
+    /// It is refused.
+    Deny,
+    /// All such requests share this limit.
+    Limit(LimitFile),
+}
+
+/// Where a rule's limits come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "LimitsFrom", rename_all = "lowercase")]
+pub enum LimitsFromFile {
+    /// The tier of the API key.
+    Tier,
+}
+
+/// What an `api_key` entry holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "ApiKeyIs", rename_all = "lowercase")]
+pub enum ApiKeyIsFile {
+    /// Only the secret itself.
+    Secret,
+}
+
+/// What answers while the store does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "OnStoreError", rename_all = "lowercase")]
+pub enum OnStoreErrorFile {
+    /// A bucket in this process, at the limit divided by the live replicas.
+    Local,
+    /// The request passes.
+    Allow,
+    /// The request is refused.
+    Deny,
+    /// The call fails with UNAVAILABLE; Envoy's `failure_mode_deny` decides.
+    Error,
+}
+
+impl From<OnStoreErrorFile> for OnStoreError {
+    fn from(file: OnStoreErrorFile) -> Self {
+        match file {
+            OnStoreErrorFile::Local => Self::Local,
+            OnStoreErrorFile::Allow => Self::Allow,
+            OnStoreErrorFile::Deny => Self::Deny,
+            OnStoreErrorFile::Error => Self::Error,
+        }
+    }
+}
+
+/// Text that YAML may take for a number or a truth value.
+struct Text;
+
+impl JsonSchema for Text {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Text".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+/// The reference's units, in any letter case.
+struct UnitText;
+
+impl JsonSchema for UnitText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Unit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names = Unit::ALL.map(Unit::name);
+        let upper = names.map(str::to_uppercase);
+        let all: Vec<_> = names.map(str::to_owned).into_iter().chain(upper).collect();
+        json_schema!({ "enum": all })
+    }
+}
+
+const LIMIT_PATTERN: &str =
+    r"^\s*[0-9_]+\s*/\s*[0-9]*\s*[A-Za-z]+(\s+burst\s+[0-9_]+|\s+sliding|\s+calendar)?\s*$";
+
+impl JsonSchema for LimitFile {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Limit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A limit: `N/PERIOD`, then `burst B`, `sliding` or `calendar`, or nothing. A period is a unit or a number of them.",
+            "examples": ["10/second burst 100", "50/minute sliding", "1000000/month", "100/10s"],
+            "anyOf": [
+                { "type": "string", "pattern": LIMIT_PATTERN },
+                {
+                    "type": "object",
+                    "properties": {
+                        "limit": { "type": "string", "pattern": LIMIT_PATTERN },
+                        "name": { "description": "Its name in answers.", "type": "string" }
+                    },
+                    "required": ["limit"],
+                    "additionalProperties": false
+                }
+            ]
+        })
+    }
+}
+
+impl JsonSchema for UnmatchedFile {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Unmatched".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "`allow`, `deny`, or a limit that all such requests share.",
+            "anyOf": [
+                { "enum": ["allow", "deny"] },
+                { "type": "string", "pattern": LIMIT_PATTERN }
+            ]
+        })
+    }
+}

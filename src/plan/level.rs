@@ -1,0 +1,209 @@
+//! One level of a domain's rules: which of them an entry meets.
+//!
+//! The cost does not grow with the number of rules: exact texts are found by hash, wildcards by the hash of their literal
+//! beginning (one look per distinct length), networks by the hash of the masked address (one look per distinct prefix).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+
+/// A rule's place in its domain.
+pub type NodeIndex = u32;
+
+/// How an entry met a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met {
+    /// Its joined text `key_value` is the rule's own text.
+    Exactly,
+    /// It lies in the rule's network.
+    Network,
+    /// It fits the rule's pattern.
+    Pattern,
+    /// It has the rule's key.
+    Key,
+}
+
+/// The rules below one node.
+#[derive(Debug, Default)]
+pub struct Level {
+    texts: HashMap<Box<[u8]>, NodeIndex>,
+    networks: HashMap<Box<[u8]>, Networks>,
+    patterns: Patterns,
+}
+
+impl Level {
+    /// Adds a rule by its text: the key, or the joined text `key_value`; a `*` in it makes it a pattern too.
+    pub fn add_text(&mut self, text: &str, node: NodeIndex) {
+        self.texts.insert(text.as_bytes().into(), node);
+        if text.contains('*') {
+            self.patterns.add(text, node);
+        }
+    }
+
+    /// Adds a rule by its key and network.
+    pub fn add_network(&mut self, key: &str, net: IpNet, node: NodeIndex) {
+        let networks = self.networks.entry(key.as_bytes().into()).or_default();
+        networks.add(net, node);
+    }
+
+    /// The rule that an entry meets. `joined` is `key_value`.
+    ///
+    /// Source: envoyproxy/ratelimit: the exact joined text, else the first pattern in file order, else the bare key.
+    /// Networks come between the first two.
+    pub fn find(&self, key: &str, value: &str, joined: &[u8]) -> Option<(NodeIndex, Met)> {
+        if let Some(node) = self.texts.get(joined) {
+            return Some((*node, Met::Exactly));
+        }
+        if !self.networks.is_empty()
+            && let Some(networks) = self.networks.get(key.as_bytes())
+            && let Some(node) = networks.find(value)
+        {
+            return Some((node, Met::Network));
+        }
+        if let Some(node) = self.patterns.find(joined) {
+            return Some((node, Met::Pattern));
+        }
+        let node = self.texts.get(key.as_bytes())?;
+        Some((*node, Met::Key))
+    }
+
+    /// The earlier rule whose pattern takes everything that `text`, a pattern, stands for.
+    ///
+    /// A pattern that fits another one's text, stars and all, fits whatever those stars stand for.
+    pub fn covering(&self, text: &str) -> Option<NodeIndex> {
+        self.patterns.find(text.as_bytes())
+    }
+}
+
+/// Networks of one key by prefix length, longest first.
+#[derive(Debug, Default)]
+struct Networks {
+    v4: Vec<(u8, HashMap<u32, NodeIndex>)>,
+    v6: Vec<(u8, HashMap<u128, NodeIndex>)>,
+}
+
+impl Networks {
+    fn add(&mut self, net: IpNet, node: NodeIndex) {
+        fn table<A>(
+            tables: &mut Vec<(u8, HashMap<A, NodeIndex>)>,
+            prefix: u8,
+        ) -> &mut HashMap<A, NodeIndex> {
+            let at = tables.partition_point(|(length, _)| *length > prefix);
+            if tables.get(at).is_none_or(|(length, _)| *length != prefix) {
+                tables.insert(at, (prefix, HashMap::new()));
+            }
+            &mut tables[at].1
+        }
+        match net {
+            IpNet::V4(net) => {
+                table(&mut self.v4, net.prefix_len()).insert(net.network().into(), node);
+            }
+            IpNet::V6(net) => {
+                table(&mut self.v6, net.prefix_len()).insert(net.network().into(), node);
+            }
+        }
+    }
+
+    fn find(&self, value: &str) -> Option<NodeIndex> {
+        let address: IpAddr = value.parse().ok()?;
+        match address.to_canonical() {
+            IpAddr::V4(address) => {
+                let bits = u32::from(address);
+                self.v4.iter().find_map(|(prefix, nets)| {
+                    let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0);
+                    nets.get(&(bits & mask)).copied()
+                })
+            }
+            IpAddr::V6(address) => {
+                let bits = u128::from(address);
+                self.v6.iter().find_map(|(prefix, nets)| {
+                    let mask = u128::MAX.checked_shl(128 - u32::from(*prefix)).unwrap_or(0);
+                    nets.get(&(bits & mask)).copied()
+                })
+            }
+        }
+    }
+}
+
+/// Patterns by their literal beginning.
+#[derive(Debug, Default)]
+struct Patterns {
+    by_length: BTreeMap<usize, HashMap<Box<[u8]>, Vec<(Pattern, NodeIndex)>>>,
+}
+
+impl Patterns {
+    fn add(&mut self, text: &str, node: NodeIndex) {
+        let pattern = Pattern::new(text);
+        let beginning = pattern.beginning.clone();
+        self.by_length
+            .entry(beginning.len())
+            .or_default()
+            .entry(beginning)
+            .or_default()
+            .push((pattern, node));
+    }
+
+    /// The first in file order; nodes of a level are numbered so.
+    fn find(&self, joined: &[u8]) -> Option<NodeIndex> {
+        let mut first: Option<NodeIndex> = None;
+        for (length, patterns) in self.by_length.range(..=joined.len()) {
+            let Some(candidates) = patterns.get(&joined[..*length]) else {
+                continue;
+            };
+            let fits = candidates
+                .iter()
+                .take_while(|(_, node)| first.is_none_or(|first| *node < first))
+                .find(|(pattern, _)| pattern.fits(joined));
+            if let Some((_, node)) = fits {
+                first = Some(*node);
+            }
+        }
+        first
+    }
+}
+
+/// A text with `*`, which stands for any characters, none included.
+#[derive(Debug)]
+struct Pattern {
+    beginning: Box<[u8]>,
+    middles: Box<[Box<[u8]>]>,
+    end: Box<[u8]>,
+}
+
+impl Pattern {
+    fn new(text: &str) -> Self {
+        let mut parts: Vec<Box<[u8]>> =
+            text.split('*').map(|part| part.as_bytes().into()).collect();
+        let end = parts.pop().unwrap_or_default();
+        let beginning = parts.remove(0);
+        parts.retain(|part| !part.is_empty());
+        Self {
+            beginning,
+            middles: parts.into(),
+            end,
+        }
+    }
+
+    /// Source: envoyproxy/ratelimit: both ends anchored, the parts between in order, nothing used twice.
+    fn fits(&self, text: &[u8]) -> bool {
+        let Some(rest) = text.strip_prefix(&*self.beginning) else {
+            return false;
+        };
+        let Some(mut rest) = rest.strip_suffix(&*self.end) else {
+            return false;
+        };
+        for part in &self.middles {
+            match rest
+                .windows(part.len())
+                .position(|window| window == &**part)
+            {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,303 @@
+//! Keeps the last good plans while their files change.
+//!
+//! A reader takes one snapshot per request and never waits. A reload that fails leaves the snapshot alone and says so once:
+//! in the log, and in [`ReloadStatus`].
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::{ArcSwap, Guard};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{LoadError, Plans};
+
+/// How long to wait for further changes after the first: one edit is several events.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// The plans in force, and how the last reloads went.
+#[derive(Debug)]
+pub struct SharedPlans {
+    sources: Vec<PathBuf>,
+    plans: ArcSwap<Plans>,
+    status: watch::Sender<ReloadStatus>,
+    /// Held while files are read, so that an older reading never comes after a newer one.
+    reloading: Mutex<()>,
+}
+
+/// How reloads went since the process started.
+#[derive(Debug, Clone, Default)]
+pub struct ReloadStatus {
+    /// Reloads that brought other plans.
+    pub changed: u64,
+    /// Reloads that failed; the same mistakes found again by a poll do not count again.
+    pub failed: u64,
+    /// Why the files do not load as they are now; none if they do.
+    pub error: Option<Arc<LoadError>>,
+    /// When files were last found changed, for better or worse.
+    pub at: Option<SystemTime>,
+}
+
+impl SharedPlans {
+    /// Loads `sources` for the first time.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn open(sources: Vec<PathBuf>) -> Result<Self, LoadError> {
+        let plans = Plans::load(&sources, None)?;
+        Ok(Self::new(plans, sources))
+    }
+
+    /// Plans that come from no file and never change.
+    pub fn fixed(plans: Plans) -> Self {
+        Self::new(plans, Vec::new())
+    }
+
+    fn new(plans: Plans, sources: Vec<PathBuf>) -> Self {
+        Self {
+            sources,
+            plans: ArcSwap::from_pointee(plans),
+            status: watch::Sender::new(ReloadStatus::default()),
+            reloading: Mutex::new(()),
+        }
+    }
+
+    /// The plans in force, for the time of one request.
+    pub fn load(&self) -> Guard<Arc<Plans>> {
+        self.plans.load()
+    }
+
+    /// The plans in force, to keep.
+    pub fn load_full(&self) -> Arc<Plans> {
+        self.plans.load_full()
+    }
+
+    /// How reloads went.
+    pub fn status(&self) -> ReloadStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Tells of each change of [`status`](Self::status).
+    pub fn changes(&self) -> watch::Receiver<ReloadStatus> {
+        self.status.subscribe()
+    }
+
+    /// Reads the files again; answers whether other plans are now in force. Blocks on the file system.
+    ///
+    /// # Errors
+    /// As [`Plans::load`]; then the plans of before stay in force.
+    pub fn reload(&self) -> Result<bool, LoadError> {
+        let _alone = self.reloading.lock();
+        if self.sources.is_empty() {
+            return Ok(false);
+        }
+        let before = self.load_full();
+        match Plans::load_if_changed(&self.sources, &before) {
+            Ok(None) => {
+                self.now_good();
+                Ok(false)
+            }
+            Ok(Some(plans)) => {
+                self.put(plans);
+                Ok(true)
+            }
+            Err(error) => {
+                self.now_bad(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// [`reload`](Self::reload) for async callers: on SIGHUP, say.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload).
+    pub async fn reload_now(self: &Arc<Self>) -> Result<bool, LoadError> {
+        let plans = Arc::clone(self);
+        tokio::task::spawn_blocking(move || plans.reload())
+            .await
+            .expect("reload() does not panic")
+    }
+
+    fn put(&self, plans: Plans) {
+        for warning in plans.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let rules: usize = plans.domains().map(|domain| domain.rules().count()).sum();
+        tracing::info!(
+            version = format!("{:016x}", plans.version()),
+            domains = plans.domains().count(),
+            rules,
+            "plans reloaded"
+        );
+        self.plans.store(Arc::new(plans));
+        self.status.send_modify(|status| {
+            status.changed += 1;
+            status.error = None;
+            status.at = Some(SystemTime::now());
+        });
+    }
+
+    /// The files are again those in force, after a mistake was taken back.
+    fn now_good(&self) {
+        self.status.send_if_modified(|status| {
+            let mended = status.error.take().is_some();
+            if mended {
+                tracing::info!("plan files are again those in force");
+                status.at = Some(SystemTime::now());
+            }
+            mended
+        });
+    }
+
+    fn now_bad(&self, error: &LoadError) {
+        self.status.send_if_modified(|status| {
+            let new = status.error.as_deref() != Some(error);
+            if new {
+                tracing::error!("plans not reloaded, those of before stay in force:\n{error}");
+                status.failed += 1;
+                status.error = Some(Arc::new(error.clone()));
+                status.at = Some(SystemTime::now());
+            }
+            new
+        });
+    }
+}
+
+/// Reloads `plans` whenever their files change, by notification and by a look every `poll`, until `stop`.
+///
+/// Where files cannot be watched, a warning says so and the looks remain.
+pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -> JoinHandle<()> {
+    let watched = Watched::new(&plans.sources);
+    tokio::spawn(async move {
+        let run = run(plans, poll, watched);
+        stop.run_until_cancelled(run).await;
+    })
+}
+
+async fn run(plans: Arc<SharedPlans>, poll: Duration, mut watched: Watched) {
+    loop {
+        if let Ok(Some(())) = tokio::time::timeout(poll, watched.changed.recv()).await {
+            tokio::time::sleep(DEBOUNCE).await;
+            let _ = watched.changed.try_recv();
+        }
+        // Before reading: a change that comes while we read is then noticed.
+        watched.renew(&plans.sources);
+        // Already said, in the log and in the status.
+        let _ = plans.reload_now().await;
+    }
+}
+
+/// The folders that are watched.
+struct Watched {
+    watcher: Option<RecommendedWatcher>,
+    changed: mpsc::Receiver<()>,
+    /// Held so that `changed` never ends, even without a watcher.
+    _open: mpsc::Sender<()>,
+    warned: bool,
+}
+
+impl Watched {
+    fn new(sources: &[PathBuf]) -> Self {
+        // One place is enough: what counts is that something changed since the last look.
+        let (tell, changed) = mpsc::channel(1);
+        let _open = tell.clone();
+        let scopes = scopes(sources);
+        let tell_if_ours = move |event: notify::Result<Event>| {
+            if event.is_ok_and(|event| concerns(&event, &scopes)) {
+                let _ = tell.try_send(());
+            }
+        };
+        let watcher = notify::recommended_watcher(tell_if_ours)
+            .inspect_err(|error| tracing::warn!("plan files are polled, not watched: {error}"))
+            .ok();
+        let mut watched = Self {
+            warned: watcher.is_none(),
+            watcher,
+            changed,
+            _open,
+        };
+        watched.renew(sources);
+        watched
+    }
+
+    /// Watches all folders, also those that came, or came anew, since the last time.
+    fn renew(&mut self, sources: &[PathBuf]) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        for scope in scopes(sources) {
+            let _ = watcher.unwatch(&scope.folder);
+            match watcher.watch(&scope.folder, RecursiveMode::NonRecursive) {
+                Err(error) if !self.warned && scope.folder.exists() => {
+                    self.warned = true;
+                    tracing::warn!("plan files are polled, not watched: {error}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A watched folder, and whether only one name in it matters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Scope {
+    folder: PathBuf,
+    only: Option<PathBuf>,
+}
+
+/// A file's folder; a folder itself, and its own name in the folder above, which may be a link that is put elsewhere.
+///
+/// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
+fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
+    let mut scopes = HashSet::new();
+    for source in sources {
+        let folder = source.is_dir();
+        if folder {
+            scopes.insert(Scope {
+                folder: source.clone(),
+                only: None,
+            });
+        }
+        if let Some(above) = above(source) {
+            let only = folder.then(|| source.clone());
+            scopes.insert(Scope {
+                folder: above,
+                only,
+            });
+        }
+    }
+    scopes
+}
+
+fn above(path: &Path) -> Option<PathBuf> {
+    match path.parent()? {
+        parent if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
+        parent => Some(parent.to_owned()),
+    }
+}
+
+/// Whether an event may have changed a plan file. Our own reading causes access events, which do not.
+fn concerns(event: &Event, scopes: &HashSet<Scope>) -> bool {
+    if matches!(event.kind, EventKind::Access(_)) {
+        return false;
+    }
+    event.need_rescan()
+        || event.paths.iter().any(|path| {
+            scopes.iter().any(|scope| match &scope.only {
+                Some(only) => {
+                    path.file_name() == only.file_name() && path.parent() == above(only).as_deref()
+                }
+                None => path.starts_with(&scope.folder) || path.parent() == Some(&scope.folder),
+            })
+        })
+}

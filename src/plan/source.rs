@@ -1,0 +1,120 @@
+//! Finds and reads plan files.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::mistake::{Mistake, Notes, Place};
+
+/// Largest plan file in bytes. One of 10,000 rules has about one million.
+pub const LARGEST_FILE: u64 = 16 << 20;
+
+/// A file's text.
+#[derive(Debug)]
+pub struct Source {
+    /// Its path, as it was named or found.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// Reads all files of `sources`: files as they are, folders by their `*.yaml` and `*.yml`, sorted by name. Names that begin
+/// with a dot are left out, so that a mounted ConfigMap's `..data` does not count twice.
+pub fn gather(sources: &[PathBuf], notes: &mut Notes) -> Vec<Source> {
+    let mut read: Vec<Source> = Vec::new();
+    for source in sources {
+        let files = match files_of(source) {
+            Ok(files) => files,
+            Err(error) => {
+                note(notes, source, None, error.to_string());
+                continue;
+            }
+        };
+        for path in files {
+            if read.iter().any(|source| source.path == path) {
+                continue;
+            }
+            match read_file(&path) {
+                Ok(text) => read.push(Source { path, text }),
+                Err((place, message)) => note(notes, &path, place, message),
+            }
+        }
+    }
+    read
+}
+
+fn note(notes: &mut Notes, path: &Path, place: Option<Place>, message: String) {
+    notes.error(Mistake {
+        file: Arc::from(path.display().to_string()),
+        place,
+        path: String::new(),
+        message,
+    });
+}
+
+fn files_of(source: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(source)?.is_dir() {
+        return Ok(vec![source.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(source)? {
+        let path = entry?.path();
+        let dot = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let yaml = path
+            .extension()
+            .is_some_and(|end| end == "yaml" || end == "yml");
+        if yaml && !dot {
+            files.push(path);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true => Err(io::Error::other(
+            "no plan files (*.yaml, *.yml) in this folder",
+        )),
+        false => Ok(files),
+    }
+}
+
+/// Reads a file's text, never more of it than [`LARGEST_FILE`].
+fn read_file(path: &Path) -> Result<String, (Option<Place>, String)> {
+    let whole = |message: String| (None, message);
+    let failed = |error: io::Error| (None, error.to_string());
+    // Asked before opening: opening a named pipe would wait for a writer.
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(whole(
+            "is a folder, and a plan file was expected".to_owned(),
+        ));
+    }
+    if !metadata.is_file() {
+        return Err(whole("is not a regular file".to_owned()));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len().min(LARGEST_FILE) as usize);
+    if metadata.len() <= LARGEST_FILE {
+        let file = File::open(path).map_err(failed)?;
+        file.take(LARGEST_FILE + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+    }
+    let size = metadata.len().max(bytes.len() as u64);
+    if size > LARGEST_FILE {
+        return Err(whole(format!(
+            "has {size} bytes; a plan file has at most {LARGEST_FILE}"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let good = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+        let place = Place {
+            line: good.matches('\n').count() + 1,
+            column: good.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
+        };
+        (Some(place), "is not UTF-8 text from here on".to_owned())
+    })
+}

@@ -1,0 +1,250 @@
+//! YAML text as a tree that still knows its places, its duplicate keys and the exact text of its scalars.
+//!
+//! A typed deserializer gives up at the first mistake, and an untyped one turns `1.10` into `1.1`; both lose what we need
+//! to report. Bounded: nesting, and the number of nodes after aliases are expanded.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
+
+use super::mistake::Place;
+
+/// Deepest nesting of lists and maps. A level of descriptors takes two.
+const DEEPEST: usize = 100;
+
+/// Most nodes of a file, counting what an alias stands for each time it is used.
+const MOST_NODES: usize = 4_000_000;
+
+/// A value and where it begins.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Where it begins.
+    pub place: Place,
+    /// What it is.
+    pub value: Value,
+}
+
+/// What a YAML value is.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Text, a number, a truth value or nothing.
+    Scalar {
+        /// As written, without quotes.
+        text: String,
+        /// Written without quotes, so that it may stand for a number, a truth value or nothing.
+        plain: bool,
+    },
+    /// A list.
+    List(Vec<Node>),
+    /// A map: keys and values in order, duplicates and all.
+    Map(Vec<(Node, Node)>),
+}
+
+impl Node {
+    /// Whether it stands for nothing: `~`, `null` or an empty value.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar { text, plain: true }
+            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// What it is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            _ if self.is_null() => "nothing",
+            Value::Scalar { .. } => "text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+
+    fn size(&self) -> usize {
+        match &self.value {
+            Value::Scalar { .. } => 1,
+            Value::List(items) => 1 + items.iter().map(Self::size).sum::<usize>(),
+            Value::Map(fields) => {
+                1 + fields
+                    .iter()
+                    .map(|(key, value)| key.size() + value.size())
+                    .sum::<usize>()
+            }
+        }
+    }
+}
+
+/// A file's first document.
+#[derive(Debug)]
+pub struct Document {
+    /// Its value; none if the file has no document.
+    pub top: Option<Node>,
+    /// Where a second document begins, which nobody reads.
+    pub second: Option<Place>,
+}
+
+/// Why text is not YAML that we read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyntaxError {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub message: String,
+}
+
+/// Reads the first document of `text`.
+///
+/// # Errors
+/// Text that is not YAML, is nested too deep, or grows too large through its aliases.
+pub fn parse(text: &str) -> Result<Document, SyntaxError> {
+    let mut builder = Builder::default();
+    let mut parser = Parser::new_from_str(text);
+    let mut top = None;
+    loop {
+        match next(&mut parser)? {
+            (Event::StreamEnd, _) => return Ok(Document { top, second: None }),
+            (Event::DocumentStart(_), _) => {}
+            (Event::DocumentEnd, _) => break,
+            (event, span) => {
+                if let Some(node) = builder.add(event, place(&span))? {
+                    top = Some(node);
+                }
+            }
+        }
+    }
+    let second = match next(&mut parser)? {
+        (Event::DocumentStart(_), span) => Some(place(&span)),
+        _ => None,
+    };
+    Ok(Document { top, second })
+}
+
+fn next<'t>(parser: &mut Parser<'t, StrInput<'t>>) -> Result<(Event<'t>, Span), SyntaxError> {
+    loop {
+        match parser.next_event() {
+            Some(Ok((Event::Nothing | Event::StreamStart, _))) => {}
+            Some(Ok(event)) => return Ok(event),
+            Some(Err(error)) => return Err(syntax(&error)),
+            None => return Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+}
+
+fn place(span: &Span) -> Place {
+    Place {
+        line: span.start.line().max(1),
+        column: span.start.col() + 1,
+    }
+}
+
+fn syntax(error: &ScanError) -> SyntaxError {
+    SyntaxError {
+        place: Place {
+            line: error.marker().line().max(1),
+            column: error.marker().col() + 1,
+        },
+        message: error.info().to_owned(),
+    }
+}
+
+/// Puts events together. Anchored nodes are kept aside for their aliases.
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Node>,
+    nodes: usize,
+}
+
+/// A list or map whose end has not come yet.
+struct Open {
+    node: Node,
+    anchor: usize,
+    key: Option<Node>,
+}
+
+impl Builder {
+    /// Takes one event; answers the top node when it is whole.
+    fn add(&mut self, event: Event<'_>, place: Place) -> Result<Option<Node>, SyntaxError> {
+        match event {
+            Event::SequenceStart(anchor, _) => self.open(Value::List(Vec::new()), anchor, place),
+            Event::MappingStart(anchor, _) => self.open(Value::Map(Vec::new()), anchor, place),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let open = self.open.pop().expect("the parser pairs starts and ends");
+                self.close(open.node, open.anchor)
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let value = Value::Scalar {
+                    text: text.into_owned(),
+                    plain,
+                };
+                self.count(1, place)?;
+                self.close(Node { place, value }, anchor)
+            }
+            Event::Alias(anchor) => {
+                let Some(node) = self.anchors.get(&anchor) else {
+                    return Err(SyntaxError {
+                        place,
+                        message: "an alias inside of what it stands for".to_owned(),
+                    });
+                };
+                let size = node.size();
+                self.count(size, place)?;
+                let value = self.anchors[&anchor].value.clone();
+                self.close(Node { place, value }, 0)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn open(
+        &mut self,
+        value: Value,
+        anchor: usize,
+        place: Place,
+    ) -> Result<Option<Node>, SyntaxError> {
+        self.count(1, place)?;
+        if self.open.len() == DEEPEST {
+            return Err(SyntaxError {
+                place,
+                message: format!("nested deeper than {DEEPEST} levels"),
+            });
+        }
+        self.open.push(Open {
+            node: Node { place, value },
+            anchor,
+            key: None,
+        });
+        Ok(None)
+    }
+
+    fn close(&mut self, node: Node, anchor: usize) -> Result<Option<Node>, SyntaxError> {
+        if anchor > 0 {
+            // The copy counts too: a chain of anchors copies each inner node once per level.
+            self.count(node.size(), node.place)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        let Some(parent) = self.open.last_mut() else {
+            return Ok(Some(node));
+        };
+        match &mut parent.node.value {
+            Value::List(items) => items.push(node),
+            Value::Map(fields) => match parent.key.take() {
+                Some(key) => fields.push((key, node)),
+                None => parent.key = Some(node),
+            },
+            Value::Scalar { .. } => unreachable!("only lists and maps are opened"),
+        }
+        Ok(None)
+    }
+
+    fn count(&mut self, nodes: usize, place: Place) -> Result<(), SyntaxError> {
+        self.nodes = self.nodes.saturating_add(nodes);
+        if self.nodes > MOST_NODES {
+            return Err(SyntaxError {
+                place,
+                message: format!(
+                    "more than {MOST_NODES} values once its aliases are written out; use fewer aliases of aliases"
+                ),
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,326 @@
+//! A batch of takes as `take.lua` reads it, and its reply. Pure: no connection, no clock.
+//!
+//! The script gets each distinct key once, as `KEYS`, and one flat MessagePack array of integers:
+//! - the number of distinct limits, then 7 numbers for each: `1, burst, tick_us, whole, part, denominator, ticks` of a token
+//!   bucket, `ticks` being those that fill it from the deepest debt; `2, count, slot_us, 0, 0, 0, 0` of a sliding window;
+//!   `3, count, months, length_us, anchor_us, 0, 0` of a calendar quota, `months` being 0 where the length is fixed;
+//! - the number of takes, then for each `2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
+//!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
+
+use rmp::{
+    decode::{bytes::Bytes, read_array_len, read_int},
+    encode::{write_array_len, write_uint},
+};
+use smallvec::SmallVec;
+
+use crate::{
+    bucket::{Bucket, Spent, Tokens, Window, calendar},
+    clock::Timestamp,
+    descriptor::Hits,
+    limit::{EXACT, Kind, Limit, Unit},
+    plan::{Role, RuleLimit},
+    store::{Take, Taken},
+};
+
+/// Numbers per limit.
+const FIELDS: u64 = 7;
+
+/// One take of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What is asked.
+    pub take: &'a Take,
+    /// Applied whether it fits or not: hits that were admitted without the store.
+    pub forced: bool,
+}
+
+/// An encoded batch.
+#[derive(Debug)]
+pub struct Request {
+    /// `ARGV[2]`.
+    pub payload: Vec<u8>,
+    /// For each distinct key, in order, the take and the item that name it.
+    pub keys: Vec<(usize, usize)>,
+    /// For each item of the batch, the number of its key from 0.
+    places: Vec<usize>,
+}
+
+/// What the script said about one take.
+#[derive(Debug)]
+pub struct Answer {
+    /// Redis' time of the batch.
+    pub now: Timestamp,
+    /// The decision, as the service answers it.
+    pub taken: Taken,
+    /// Per item, its bucket after the decision.
+    pub buckets: SmallVec<[Bucket; 4]>,
+}
+
+/// The reply is none of this script.
+#[derive(Debug, thiserror::Error)]
+#[error("the reply of take.lua has another shape")]
+pub struct Malformed;
+
+impl Request {
+    /// Writes a batch.
+    pub fn encode(takes: &[Wanted<'_>]) -> Self {
+        let items = takes.iter().map(|wanted| wanted.take.items.len()).sum();
+        let mut keys = Vec::with_capacity(items);
+        let mut places = Vec::with_capacity(items);
+        let mut by_hash: ByHash<u128> = HashMap::with_capacity_and_hasher(items, <_>::default());
+        let mut limits: Vec<&Arc<RuleLimit>> = Vec::new();
+        let mut by_limit: ByHash<usize> = HashMap::default();
+        let mut body = Numbers::with_capacity(16 * items + 64);
+        let mut limit_places = Vec::with_capacity(items);
+        for (t, wanted) in takes.iter().enumerate() {
+            for (i, item) in wanted.take.items.iter().enumerate() {
+                places.push(*by_hash.entry(item.key.hash()).or_insert_with(|| {
+                    keys.push((t, i));
+                    keys.len() - 1
+                }));
+                let address = Arc::as_ptr(&item.limit).addr();
+                limit_places.push(*by_limit.entry(address).or_insert_with(|| {
+                    limits.push(&item.limit);
+                    limits.len() - 1
+                }));
+            }
+        }
+        body.push(limits.len() as u64);
+        for limit in &limits {
+            body.limit(&limit.limit);
+        }
+        body.push(takes.len() as u64);
+        let mut at = places.iter().zip(&limit_places);
+        for wanted in takes {
+            body.push(2 * wanted.take.items.len() as u64 + u64::from(wanted.take.dry));
+            for item in &wanted.take.items {
+                let (key, limit) = at.next().expect("each item has its places");
+                body.push(*key as u64 + 1);
+                body.push(*limit as u64 * FIELDS + 2);
+                let (hits, gives) = match item.hits {
+                    Hits::Take(hits) => (hits, 0),
+                    Hits::Give(hits) => (hits, 4),
+                };
+                // No limit comes near; more would not be exact in Lua.
+                body.push(hits.min(EXACT as u64));
+                body.push(gives + op(item.role, wanted.forced));
+            }
+        }
+        Self {
+            payload: body.finish(),
+            keys,
+            places,
+        }
+    }
+
+    /// Reads the reply to this batch, which was encoded from the same `takes`.
+    ///
+    /// # Errors
+    /// [`Malformed`]
+    pub fn decode(&self, reply: &[u8], takes: &[Wanted<'_>]) -> Result<Vec<Answer>, Malformed> {
+        let mut reply = Reply(Bytes::new(reply));
+        read_array_len(&mut reply.0).map_err(|_| Malformed)?;
+        let now = Timestamp::from_micros(reply.next()?);
+        let mut told: Vec<Option<Bucket>> = vec![None; self.keys.len()];
+        let mut asked = vec![0_u64; self.keys.len()];
+        let mut rest = &self.places[..];
+        takes
+            .iter()
+            .map(|wanted| {
+                let (places, others) = rest
+                    .split_at_checked(wanted.take.items.len())
+                    .ok_or(Malformed)?;
+                rest = others;
+                reply.answer(wanted.take, places, &mut told, &mut asked, now)
+            })
+            .collect()
+    }
+}
+
+fn op(role: Role, forced: bool) -> u64 {
+    match role {
+        _ if forced => 3,
+        Role::Enforced => 0,
+        Role::Shadow => 1,
+        Role::Quota => 2,
+    }
+}
+
+/// Collects integers as a MessagePack array, whose length is known at the end only.
+struct Numbers {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Numbers {
+    fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            count: 0,
+        }
+    }
+
+    fn push(&mut self, number: u64) {
+        write_uint(&mut self.bytes, number).expect("a vector takes every byte");
+        self.count += 1;
+    }
+
+    fn limit(&mut self, limit: &Limit) {
+        let capacity = u64::from(limit.capacity());
+        let period = limit.period();
+        let fields = match limit.kind() {
+            Kind::Bucket { .. } => {
+                let refill = limit.refill();
+                [
+                    1,
+                    capacity,
+                    refill.tick_us,
+                    refill.whole,
+                    refill.part,
+                    refill.denominator,
+                    refill.ticks_to_full.saturating_mul(2),
+                ]
+            }
+            Kind::Sliding => [2, capacity, limit.slot_us(), 0, 0, 0, 0],
+            Kind::Calendar => {
+                let multiplier = u64::from(period.multiplier);
+                // The longest month and year: a key may outlive its period.
+                let (months, days) = match period.unit {
+                    Unit::Month => (multiplier, 31 * multiplier),
+                    Unit::Year => (12 * multiplier, 366 * multiplier),
+                    _ => (0, 0),
+                };
+                let length_us = if months == 0 {
+                    period.micros()
+                } else {
+                    days * calendar::DAY_US
+                };
+                [
+                    3,
+                    capacity,
+                    months,
+                    length_us,
+                    calendar::anchor(period.unit),
+                    0,
+                    0,
+                ]
+            }
+        };
+        for field in fields {
+            self.push(field);
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.bytes.len() + 5);
+        write_array_len(&mut all, self.count).expect("a vector takes every byte");
+        all.extend_from_slice(&self.bytes);
+        all
+    }
+}
+
+struct Reply<'a>(Bytes<'a>);
+
+impl Reply<'_> {
+    fn next<T: TryFrom<i64>>(&mut self) -> Result<T, Malformed> {
+        let number: i64 = read_int(&mut self.0).map_err(|_| Malformed)?;
+        T::try_from(number).map_err(|_| Malformed)
+    }
+
+    fn answer(
+        &mut self,
+        take: &Take,
+        places: &[usize],
+        told: &mut [Option<Bucket>],
+        asked: &mut [u64],
+        now: Timestamp,
+    ) -> Result<Answer, Malformed> {
+        let admitted = self.next::<u64>()? == 1;
+        let mut buckets = SmallVec::with_capacity(places.len());
+        let mut balances = SmallVec::with_capacity(places.len());
+        for (item, place) in take.items.iter().zip(places) {
+            let limit = &item.limit.limit;
+            let code: u64 = self.next()?;
+            if code < 2 {
+                told[*place] = Some(self.bucket(limit, now)?);
+            }
+            let bucket = told[*place].clone().ok_or(Malformed)?;
+            let fits = code % 2 == 1;
+            let hits = match item.hits {
+                Hits::Take(hits) => hits,
+                Hits::Give(_) => 0,
+            };
+            let wanted = asked[*place].saturating_add(hits);
+            if fits {
+                asked[*place] = wanted;
+            }
+            balances.push(bucket.conclude(limit, fits, wanted, now));
+            buckets.push(bucket);
+        }
+        for place in places {
+            asked[*place] = 0;
+        }
+        let taken = Taken {
+            admitted,
+            balances,
+            degraded: false,
+        };
+        Ok(Answer {
+            now,
+            taken,
+            buckets,
+        })
+    }
+
+    fn bucket(&mut self, limit: &Limit, now: Timestamp) -> Result<Bucket, Malformed> {
+        Ok(match limit.kind() {
+            Kind::Bucket { .. } => Bucket::Tokens(Tokens {
+                tokens: self.next()?,
+                fraction: self.next()?,
+                denominator: limit.refill().denominator,
+                at_us: now.as_micros().saturating_add(self.next()?),
+            }),
+            Kind::Sliding => {
+                let count: usize = self.next()?;
+                let slots = (0..count).map(|_| Ok((self.next()?, self.next()?)));
+                Bucket::Window(Window {
+                    slots: slots.collect::<Result<_, _>>()?,
+                })
+            }
+            Kind::Calendar => Bucket::Spent(Spent {
+                used: self.next()?,
+                start_us: self.next()?,
+            }),
+        })
+    }
+}
+
+type ByHash<K> = HashMap<K, usize, BuildHasherDefault<Fold>>;
+
+/// Keys of these maps are keyed hashes or addresses: nothing a client could aim at.
+#[derive(Default)]
+struct Fold(u64);
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("the keys are integers");
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}

@@ -1,0 +1,88 @@
+//! What the Redis store counts. Cheap to count; whoever exports it reads it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counters since the store was made.
+#[derive(Debug)]
+pub struct StoreStats {
+    /// Decisions made without the store.
+    pub degraded: AtomicU64,
+    /// Of these, those whose take found its lane's queue full.
+    pub shed: AtomicU64,
+    /// Of these, those that Redis did not answer in time.
+    pub timeouts: AtomicU64,
+    /// Refusals from the deny cache.
+    pub deny_cache_hits: AtomicU64,
+    /// Calls of `take.lua`: one per batch.
+    pub script_calls: AtomicU64,
+    /// Takes per batch.
+    pub batch_size: Histogram,
+    /// Microseconds from sending a batch to its answer.
+    pub latency_us: Histogram,
+    /// Times that the breaker opened.
+    pub trips: AtomicU64,
+    /// Hits admitted without the store that were charged afterwards.
+    pub charged_back: AtomicU64,
+    /// Hits taken in Redis for requests that were refused without it, and given back.
+    pub given_back: AtomicU64,
+    /// Buckets that could not be charged afterwards, as too many had to be remembered.
+    pub not_charged: AtomicU64,
+}
+
+impl Default for StoreStats {
+    fn default() -> Self {
+        Self {
+            degraded: AtomicU64::default(),
+            shed: AtomicU64::default(),
+            timeouts: AtomicU64::default(),
+            deny_cache_hits: AtomicU64::default(),
+            script_calls: AtomicU64::default(),
+            batch_size: Histogram::new(&[1, 2, 4, 8, 16, 32, 64, 128]),
+            latency_us: Histogram::new(&[
+                50, 100, 150, 200, 300, 500, 750, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000,
+                100_000, 1_000_000,
+            ]),
+            trips: AtomicU64::default(),
+            charged_back: AtomicU64::default(),
+            given_back: AtomicU64::default(),
+            not_charged: AtomicU64::default(),
+        }
+    }
+}
+
+/// Counts values by upper bound.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64],
+    counts: Box<[AtomicU64]>,
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// Buckets up to and with each of `bounds`, which ascend, and one for all above.
+    pub fn new(bounds: &'static [u64]) -> Self {
+        Self {
+            bounds,
+            counts: (0..=bounds.len()).map(|_| AtomicU64::default()).collect(),
+            sum: AtomicU64::default(),
+        }
+    }
+
+    /// Counts `value`.
+    pub fn observe(&self, value: u64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.sum.fetch_add(value, Relaxed);
+    }
+
+    /// (upper bound, values in the bucket), then the rest under no bound.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        let bounds = self.bounds.iter().copied().map(Some).chain([None]);
+        bounds.zip(self.counts.iter().map(|count| count.load(Relaxed)))
+    }
+
+    /// Sum of all values.
+    pub fn sum(&self) -> u64 {
+        self.sum.load(Relaxed)
+    }
+}

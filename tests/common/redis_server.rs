@@ -1,0 +1,125 @@
+//! A redis-server of the test's own, on a free port. It dies with the test, however the test ends.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    process::{Child, ChildStdin, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Starts the server and waits for the end of its own input: the kernel closes that when the test dies.
+const GUARD: &str =
+    r#""$@" </dev/null >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!; wait $!"#;
+
+/// A running (or killed) Redis.
+pub struct RedisServer {
+    port: u16,
+    folder: TempDir,
+    guard: Option<(Child, ChildStdin)>,
+}
+
+impl RedisServer {
+    /// Starts one.
+    pub fn start() -> Self {
+        let mut server = Self::reserve();
+        server.restart();
+        server
+    }
+
+    /// Chooses an address only.
+    pub fn reserve() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self {
+            port: listener.local_addr().expect("bound").port(),
+            folder: tempfile::tempdir().expect("a folder"),
+            guard: None,
+        }
+    }
+
+    /// Starts it, at the same address as before and with nothing in it.
+    pub fn restart(&mut self) {
+        self.kill();
+        let program = env::var("REDIS_SERVER_BIN").unwrap_or_else(|_| "redis-server".to_owned());
+        let found = Command::new(&program).arg("--version").output();
+        assert!(
+            found.is_ok_and(|output| output.status.success()),
+            "`{program}` does not run: install redis-server or set REDIS_SERVER_BIN"
+        );
+        let mut guard = Command::new("sh")
+            .args(["-c", GUARD, "guard", &program])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no", "--dir"])
+            .arg(self.folder.path())
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh runs");
+        let mut pid = String::new();
+        let output = guard.stdout.as_mut().expect("piped");
+        BufReader::new(output).read_line(&mut pid).expect("a pid");
+        let input = guard.stdin.take().expect("piped");
+        self.guard = Some((guard, input));
+        self.wait_until_up();
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        if let Some((mut guard, input)) = self.guard.take() {
+            drop(input);
+            guard.wait().expect("the guard ends");
+        }
+    }
+
+    /// `redis://127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// A connection beside those under test.
+    pub fn admin(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        client.get_connection().expect("Redis is up")
+    }
+
+    /// Sends one command: words separated by spaces.
+    pub fn send(&self, command: &str) -> redis::Value {
+        let mut words = command.split(' ');
+        let mut cmd = redis::cmd(words.next().expect("a command"));
+        for word in words {
+            cmd.arg(word);
+        }
+        cmd.query(&mut self.admin()).expect("Redis does it")
+    }
+
+    /// How often `command` has run, inside scripts too.
+    pub fn calls(&self, command: &str) -> u64 {
+        let info: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query(&mut self.admin())
+            .expect("Redis says");
+        let prefix = format!("cmdstat_{command}:calls=");
+        info.lines()
+            .find_map(|line| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok())
+            .unwrap_or(0)
+    }
+
+    fn wait_until_up(&self) {
+        let client = redis::Client::open(self.url()).expect("a URL");
+        let end = Instant::now() + Duration::from_secs(10);
+        while client.get_connection().is_err() {
+            assert!(Instant::now() < end, "redis-server did not come up");
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,8 @@
+//! Plans: what loads, what does not and what it is told, what a request meets.
+
+#[path = "plans/matching.rs"]
+mod matching;
+#[path = "plans/reload.rs"]
+mod reload;
+#[path = "plans/schema.rs"]
+mod schema;

@@ -1,0 +1,77 @@
+//! Short ways to ask a store.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tollgate::{
+    descriptor::Hits,
+    limit::Limit,
+    plan::{OnStoreError, Role, RuleLimit},
+    store::{
+        BucketKey, Item, RedisStore, Take, Taken,
+        redis::{RedisSettings, RedisUrl},
+    },
+};
+
+use crate::redis_server::RedisServer;
+
+/// A limit as a rule has it.
+pub fn rule(text: &str) -> Arc<RuleLimit> {
+    let limit: Limit = text.parse().expect("a limit");
+    Arc::new(RuleLimit {
+        name: None,
+        key_prefix: format!("tollgate:1:test:{text}:").into(),
+        limit,
+        label: text.into(),
+        policy: "".into(),
+    })
+}
+
+/// An enforced item.
+pub fn item(limit: &Arc<RuleLimit>, subject: &str, hits: Hits) -> Item {
+    Item {
+        key: BucketKey::new(&limit.key_prefix, subject.as_bytes()),
+        limit: limit.clone(),
+        hits,
+        role: Role::Enforced,
+        on_store_error: OnStoreError::Local,
+    }
+}
+
+/// A take of one item.
+pub fn one(limit: &Arc<RuleLimit>, subject: &str, hits: u64) -> Take {
+    Take {
+        items: [item(limit, subject, Hits::Take(hits))]
+            .into_iter()
+            .collect(),
+        dry: false,
+    }
+}
+
+/// Settings for `server` with a timeout that the machine's noise does not reach.
+pub fn patient(server: &RedisServer) -> RedisSettings {
+    let url: RedisUrl = server.url().parse().expect("a Redis URL");
+    RedisSettings {
+        timeout: Duration::from_secs(20),
+        ..RedisSettings::new(url)
+    }
+}
+
+/// A store that is connected.
+pub async fn connected(settings: RedisSettings) -> RedisStore {
+    let store = RedisStore::connect(settings);
+    assert!(
+        store.first_connection(Duration::from_secs(10)).await,
+        "{:?}",
+        store.is_down()
+    );
+    store
+}
+
+/// Asks, with a deadline that only the store's own timeout comes before.
+pub async fn ask(store: &RedisStore, take: Take) -> Taken {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    store.take(take, deadline).await.expect("a decision")
+}

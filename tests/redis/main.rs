@@ -1,0 +1,9 @@
+//! What needs a redis-server: the Redis store against real processes.
+
+#[path = "../common/redis_server.rs"]
+mod redis_server;
+
+mod ask;
+mod exact;
+mod model;
+mod same_answers;

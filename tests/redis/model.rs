@@ -1,0 +1,292 @@
+//! What a store must answer, written as plainly as can be and for nothing but this: token buckets count in parts of a
+//! token as long as the period, sliding windows list every hit, calendar quotas list the days of each month.
+
+use std::collections::HashMap;
+
+use tollgate::{
+    descriptor::Hits,
+    limit::{Kind, Limit, Unit},
+    plan::Role,
+    store::Take,
+};
+
+/// Slots of a sliding window, as the limit's documentation promises.
+const SLOTS: i128 = 60;
+
+/// (fits, remaining, retry_after in µs, reset_after in µs)
+pub type Row = (bool, i128, Option<i128>, i128);
+
+#[derive(Default)]
+pub struct Model {
+    buckets: HashMap<Vec<u8>, State>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    /// Parts of a token, `parts` of which make one; when it was last refilled; the denominator that its fraction counts in.
+    Tokens {
+        level: i128,
+        at: i128,
+        denominator: u64,
+    },
+    /// The slot of each hit.
+    Hits(Vec<i128>),
+    /// Hits since the start of a period.
+    Used { used: i128, start: i128 },
+}
+
+impl Model {
+    /// Decides, and remembers.
+    pub fn take(&mut self, take: &Take, now: u64) -> (bool, Vec<Row>) {
+        let now = i128::from(now);
+        let mut work: HashMap<Vec<u8>, State> = HashMap::new();
+        for item in &take.items {
+            let key = item.key.as_bytes().to_vec();
+            let stored = self.buckets.get(&key).cloned();
+            let state = work
+                .entry(key)
+                .or_insert_with(|| stored.unwrap_or_else(|| full(&item.limit.limit, now)));
+            refill(state, &item.limit.limit, now);
+        }
+        let before = work.clone();
+        let mut asked: HashMap<Vec<u8>, i128> = HashMap::new();
+        let mut changed: Vec<Vec<u8>> = Vec::new();
+        let mut rows: Vec<(bool, i128)> = Vec::new();
+        for item in &take.items {
+            let (key, limit) = (item.key.as_bytes().to_vec(), &item.limit.limit);
+            let state = work.get_mut(&key).expect("refilled above");
+            let free = free(state, limit);
+            let (fits, hits) = match item.hits {
+                Hits::Take(hits) => (free >= i128::from(hits), i128::from(hits)),
+                Hits::Give(_) => (true, 0),
+            };
+            let sum = asked.entry(key.clone()).or_default();
+            rows.push((fits, *sum + hits));
+            if fits {
+                *sum += hits;
+                apply(state, limit, item.hits, now);
+                if self::free(state, limit) != free {
+                    changed.push(key);
+                }
+            }
+        }
+        let fit = |role| {
+            let mut of_role = take
+                .items
+                .iter()
+                .zip(&rows)
+                .filter(move |(item, _)| item.role == role);
+            let any = of_role.clone().next().is_some();
+            (
+                of_role.clone().all(|(_, row)| row.0),
+                !any || of_role.any(|(_, row)| row.0),
+            )
+        };
+        let admitted = fit(Role::Enforced).0 && fit(Role::Quota).1;
+        if admitted && !take.dry {
+            for key in changed {
+                self.buckets.insert(key.clone(), work[&key].clone());
+            }
+        } else {
+            work = before;
+        }
+        let rows = take.items.iter().zip(rows).map(|(item, (fits, hits))| {
+            let (state, limit) = (&work[item.key.as_bytes()], &item.limit.limit);
+            let remaining = free(state, limit).max(0);
+            if fits {
+                (true, remaining, None, until_full(state, limit, now))
+            } else {
+                let retry = until(state, limit, hits, now);
+                (false, remaining, retry, retry.unwrap_or(period(limit)))
+            }
+        });
+        (admitted, rows.collect())
+    }
+}
+
+fn period(limit: &Limit) -> i128 {
+    i128::from(limit.period().micros())
+}
+
+fn tick(limit: &Limit) -> i128 {
+    i128::from(limit.refill().tick_us)
+}
+
+fn count(limit: &Limit) -> i128 {
+    i128::from(limit.count())
+}
+
+fn full(limit: &Limit, now: i128) -> State {
+    match limit.kind() {
+        Kind::Bucket { burst } => State::Tokens {
+            level: i128::from(burst) * period(limit),
+            at: now,
+            denominator: limit.refill().denominator,
+        },
+        Kind::Sliding => State::Hits(Vec::new()),
+        Kind::Calendar => State::Used {
+            used: 0,
+            start: start(limit, now),
+        },
+    }
+}
+
+fn refill(state: &mut State, limit: &Limit, now: i128) {
+    match state {
+        State::Tokens {
+            level,
+            at,
+            denominator,
+        } => {
+            let parts = period(limit);
+            if *denominator != limit.refill().denominator {
+                // The documented rule: whole tokens stay when the numbers change.
+                *level = level.div_euclid(parts) * parts;
+                *denominator = limit.refill().denominator;
+            }
+            if now > *at {
+                let ticks = now / tick(limit) - *at / tick(limit);
+                *level += ticks * tick(limit) * count(limit);
+                *at = now;
+            }
+            *level = (*level).min(i128::from(limit.capacity()) * parts);
+        }
+        State::Hits(slots) => slots.retain(|slot| *slot >= now / slot_us(limit) - SLOTS),
+        State::Used { used, start } => {
+            let present = self::start(limit, now);
+            if present > *start {
+                (*used, *start) = (0, present);
+            }
+        }
+    }
+}
+
+fn slot_us(limit: &Limit) -> i128 {
+    (period(limit) + SLOTS - 1) / SLOTS
+}
+
+fn free(state: &State, limit: &Limit) -> i128 {
+    match state {
+        State::Tokens { level, .. } => level.div_euclid(period(limit)),
+        State::Hits(slots) => count(limit) - slots.len() as i128,
+        State::Used { used, .. } => count(limit) - used,
+    }
+}
+
+fn apply(state: &mut State, limit: &Limit, hits: Hits, now: i128) {
+    match (state, hits) {
+        (State::Tokens { level, .. }, Hits::Take(hits)) => {
+            *level -= i128::from(hits) * period(limit)
+        }
+        (State::Tokens { level, .. }, Hits::Give(hits)) => {
+            let most = i128::from(limit.capacity()) * period(limit);
+            *level = (*level + i128::from(hits) * period(limit)).min(most);
+        }
+        (State::Hits(slots), Hits::Take(hits)) => {
+            let slot = now / slot_us(limit);
+            let slot = slots.last().map_or(slot, |newest| slot.max(*newest));
+            slots.extend((0..hits).map(|_| slot));
+        }
+        (State::Hits(slots), Hits::Give(hits)) => {
+            slots.truncate(slots.len().saturating_sub(hits as usize));
+        }
+        (State::Used { used, .. }, Hits::Take(hits)) => *used += i128::from(hits),
+        (State::Used { used, .. }, Hits::Give(hits)) => *used = (*used - i128::from(hits)).max(0),
+    }
+}
+
+/// µs until `hits` fit if nobody else comes.
+fn until(state: &State, limit: &Limit, hits: i128, now: i128) -> Option<i128> {
+    if free(state, limit) >= hits {
+        return Some(0);
+    }
+    if hits > i128::from(limit.capacity()) || limit.count() == 0 {
+        return None;
+    }
+    let moment = match state {
+        State::Tokens { level, at, .. } => {
+            let missing = hits * period(limit) - level;
+            let per_tick = count(limit) * tick(limit);
+            (at / tick(limit) + (missing + per_tick - 1) / per_tick) * tick(limit)
+        }
+        State::Hits(slots) => {
+            let leaving = (hits - free(state, limit)) as usize;
+            (slots[leaving - 1] + SLOTS + 1) * slot_us(limit)
+        }
+        State::Used { start, .. } => end(limit, *start),
+    };
+    Some((moment - now).max(0))
+}
+
+fn until_full(state: &State, limit: &Limit, now: i128) -> i128 {
+    match state {
+        State::Tokens { .. } if limit.count() == 0 => 0,
+        State::Hits(slots) if slots.is_empty() => 0,
+        State::Used { used: 0, .. } => 0,
+        _ => until(state, limit, i128::from(limit.capacity()), now).unwrap_or(0),
+    }
+}
+
+const DAY: i128 = 86_400_000_000;
+
+/// Counts days month by month from 1970.
+fn months() -> impl Iterator<Item = i128> {
+    let leap = |year: i128| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    (1970..).flat_map(move |year| {
+        let february = if leap(year) { 29 } else { 28 };
+        [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+    })
+}
+
+fn per_period(limit: &Limit) -> Option<usize> {
+    let multiplier = limit.period().multiplier as usize;
+    match limit.period().unit {
+        Unit::Month => Some(multiplier),
+        Unit::Year => Some(12 * multiplier),
+        _ => None,
+    }
+}
+
+fn start(limit: &Limit, now: i128) -> i128 {
+    let Some(length) = per_period(limit) else {
+        // 1970-01-05 was the first Monday.
+        let anchor = if limit.period().unit == Unit::Week {
+            4 * DAY
+        } else {
+            0
+        };
+        return (now - anchor).div_euclid(period(limit)) * period(limit) + anchor;
+    };
+    let mut day = 0;
+    let mut begun = 0;
+    for (index, days) in months().enumerate() {
+        if day * DAY > now {
+            break;
+        }
+        if index % length == 0 {
+            begun = day * DAY;
+        }
+        day += days;
+    }
+    begun
+}
+
+fn end(limit: &Limit, start: i128) -> i128 {
+    let Some(length) = per_period(limit) else {
+        return start + period(limit);
+    };
+    let mut day = 0;
+    let mut ends = months().map(move |days| {
+        day += days;
+        day * DAY
+    });
+    ends.by_ref()
+        .find(|end| *end > start)
+        .map_or(start, |first| {
+            if length == 1 {
+                first
+            } else {
+                ends.nth(length - 2).expect("there is no last month")
+            }
+        })
+}

@@ -1,0 +1,202 @@
+//! Memory store, Redis and a plain model give the same answers to the same questions.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use proptest::{collection::vec, prelude::*};
+use tollgate::{
+    clock::{Clock, ManualClock, Timestamp},
+    descriptor::Hits,
+    plan::{Role, RuleLimit},
+    store::{BucketKey, MemoryStore, Take, Taken, redis::RedisSettings},
+};
+
+use crate::{
+    ask::{ask, connected, item, patient, rule},
+    model::{Model, Row},
+    redis_server::RedisServer,
+};
+
+/// Limits whose buckets have the same key stand together: their numbers have changed at a reload.
+const LIMITS: [&[&str]; 13] = [
+    &["10/second burst 100", "7/second burst 3"],
+    &["1/second", "3/second burst 50"],
+    &["50/minute sliding", "5/minute sliding"],
+    &["500/hour sliding"],
+    &["3/7s sliding"],
+    &["5/day calendar", "9/day calendar"],
+    &["20/month", "3/month"],
+    &["2/5 months", "7/5 months"],
+    &["2/2 years"],
+    &["30/week calendar"],
+    &["4294967295/365 days", "1/365 days burst 4294967295"],
+    &["1000000/10s burst 30"],
+    &["0/minute", "2/minute"],
+];
+
+#[derive(Debug, Clone)]
+struct Step {
+    /// Microseconds that the clock moves, backwards too.
+    moves: i64,
+    takes: Vec<Vec<Want>>,
+    dry: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Want {
+    limit: usize,
+    variant: usize,
+    subject: u8,
+    hits: Hits,
+    role: Role,
+}
+
+fn want() -> impl Strategy<Value = Want> {
+    let hits = prop_oneof![
+        8 => (1_u64..4).prop_map(Hits::Take),
+        1 => Just(Hits::Take(0)),
+        2 => (1_u64..60).prop_map(Hits::Take),
+        1 => any::<u64>().prop_map(Hits::Take).prop_filter("the model lists every hit", |hits| {
+            matches!(hits, Hits::Take(hits) if *hits > 1 << 33)
+        }),
+        2 => (0_u64..20).prop_map(Hits::Give),
+    ];
+    let role =
+        prop_oneof![5 => Just(Role::Enforced), 1 => Just(Role::Shadow), 2 => Just(Role::Quota)];
+    let variant = prop_oneof![4 => Just(0_usize), 1 => Just(1)];
+    (0..LIMITS.len(), variant, 0_u8..2, hits, role).prop_map(
+        |(limit, variant, subject, hits, role)| Want {
+            limit,
+            variant,
+            subject,
+            hits,
+            role,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let moves = prop_oneof![
+        3 => Just(0_i64),
+        4 => 0..2_000_000_i64,
+        3 => 0..120_000_000_i64,
+        1 => 0..40 * 86_400_000_000_i64,
+        1 => -30_000_000..0_i64,
+    ];
+    let takes = vec(vec(want(), 0..5), 1..6);
+    (moves, takes, prop::bool::weighted(0.1)).prop_map(|(moves, takes, dry)| Step {
+        moves,
+        takes,
+        dry,
+    })
+}
+
+fn take(wants: &[Want], limits: &[Vec<Arc<RuleLimit>>], case: u64, plain: bool, dry: bool) -> Take {
+    let items = wants.iter().map(|want| {
+        let variants = &limits[want.limit];
+        let subject = format!("{case}:{}:{}", want.limit, want.subject);
+        let mut item = item(
+            &variants[if plain {
+                0
+            } else {
+                want.variant % variants.len()
+            }],
+            &subject,
+            want.hits,
+        );
+        // Variants of one limit are one bucket.
+        item.key = BucketKey::new(&variants[0].key_prefix, subject.as_bytes());
+        item.role = want.role;
+        item
+    });
+    Take {
+        items: items.collect(),
+        dry,
+    }
+}
+
+fn brief(take: &Take) -> Vec<(&BucketKey, String, Hits, Role)> {
+    let items = take.items.iter();
+    items
+        .map(|item| {
+            (
+                &item.key,
+                item.limit.limit.to_string(),
+                item.hits,
+                item.role,
+            )
+        })
+        .collect()
+}
+
+fn rows(taken: &Taken) -> (bool, Vec<Row>) {
+    let micros = |duration: Duration| duration.as_micros() as i128;
+    let rows = taken.balances.iter().map(|balance| {
+        let retry = balance.retry_after.map(micros);
+        (
+            balance.fits,
+            i128::from(balance.remaining),
+            retry,
+            micros(balance.reset_after),
+        )
+    });
+    (taken.admitted, rows.collect())
+}
+
+#[test]
+fn memory_and_redis_and_the_model_give_the_same_answers() {
+    let server = RedisServer::start();
+    // On one thread, the lane runs when all takes of a step are queued, so that they make one batch.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let clock = Arc::new(ManualClock::default());
+    let settings = RedisSettings {
+        // One lane keeps the order of takes, so that batches can be compared with takes one after another.
+        lanes: 1,
+        clock: Some(clock.clone()),
+        ..patient(&server)
+    };
+    let redis = runtime.block_on(connected(settings));
+    let limits: Vec<Vec<_>> = LIMITS
+        .iter()
+        .map(|texts| texts.iter().map(|text| rule(text)).collect())
+        .collect();
+    let case = std::cell::Cell::new(0);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(300)
+    };
+    proptest!(config, |(plain: bool, start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..40))| {
+        case.set(case.get() + 1);
+        clock.set(Timestamp::from_micros(start));
+        let memory = MemoryStore::new(100_000, clock.clone());
+        let mut model = Model::default();
+        for step in steps {
+            let moves = if plain { step.moves.abs() } else { step.moves };
+            let now = clock.now().as_micros().saturating_add_signed(moves);
+            clock.set(Timestamp::from_micros(now));
+            let takes: Vec<Take> =
+                step.takes.iter().map(|wants| take(wants, &limits, case.get(), plain, step.dry)).collect();
+            let answers = runtime.block_on(join_all(takes.iter().map(|take| ask(&redis, take.clone()))));
+            for (take, answer) in takes.iter().zip(&answers) {
+                let expected = model.take(take, now);
+                if plain {
+                    prop_assert_eq!(&rows(&memory.take(take)), &expected, "memory at {}: {:?}", now, brief(take));
+                }
+                prop_assert_eq!(&rows(answer), &expected, "redis at {}: {:?}", now, brief(take));
+                prop_assert!(!answer.degraded, "{:?}", redis.is_down());
+            }
+        }
+    });
+    let batches = redis
+        .stats()
+        .script_calls
+        .load(std::sync::atomic::Ordering::Relaxed);
+    let takes = redis.stats().batch_size.sum();
+    assert!(
+        batches * 2 < takes,
+        "{takes} takes in {batches} batches: hardly any batch was compared"
+    );
+}

@@ -1,0 +1,703 @@
+//! The built binary, asked by a real gRPC client.
+
+mod common;
+
+use std::{process::Command, time::Duration};
+
+use common::{
+    Process, Tollgate, ask, client, descriptor, http, plans, request, tollgate_command, wait_until,
+};
+use envoy_types::pb::{envoy::r#type::v3::RateLimitUnit, google::protobuf};
+use nix::sys::signal::Signal;
+use tollgate::proto::envoy::{
+    extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride,
+    service::ratelimit::v3::{
+        RateLimitResponse,
+        rate_limit_response::{Code, rate_limit::Unit},
+    },
+};
+use tonic::Code as GrpcCode;
+
+const SHOP: &str = r#"
+domain: shop
+descriptors:
+  - key: user
+    limits: ["3/hour", "100/day sliding"]
+  - key: job
+    rate_limit: { unit: day, requests_per_unit: 1, name: nightly }
+  - key: burst
+    limits: ["1/hour burst 5"]
+  - key: internal
+    rate_limit: { unlimited: true }
+  - key: listed
+  - key: shade
+    shadow_mode: true
+    rate_limit: { unit: hour, requests_per_unit: 1 }
+  - key: slow
+    limits: ["6/10 minutes"]
+  - key: blocked
+    rate_limit: { unit: second, requests_per_unit: 0 }
+"#;
+
+fn header<'a>(response: &'a RateLimitResponse, name: &str) -> Option<&'a str> {
+    let found = response
+        .response_headers_to_add
+        .iter()
+        .find(|header| header.key == name);
+    found.map(|header| header.value.as_str())
+}
+
+fn metadata(response: &RateLimitResponse, field: &str) -> Option<String> {
+    let value = response.dynamic_metadata.as_ref()?.fields.get(field)?;
+    match value.kind.as_ref()? {
+        protobuf::value::Kind::StringValue(text) => Some(text.clone()),
+        other => Some(format!("{other:?}")),
+    }
+}
+
+#[tokio::test]
+async fn every_field_of_an_answer_is_filled() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    for left in [2, 1, 0] {
+        let response = ask(&mut client, request("shop", &[&[("user", "ann")]]))
+            .await
+            .unwrap();
+        assert_eq!(response.overall_code(), Code::Ok);
+        assert_eq!(response.statuses[0].limit_remaining, left);
+        assert_eq!(response.raw_body, b"");
+        assert_eq!(header(&response, "retry-after"), None);
+        let named = header(&response, "ratelimit").unwrap();
+        assert!(
+            named.contains("\"user:3/hour\";r=") && named.contains("\"user:100/day sliding\";r="),
+            "{named}"
+        );
+    }
+    let refused = ask(&mut client, request("shop", &[&[("user", "ann")]]))
+        .await
+        .unwrap();
+    assert_eq!(refused.overall_code(), Code::OverLimit);
+    let status = &refused.statuses[0];
+    assert_eq!(
+        (status.code(), status.limit_remaining),
+        (Code::OverLimit, 0)
+    );
+    let limit = status.current_limit.as_ref().unwrap();
+    assert_eq!((limit.requests_per_unit, limit.unit()), (3, Unit::Hour));
+    let reset = status.duration_until_reset.as_ref().unwrap().seconds;
+    assert!((1_190..=1_200).contains(&reset), "{reset}");
+    assert_eq!(
+        header(&refused, "retry-after"),
+        Some(reset.to_string().as_str())
+    );
+    assert_eq!(header(&refused, "content-type"), Some("application/json"));
+    assert_eq!(refused.raw_body, br#"{"message":"Too Many Requests"}"#);
+    assert_eq!(metadata(&refused, "rule").as_deref(), Some("user"));
+    assert_eq!(
+        header(&refused, "x-ratelimit-limit"),
+        None,
+        "Envoy writes its own"
+    );
+    let policy = header(&refused, "ratelimit-policy").unwrap();
+    assert!(
+        policy.contains(";q=3;w=3600") && policy.contains(";q=100;w=86400"),
+        "{policy}"
+    );
+}
+
+#[tokio::test]
+async fn one_status_for_each_descriptor_in_order() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let all = request(
+        "shop",
+        &[
+            &[("internal", "x")],
+            &[("nobody", "x")],
+            &[("job", "j")],
+            &[("listed", "")],
+            &[("slow", "s")],
+            &[("burst", "b")],
+        ],
+    );
+    let response = ask(&mut client, all).await.unwrap();
+    assert_eq!(response.statuses.len(), 6);
+    let left: Vec<u32> = response
+        .statuses
+        .iter()
+        .map(|status| status.limit_remaining)
+        .collect();
+    assert_eq!(left, [u32::MAX, 0, 0, 0, 5, 4]);
+    let shown: Vec<bool> = response
+        .statuses
+        .iter()
+        .map(|status| status.current_limit.is_some())
+        .collect();
+    assert_eq!(shown, [false, false, true, false, true, true]);
+    assert_eq!(
+        response.statuses[2].current_limit.as_ref().unwrap().name,
+        "nightly"
+    );
+    let slow = response.statuses[4].current_limit.as_ref().unwrap();
+    assert_eq!((slow.requests_per_unit, slow.unit()), (6, Unit::Minute));
+    assert_eq!(slow.unit_multiplier.as_ref().unwrap().value, 10);
+    assert_eq!(response.statuses[1].duration_until_reset, None);
+}
+
+#[tokio::test]
+async fn a_refusal_takes_nothing_anywhere() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let both = || request("shop", &[&[("user", "u")], &[("job", "j")]]);
+    assert_eq!(
+        ask(&mut client, both()).await.unwrap().overall_code(),
+        Code::Ok
+    );
+    for _ in 0..10 {
+        let refused = ask(&mut client, both()).await.unwrap();
+        assert_eq!(refused.overall_code(), Code::OverLimit);
+        assert_eq!(refused.statuses[0].code(), Code::Ok, "this one has room");
+        assert_eq!(refused.statuses[0].limit_remaining, 2);
+    }
+}
+
+#[tokio::test]
+async fn hits_look_take_and_give_back() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let hits = |hits: Option<u64>, negative: bool| {
+        let mut asked = request("shop", &[&[("user", "h")]]);
+        asked.descriptors[0].hits_addend = hits.map(|value| protobuf::UInt64Value { value });
+        asked.descriptors[0].is_negative_hits = negative;
+        asked
+    };
+    let cases = [
+        (hits(Some(0), false), Code::Ok, 3),
+        (hits(Some(2), false), Code::Ok, 1),
+        (hits(Some(2), false), Code::OverLimit, 0),
+        (hits(Some(1), true), Code::Ok, 2),
+        (hits(None, false), Code::Ok, 1),
+        (hits(Some(100), true), Code::Ok, 3),
+        (hits(Some(u64::MAX), false), Code::OverLimit, 0),
+        (hits(Some(0), false), Code::Ok, 3),
+    ];
+    for (i, (asked, code, left)) in cases.into_iter().enumerate() {
+        let response = ask(&mut client, asked).await.unwrap();
+        assert_eq!(
+            (
+                response.overall_code(),
+                response.statuses[0].limit_remaining
+            ),
+            (code, left),
+            "step {i}"
+        );
+    }
+    let mut two = request("shop", &[&[("user", "r")]]);
+    two.hits_addend = 2;
+    assert_eq!(
+        ask(&mut client, two).await.unwrap().statuses[0].limit_remaining,
+        1
+    );
+    let never = ask(&mut client, hits(Some(4), false)).await.unwrap();
+    assert_eq!(
+        header(&never, "retry-after"),
+        None,
+        "more than the burst never fits"
+    );
+    assert_eq!(
+        never.statuses[0]
+            .duration_until_reset
+            .as_ref()
+            .unwrap()
+            .seconds,
+        3_600
+    );
+}
+
+#[tokio::test]
+async fn a_request_may_bring_its_own_limit() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let own = |requests_per_unit: u32, unit: i32, multiplier: Option<u32>| {
+        let mut asked = request("shop", &[&[("anything", "x")]]);
+        asked.descriptors[0].limit = Some(RateLimitOverride {
+            requests_per_unit,
+            unit,
+            unit_multiplier: multiplier.map(|value| protobuf::UInt32Value { value }),
+        });
+        asked
+    };
+    let hour = RateLimitUnit::Hour as i32;
+    let response = ask(&mut client, own(2, hour, None)).await.unwrap();
+    assert_eq!(response.statuses[0].limit_remaining, 1);
+    assert_eq!(
+        ask(&mut client, own(5, hour, None)).await.unwrap().statuses[0].limit_remaining,
+        0,
+        "the tokens stay"
+    );
+    assert_eq!(
+        ask(&mut client, own(5, hour, Some(2)))
+            .await
+            .unwrap()
+            .statuses[0]
+            .limit_remaining,
+        4
+    );
+    assert_eq!(
+        ask(&mut client, own(5, 7, None)).await.unwrap().statuses[0].limit_remaining,
+        4,
+        "7 is a week"
+    );
+    for (asked, words) in [
+        (own(1, 0, None), "limit.unit"),
+        (own(1, 99, None), "limit.unit"),
+        (own(1, hour, Some(0)), "unit_multiplier"),
+    ] {
+        let error = ask(&mut client, asked).await.unwrap_err();
+        assert_eq!(error.code(), GrpcCode::InvalidArgument);
+        assert!(error.message().contains(words), "{error}");
+    }
+    let too_long = ask(&mut client, own(1, hour, Some(u32::MAX)))
+        .await
+        .unwrap_err();
+    assert!(
+        too_long
+            .message()
+            .contains("descriptors[0].limit: a period of"),
+        "{too_long}"
+    );
+}
+
+#[tokio::test]
+async fn shadow_rules_show_and_never_refuse() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    for _ in 0..3 {
+        let response = ask(&mut client, request("shop", &[&[("shade", "s")]]))
+            .await
+            .unwrap();
+        assert_eq!(
+            (
+                response.overall_code(),
+                response.statuses[0].limit_remaining
+            ),
+            (Code::Ok, 0)
+        );
+    }
+    let page = tollgate.page("/metrics");
+    assert!(page.contains(r#"code="SHADOW_OVER_LIMIT"} 2"#), "{page}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_said() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let many = request("shop", &vec![&[("user", "x")][..]; 10_000]);
+    let mut entries = request("shop", &[&[]]);
+    entries.descriptors[0] = descriptor(&vec![("k", "v"); 101]);
+    for (asked, words) in [
+        (request("", &[&[("user", "x")]]), "domain must not be empty"),
+        (request("shop", &[]), "descriptor list must not be empty"),
+        (many, "10000 descriptors are too many"),
+        (entries, "descriptors[0] has 101 entries"),
+    ] {
+        let error = ask(&mut client, asked).await.unwrap_err();
+        assert_eq!(error.code(), GrpcCode::InvalidArgument);
+        assert!(error.message().contains(words), "{error}");
+    }
+    let huge = "x".repeat(1 << 20);
+    let response = ask(&mut client, request("shop", &[&[("user", &huge)]]))
+        .await
+        .unwrap();
+    assert_eq!(
+        response.statuses[0].limit_remaining, 2,
+        "a value of 1 MiB is one like any other"
+    );
+    for odd in [
+        request("nobody", &[&[("user", "x")]]),
+        request("shop", &[&[]]),
+    ] {
+        let response = ask(&mut client, odd).await.unwrap();
+        assert_eq!(
+            (
+                response.overall_code(),
+                response.statuses[0].current_limit.as_ref()
+            ),
+            (Code::Ok, None)
+        );
+    }
+    assert_eq!(tollgate.metric("tollgate_unknown_domain_total"), 1.0);
+}
+
+#[tokio::test]
+async fn invalid_utf8_on_the_wire_is_an_error_and_no_more() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    // domain = two bytes that are no UTF-8.
+    let message: &[u8] = &[0x0a, 0x02, 0xff, 0xfe];
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", tollgate.grpc))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static(
+        "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
+    );
+    let answer: Result<tonic::Response<Vec<u8>>, _> = grpc
+        .unary(
+            tonic::Request::new(message.to_vec()),
+            path,
+            common::RawCodec,
+        )
+        .await;
+    assert!(
+        answer
+            .unwrap_err()
+            .message()
+            .contains("invalid string value")
+    );
+    let mut client = tollgate.client().await;
+    assert!(
+        ask(&mut client, request("shop", &[&[("user", "x")]]))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn unix_and_tcp_together() {
+    let (folder, config) = plans(SHOP);
+    let socket = format!("unix:{}/rls.sock", folder.path().display());
+    let tollgate = Tollgate::start(
+        &config,
+        &["--grpc-listen", "127.0.0.1:0", "--grpc-listen", &socket],
+    );
+    let user = || request("shop", &[&[("user", "x")]]);
+    let over_tcp = ask(&mut tollgate.client().await, user()).await.unwrap();
+    let over_unix = ask(&mut client(&socket).await, user()).await.unwrap();
+    assert_eq!(over_tcp.statuses[0].limit_remaining, 2);
+    assert_eq!(over_unix.statuses[0].limit_remaining, 1);
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_replaced_and_another_file_is_not() {
+    let (folder, config) = plans(SHOP);
+    let path = folder.path().join("rls.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let socket = format!("unix:{}", path.display());
+    let mut first = Tollgate::start(&config, &["--grpc-listen", &socket]);
+    assert!(
+        ask(
+            &mut client(&socket).await,
+            request("shop", &[&[("user", "x")]])
+        )
+        .await
+        .is_ok()
+    );
+    let (code, stderr) = fails(&config, &["--grpc-listen", &socket]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("in use already") && stderr.contains("--grpc-listen"),
+        "{stderr}"
+    );
+    first.process.signal(Signal::SIGTERM);
+    assert_eq!(first.process.wait(), Some(0));
+    assert!(!path.exists(), "it is cleaned up");
+    std::fs::write(&path, "precious").unwrap();
+    let (_, stderr) = fails(&config, &["--grpc-listen", &socket]);
+    assert!(stderr.contains("no socket"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+/// Exit code and stderr of a start that must fail.
+fn fails(config: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = tollgate_command();
+    command
+        .args(["serve", "--http-listen", "127.0.0.1:0", "--config"])
+        .arg(config)
+        .args(args);
+    if !args.contains(&"--grpc-listen") {
+        command.args(["--grpc-listen", "127.0.0.1:0"]);
+    }
+    let mut process = Process::start(&mut command);
+    let code = process.wait();
+    common::wait_for("its last words", || {
+        process.log().contains("error").then_some(())
+    });
+    (code, process.log())
+}
+
+#[test]
+fn a_start_that_cannot_be_says_why() {
+    let (folder, config) = plans(SHOP);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let missing = format!("unix:{}/nowhere/rls.sock", folder.path().display());
+    for (args, code, words) in [
+        (
+            vec!["--grpc-listen", taken.as_str()],
+            1,
+            vec![
+                "cannot listen on",
+                taken.as_str(),
+                "in use already",
+                "--grpc-listen",
+            ],
+        ),
+        (
+            vec!["--grpc-listen", missing.as_str()],
+            1,
+            vec!["cannot listen on", "No such file"],
+        ),
+        (
+            vec!["--grpc-listen", "nonsense"],
+            2,
+            vec!["is not an address", "unix:PATH"],
+        ),
+        (
+            vec!["--store", "reddis://localhost"],
+            2,
+            vec!["not a Redis URL", "redis://", "`memory`"],
+        ),
+        (vec!["--store-timeout", "soon"], 2, vec!["--store-timeout"]),
+        (vec!["--max-buckets", "0"], 2, vec!["--max-buckets"]),
+    ] {
+        let (found, stderr) = fails(&config, &args);
+        assert_eq!(found, Some(code), "{stderr}");
+        for word in words {
+            assert!(stderr.contains(word), "`{word}` in {stderr}");
+        }
+    }
+    let (code, stderr) = fails(&folder.path().join("absent.yaml"), &[]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("absent.yaml"), "{stderr}");
+}
+
+#[tokio::test]
+async fn health_follows_the_drain() {
+    let (_folder, config) = plans(SHOP);
+    let mut tollgate = Tollgate::start(&config, &["--drain-delay", "1s"]);
+    let health = |tollgate: &Tollgate| {
+        let status = tollgate_command()
+            .args(["healthcheck", "--target", &tollgate.grpc])
+            .status()
+            .unwrap();
+        status.code()
+    };
+    assert_eq!(health(&tollgate), Some(0));
+    assert_eq!(http(&tollgate.http, "GET", "/ready", "").0, 200);
+    assert_eq!(
+        http(&tollgate.http, "GET", "/healthcheck", ""),
+        (200, "OK".to_owned())
+    );
+    let mut client = tollgate.client().await;
+    tollgate.process.signal(Signal::SIGTERM);
+    wait_until("NOT_SERVING", async || health(&tollgate) == Some(1)).await;
+    assert_eq!(http(&tollgate.http, "GET", "/ready", "").0, 503);
+    assert_eq!(http(&tollgate.http, "GET", "/healthcheck", "").0, 500);
+    assert!(
+        ask(&mut client, request("shop", &[&[("user", "x")]]))
+            .await
+            .is_ok(),
+        "still answered while draining"
+    );
+    assert_eq!(tollgate.process.wait(), Some(0));
+    assert_eq!(health(&tollgate), Some(2));
+}
+
+#[tokio::test]
+async fn an_open_stream_does_not_hold_up_the_end() {
+    let (_folder, config) = plans(SHOP);
+    let mut tollgate = Tollgate::start(&config, &[]);
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", tollgate.grpc)).unwrap();
+    let mut health =
+        tonic_health::pb::health_client::HealthClient::new(endpoint.connect().await.unwrap());
+    let watched = tonic_health::pb::HealthCheckRequest {
+        service: "ratelimit".to_owned(),
+    };
+    let mut stream = health.watch(watched).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    let _idle = std::net::TcpStream::connect(&tollgate.grpc).unwrap();
+    tollgate.process.signal(Signal::SIGTERM);
+    assert_eq!(tollgate.process.wait(), Some(0));
+}
+
+#[tokio::test]
+async fn a_changed_file_is_in_force_within_a_second_and_a_bad_one_is_not() {
+    let (folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let user = || request("shop", &[&[("user", "r")]]);
+    ask(&mut client, user()).await.unwrap();
+    let file = folder.path().join("plans.yaml");
+    std::fs::write(&file, SHOP.replace("3/hour", "9/hour")).unwrap();
+    let limit = |response: RateLimitResponse| {
+        response.statuses[0]
+            .current_limit
+            .as_ref()
+            .unwrap()
+            .requests_per_unit
+    };
+    let look = || {
+        let mut look = user();
+        look.descriptors[0].hits_addend = Some(protobuf::UInt64Value { value: 0 });
+        look
+    };
+    let asked = client.clone();
+    wait_until("the new limit", || {
+        let mut client = asked.clone();
+        async move { limit(ask(&mut client, look()).await.unwrap()) == 9 }
+    })
+    .await;
+    let kept = ask(&mut client, look()).await.unwrap();
+    assert_eq!(
+        kept.statuses[0].limit_remaining, 2,
+        "a raised limit keeps the bucket's tokens"
+    );
+    std::fs::write(&file, SHOP.replace("limits:", "limitz:")).unwrap();
+    wait_until("the error on /plans", async || {
+        tollgate.page("/plans").contains("limitz")
+    })
+    .await;
+    assert_eq!(
+        limit(ask(&mut client, look()).await.unwrap()),
+        9,
+        "the last good plans stay"
+    );
+    assert_eq!(tollgate.metric("tollgate_plans_stale"), 1.0);
+    assert!(tollgate.process.log().contains("did you mean `limits`"));
+    std::fs::write(&file, SHOP).unwrap();
+    wait_until("the end of the error", async || {
+        tollgate.metric("tollgate_plans_stale") == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn explain_tells_why_and_takes_nothing() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    for _ in 0..3 {
+        ask(&mut client, request("shop", &[&[("user", "e")]]))
+            .await
+            .unwrap();
+    }
+    let question = r#"{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"e"}]}]}"#;
+    for _ in 0..2 {
+        let (status, body) = http(&tollgate.http, "POST", "/explain", question);
+        assert_eq!(status, 200, "{body}");
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(answer["code"], "OVER_LIMIT");
+        assert_eq!(answer["descriptors"][0]["rule"], "user");
+        assert_eq!(answer["descriptors"][0]["limits"][0]["remaining"], 0);
+        assert_eq!(answer["descriptors"][0]["limits"][1]["remaining"], 97);
+        assert!(answer["retry_after_seconds"].as_f64().unwrap() > 1_000.0);
+    }
+    let (status, body) = http(
+        &tollgate.http,
+        "POST",
+        "/explain",
+        r#"{"domain":"shop","descriptorz":[]}"#,
+    );
+    assert!(
+        (400..500).contains(&status) && body.contains("descriptorz"),
+        "{status} {body}"
+    );
+}
+
+#[test]
+fn check_and_explain_need_no_server() {
+    let (folder, config) = plans(SHOP);
+    let run = |args: &[&str]| {
+        let output: std::process::Output = Command::from(tollgate_command())
+            .args(args)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let config = config.to_str().unwrap();
+    let (code, stdout, stderr) = run(&["check", config]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.contains("shop (8 rules"), "{stdout}");
+    let bad = folder.path().join("bad.yaml");
+    std::fs::write(
+        &bad,
+        "domain: x\ndescriptors:\n  - key: a\n    limitz: [\"1/second\"]\n",
+    )
+    .unwrap();
+    let (code, stdout, stderr) = run(&["check", bad.to_str().unwrap()]);
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(
+        stderr.contains("bad.yaml:4:5: descriptors[0].limitz: unknown field"),
+        "{stderr}"
+    );
+    assert_eq!(run(&["check", "nowhere.yaml"]).0, Some(2));
+    std::fs::remove_file(bad).unwrap();
+    let (code, stdout, _) = run(&["explain", "--config", config, "--descriptor", "user=x"]);
+    assert_eq!(code, Some(0), "{stdout}");
+    assert!(stdout.contains("3/hour: fits, 3 left"), "{stdout}");
+    let (code, stdout, _) = run(&["explain", "--config", config, "--descriptor", "blocked=x"]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert_eq!(
+        run(&["explain", "--config", config, "--descriptor", "blocked"]).0,
+        Some(2)
+    );
+}
+
+#[tokio::test]
+async fn reflection_and_health_list_the_service() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let endpoint =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", tollgate.grpc)).unwrap();
+    let mut reflection = ServerReflectionClient::new(endpoint.connect().await.unwrap());
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = reflection
+        .server_reflection_info(tokio_stream::iter([list]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(listed)) = answer.message_response else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        listed
+            .service
+            .iter()
+            .any(|service| service.name == "envoy.service.ratelimit.v3.RateLimitService")
+    );
+}
+
+#[tokio::test]
+async fn a_short_deadline_does_not_trouble_the_memory_store() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let mut asked = tonic::Request::new(request("shop", &[&[("user", "x")]]));
+    asked.set_timeout(Duration::from_secs(5));
+    assert!(client.should_rate_limit(asked).await.is_ok());
+}
