@@ -142,8 +142,8 @@ pub struct Limit {
 
 /// How a token bucket refills, in integers: each tick brings `whole + part / denominator` tokens, in lowest terms.
 ///
-/// A tick is `tick_us` microseconds: 1, or 1,000, or 1,000,000 where `part × denominator` or the time to full would else leave
-/// the range that Lua's doubles hold exactly (2^53).
+/// A tick is `tick_us` microseconds: 1, or 1,000, or 1,000,000 where `part × denominator` would else leave the range that
+/// Lua's doubles hold exactly (2^53).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Refill {
     /// Length of a tick in microseconds.
@@ -154,7 +154,7 @@ pub struct Refill {
     pub part: u64,
     /// The parts of one token.
     pub denominator: u64,
-    /// Ticks from empty to full, rounded up; below 2^51.
+    /// Ticks from empty to full, rounded up; 2^53, which no clock reaches before 2255, where it is more.
     pub ticks_to_full: u64,
 }
 
@@ -333,17 +333,21 @@ impl Refill {
             let ticks = period.micros() / tick_us;
             let divisor = gcd(u64::from(count), ticks);
             let (numerator, denominator) = (u64::from(count) / divisor, ticks / divisor);
-            let mut refill = Self {
+            let refill = Self {
                 tick_us,
                 whole: numerator / denominator,
                 part: numerator % denominator,
                 denominator,
                 ticks_to_full: 0,
             };
-            refill.ticks_to_full = refill.ticks_for(u64::from(burst), 0);
-            let exact = u128::from(refill.part) * u128::from(denominator) < EXACT / 2
-                && u128::from(refill.ticks_to_full) < EXACT / 4;
-            exact.then_some(refill)
+            let exact = u128::from(refill.part) * u128::from(denominator) < EXACT / 2;
+            exact.then(|| {
+                let ticks_to_full = refill.ticks_for(u64::from(burst), 0).min(EXACT as u64);
+                Self {
+                    ticks_to_full,
+                    ..refill
+                }
+            })
         })
     }
 
