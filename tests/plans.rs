@@ -1,8 +1,10 @@
 //! Plans: what loads, what does not and what it is told, what a request meets.
 
+#[path = "plans/files.rs"]
+mod files;
 #[path = "plans/matching.rs"]
 mod matching;
-#[path = "plans/schema.rs"]
-mod schema;
 #[path = "plans/reload.rs"]
 mod reload;
+#[path = "plans/schema.rs"]
+mod schema;

@@ -385,7 +385,8 @@ impl Reader<'_> {
                 continue;
             };
             let identity = (rule.joined(), rule.cidr);
-            if let Some(line) = seen.insert(identity, rule.place.line) {
+            let unread = rule.cidr.is_none() && fields.get("cidr").is_some();
+            if !unread && let Some(line) = seen.insert(identity, rule.place.line) {
                 let message = format!(
                     "duplicate descriptor composite key '{parents}.{}', first at line {line}",
                     rule.shown()
@@ -516,6 +517,10 @@ impl Reader<'_> {
                 let message = "goes with `limits_from: tier` only";
                 self.error(node.place, &path.field(name), message);
             }
+        }
+        if let (Some(node), true) = (fields.get("limits_from"), rule.key.contains('*')) {
+            let message = "the entry that holds an API key needs a key without `*`";
+            self.error(node.place, &path.field("limits_from"), message);
         }
         if let (Some(node), true) = (fields.get("limits_from"), context.tiers.is_empty()) {
             let message = "this file has no `tiers` to take limits from";
