@@ -4,6 +4,8 @@
 mod files;
 #[path = "plans/matching.rs"]
 mod matching;
+#[path = "plans/model.rs"]
+mod model;
 #[path = "plans/reload.rs"]
 mod reload;
 #[path = "plans/schema.rs"]
