@@ -64,3 +64,14 @@ fn every_example_loads_without_a_warning_and_points_to_the_schema() {
     }
     assert!(seen > 0, "config/ has examples");
 }
+
+#[test]
+fn the_example_of_the_docs_loads_without_a_warning() {
+    let docs = include_str!("../../docs/plans.md");
+    let (_, rest) = docs.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let example = example.replace("0123…64 hexadecimal digits…", &"0".repeat(64));
+    let plans =
+        Plans::from_texts(&[("plans.md", &example)]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(plans.warnings(), []);
+}
