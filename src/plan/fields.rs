@@ -4,40 +4,9 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
     mistake::{Mistake, Notes, Path, Place, did_you_mean},
+    shapes::{REFERENCE, Shape},
     tree::{Node, Value},
 };
-
-/// The field names of envoyproxy/ratelimit. Source: its loader knows one list for all levels, so that a known name at the
-/// wrong place loads and is ignored.
-pub const REFERENCE: &[&str] = &[
-    "domain",
-    "key",
-    "value",
-    "descriptors",
-    "rate_limit",
-    "unit",
-    "requests_per_unit",
-    "unlimited",
-    "shadow_mode",
-    "quota_mode",
-    "name",
-    "replaces",
-    "detailed_metric",
-    "value_to_metric",
-    "share_threshold",
-    "metadata",
-];
-
-/// A kind of map: what it is called, which fields it has.
-#[derive(Debug)]
-pub struct Shape {
-    /// For messages: `a rule`.
-    pub what: &'static str,
-    /// Its fields.
-    pub fields: &'static [&'static str],
-    /// Whether envoyproxy/ratelimit has such maps too, whose misplaced fields it ignores.
-    pub reference: bool,
-}
 
 /// What is noted while one file is read.
 #[derive(Debug)]
@@ -316,7 +285,7 @@ impl fmt::Display for OneOf<'_> {
 }
 
 fn home_of(name: &str) -> Option<&'static str> {
-    super::read::SHAPES
+    super::shapes::SHAPES
         .iter()
         .find(|shape| shape.fields.contains(&name))
         .map(|shape| shape.what)

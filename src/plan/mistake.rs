@@ -59,6 +59,15 @@ impl LoadError {
     }
 }
 
+impl From<Mistake> for LoadError {
+    fn from(mistake: Mistake) -> Self {
+        Self {
+            mistakes: vec![mistake],
+            total: 1,
+        }
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mistake) in self.mistakes.iter().enumerate() {
