@@ -92,8 +92,9 @@ impl Reader<'_> {
             self.error(node.place, path, message);
             return None;
         };
-        let mut first: HashMap<&str, Place> = HashMap::new();
-        let mut all = Vec::with_capacity(pairs.len());
+        let mut all: Vec<(&'t str, &'t Node, &'t Node)> = Vec::with_capacity(pairs.len());
+        // Most maps have a handful of fields, where a look at each is cheaper than hashing.
+        let mut hashed: Option<HashMap<&str, Place>> = (pairs.len() > 16).then(HashMap::new);
         let mut merges = Vec::new();
         for (key, value) in pairs {
             let Some(name) = self.name(key, path) else {
@@ -101,7 +102,16 @@ impl Reader<'_> {
             };
             if name == "<<" {
                 merges.push(value);
-            } else if let Some(place) = first.insert(name, key.place) {
+                continue;
+            }
+            let first = match &mut hashed {
+                Some(hashed) => hashed.insert(name, key.place),
+                None => all
+                    .iter()
+                    .find(|(earlier, ..)| *earlier == name)
+                    .map(|(_, key, _)| key.place),
+            };
+            if let Some(place) = first {
                 let message = format!("stands here twice, first at line {}", place.line);
                 self.error(key.place, &path.field(name), message);
             } else {
