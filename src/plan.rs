@@ -5,10 +5,10 @@
 
 pub mod file;
 pub mod mistake;
-pub mod read;
 pub mod reload;
 pub mod rule;
 pub mod schema;
+pub mod shapes;
 pub mod tree;
 
 mod compile;
@@ -18,6 +18,7 @@ mod keys;
 mod level;
 mod matching;
 mod plans;
+mod read;
 mod source;
 mod subject;
 

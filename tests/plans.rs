@@ -1,7 +1,11 @@
 //! Plans: what loads, what does not and what it is told, what a request meets.
 
+#[path = "plans/files.rs"]
+mod files;
 #[path = "plans/matching.rs"]
 mod matching;
+#[path = "plans/model.rs"]
+mod model;
 #[path = "plans/reload.rs"]
 mod reload;
 #[path = "plans/schema.rs"]

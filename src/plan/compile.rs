@@ -286,9 +286,10 @@ impl Compiler<'_> {
         if !text.contains('*') {
             return;
         }
-        if let Some(line) = level.covering(&text).map(|node| self.line(node)) {
+        if let Some(earlier) = level.covering(&text) {
+            let path_of = self.path_in_brackets(earlier);
             let message =
-                format!("never reached: the rule before it{line} meets all of its values");
+                format!("never reached: an earlier rule{path_of} meets all of its values");
             self.notes.warning(Mistake {
                 file: Arc::clone(&self.file),
                 place: Some(rule.place),
@@ -298,7 +299,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn line(&self, node: NodeIndex) -> String {
+    fn path_in_brackets(&self, node: NodeIndex) -> String {
         match self.nodes[node as usize].rule.as_ref() {
             Some(rule) => format!(" (`{}`)", rule.path),
             None => String::new(),

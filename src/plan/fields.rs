@@ -4,40 +4,9 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
     mistake::{Mistake, Notes, Path, Place, did_you_mean},
+    shapes::{REFERENCE, Shape},
     tree::{Node, Value},
 };
-
-/// The field names of envoyproxy/ratelimit. Source: its loader knows one list for all levels, so that a known name at the
-/// wrong place loads and is ignored.
-pub const REFERENCE: &[&str] = &[
-    "domain",
-    "key",
-    "value",
-    "descriptors",
-    "rate_limit",
-    "unit",
-    "requests_per_unit",
-    "unlimited",
-    "shadow_mode",
-    "quota_mode",
-    "name",
-    "replaces",
-    "detailed_metric",
-    "value_to_metric",
-    "share_threshold",
-    "metadata",
-];
-
-/// A kind of map: what it is called, which fields it has.
-#[derive(Debug)]
-pub struct Shape {
-    /// For messages: `a rule`.
-    pub what: &'static str,
-    /// Its fields.
-    pub fields: &'static [&'static str],
-    /// Whether envoyproxy/ratelimit has such maps too, whose misplaced fields it ignores.
-    pub reference: bool,
-}
 
 /// What is noted while one file is read.
 #[derive(Debug)]
@@ -123,8 +92,9 @@ impl Reader<'_> {
             self.error(node.place, path, message);
             return None;
         };
-        let mut first: HashMap<&str, Place> = HashMap::new();
-        let mut all = Vec::with_capacity(pairs.len());
+        let mut all: Vec<(&'t str, &'t Node, &'t Node)> = Vec::with_capacity(pairs.len());
+        // Most maps have a handful of fields, where a look at each is cheaper than hashing.
+        let mut hashed: Option<HashMap<&str, Place>> = (pairs.len() > 16).then(HashMap::new);
         let mut merges = Vec::new();
         for (key, value) in pairs {
             let Some(name) = self.name(key, path) else {
@@ -132,7 +102,16 @@ impl Reader<'_> {
             };
             if name == "<<" {
                 merges.push(value);
-            } else if let Some(place) = first.insert(name, key.place) {
+                continue;
+            }
+            let first = match &mut hashed {
+                Some(hashed) => hashed.insert(name, key.place),
+                None => all
+                    .iter()
+                    .find(|(earlier, ..)| *earlier == name)
+                    .map(|(_, key, _)| key.place),
+            };
+            if let Some(place) = first {
                 let message = format!("stands here twice, first at line {}", place.line);
                 self.error(key.place, &path.field(name), message);
             } else {
@@ -316,7 +295,7 @@ impl fmt::Display for OneOf<'_> {
 }
 
 fn home_of(name: &str) -> Option<&'static str> {
-    super::read::SHAPES
+    super::shapes::SHAPES
         .iter()
         .find(|shape| shape.fields.contains(&name))
         .map(|shape| shape.what)

@@ -92,8 +92,10 @@ pub struct RateLimitFile {
     #[schemars(with = "Option<UnitText>")]
     pub unit: Option<Unit>,
     /// Requests per unit; 0 blocks.
+    #[schemars(default)]
     pub requests_per_unit: u32,
     /// No limit at all; then there is no `unit`.
+    #[schemars(default)]
     pub unlimited: bool,
     /// Name of the rule; answers show it, `replaces` refers to it.
     pub name: Option<String>,

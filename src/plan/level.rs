@@ -131,8 +131,11 @@ impl Networks {
 /// Patterns by their literal beginning.
 #[derive(Debug, Default)]
 struct Patterns {
-    by_length: BTreeMap<usize, HashMap<Box<[u8]>, Vec<(Pattern, NodeIndex)>>>,
+    by_length: BTreeMap<usize, ByBeginning>,
 }
+
+/// Patterns that begin alike, in file order.
+type ByBeginning = HashMap<Box<[u8]>, Vec<(Pattern, NodeIndex)>>;
 
 impl Patterns {
     fn add(&mut self, text: &str, node: NodeIndex) {

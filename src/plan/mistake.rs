@@ -59,6 +59,15 @@ impl LoadError {
     }
 }
 
+impl From<Mistake> for LoadError {
+    fn from(mistake: Mistake) -> Self {
+        Self {
+            mistakes: vec![mistake],
+            total: 1,
+        }
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mistake) in self.mistakes.iter().enumerate() {
@@ -103,19 +112,33 @@ impl Notes {
         self.total
     }
 
-    /// The warnings, if nothing was wrong.
+    /// The warnings, if nothing was wrong. By file in the order read, then by place.
     ///
     /// # Errors
-    /// All mistakes, sorted by file order and place.
+    /// All mistakes, in that order.
     pub fn finish(self) -> Result<Vec<Mistake>, LoadError> {
         match self.total {
-            0 => Ok(self.warnings),
+            0 => Ok(sorted(self.warnings)),
             total => Err(LoadError {
-                mistakes: self.errors,
+                mistakes: sorted(self.errors),
                 total,
             }),
         }
     }
+}
+
+fn sorted(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
+    let mut files: Vec<Arc<str>> = Vec::new();
+    for mistake in &mistakes {
+        if !files.contains(&mistake.file) {
+            files.push(Arc::clone(&mistake.file));
+        }
+    }
+    mistakes.sort_by_key(|mistake| {
+        let file = files.iter().position(|file| *file == mistake.file);
+        (file, mistake.place)
+    });
+    mistakes
 }
 
 /// The way from the top of a file to a value, kept on the stack and written out only when there is something to say.
@@ -155,6 +178,13 @@ impl fmt::Display for Path<'_> {
 /// ``, did you mean `limits`?`` for the nearest of `known`, or nothing if none is near.
 pub fn did_you_mean<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let lower = text.to_lowercase();
+    let known: Vec<_> = known.into_iter().collect();
+    let begun = known
+        .iter()
+        .find(|name| lower.len() >= 4 && name.starts_with(&lower));
+    if let Some(name) = begun {
+        return format!(", did you mean `{name}`?");
+    }
     known
         .into_iter()
         .map(|name| {

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Plans};
+use super::{LoadError, Mistake, Plans};
 
 /// How long to wait for further changes after the first: one edit is several events.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -123,9 +123,20 @@ impl SharedPlans {
     /// As [`reload`](Self::reload).
     pub async fn reload_now(self: &Arc<Self>) -> Result<bool, LoadError> {
         let plans = Arc::clone(self);
-        tokio::task::spawn_blocking(move || plans.reload())
-            .await
-            .expect("reload() does not panic")
+        match tokio::task::spawn_blocking(move || plans.reload()).await {
+            Ok(result) => result,
+            // Plans outlive a fault of ours, or of a library, on some text.
+            Err(fault) => {
+                let error = LoadError::from(Mistake {
+                    file: "plans".into(),
+                    place: None,
+                    path: String::new(),
+                    message: format!("reading failed, which is a fault of Tollgate: {fault}"),
+                });
+                self.now_bad(&error);
+                Err(error)
+            }
+        }
     }
 
     fn put(&self, plans: Plans) {

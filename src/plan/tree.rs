@@ -12,8 +12,8 @@ use super::mistake::Place;
 /// Deepest nesting of lists and maps. A level of descriptors takes two.
 const DEEPEST: usize = 100;
 
-/// Most nodes of a file, counting what an alias stands for each time it is used.
-const MOST_NODES: usize = 4_000_000;
+/// Most nodes of a file, counting what an alias stands for each time it is used. A file of 10,000 rules has about 100,000.
+const MOST_NODES: usize = 2_000_000;
 
 /// A value and where it begins.
 #[derive(Debug, Clone)]
@@ -241,7 +241,7 @@ impl Builder {
             return Err(SyntaxError {
                 place,
                 message: format!(
-                    "more than {MOST_NODES} values once its aliases are written out; use fewer aliases of aliases"
+                    "more than {MOST_NODES} values, counting what an alias stands for each time it is used"
                 ),
             });
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
-use tollgate::plan::{Plans, read, schema::schema};
+use tollgate::plan::{Plans, schema::schema, shapes};
 
 fn parsed() -> Value {
     serde_json::from_str(&schema()).unwrap()
@@ -33,14 +33,14 @@ fn the_reader_knows_exactly_the_fields_of_the_schema() {
     let defs = &schema["$defs"];
     let limit = &defs["Limit"]["anyOf"][1];
     for (shape, schema) in [
-        (&read::PLAN, &schema),
-        (&read::RULE, &defs["Rule"]),
-        (&read::RATE_LIMIT, &defs["RateLimit"]),
-        (&read::REPLACES, &defs["Replaces"]),
-        (&read::TIER, &defs["Tier"]),
-        (&read::LIMIT, limit),
-        (&read::API_KEY, &defs["ApiKey"]),
-        (&read::RESPONSE, &defs["Response"]),
+        (&shapes::PLAN, &schema),
+        (&shapes::RULE, &defs["Rule"]),
+        (&shapes::RATE_LIMIT, &defs["RateLimit"]),
+        (&shapes::REPLACES, &defs["Replaces"]),
+        (&shapes::TIER, &defs["Tier"]),
+        (&shapes::LIMIT, limit),
+        (&shapes::API_KEY, &defs["ApiKey"]),
+        (&shapes::RESPONSE, &defs["Response"]),
     ] {
         let known: BTreeSet<_> = shape.fields.iter().copied().collect();
         assert_eq!(known, names(schema), "{}", shape.what);
@@ -63,4 +63,15 @@ fn every_example_loads_without_a_warning_and_points_to_the_schema() {
         seen += 1;
     }
     assert!(seen > 0, "config/ has examples");
+}
+
+#[test]
+fn the_example_of_the_docs_loads_without_a_warning() {
+    let docs = include_str!("../../docs/plans.md");
+    let (_, rest) = docs.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let example = example.replace("0123…64 hexadecimal digits…", &"0".repeat(64));
+    let plans =
+        Plans::from_texts(&[("plans.md", &example)]).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(plans.warnings(), []);
 }

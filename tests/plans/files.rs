@@ -1,0 +1,218 @@
+//! Files that load, files that do not, and what is said about them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tollgate::plan::{LARGEST_FILE, Plans};
+
+/// The YAML files of a folder below `tests/plans/`: name and text.
+fn yaml_files(folder: &str) -> Vec<(String, PathBuf, String)> {
+    let mut files: Vec<_> = fs::read_dir(Path::new("tests/plans").join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "yaml"))
+        .map(|path| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            (name, path, text)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+/// `UPDATE=1 cargo test --test plans files` writes the messages anew; read the difference before you keep it.
+#[test]
+fn every_bad_file_is_told_all_its_mistakes() {
+    let files = yaml_files("bad");
+    assert!(files.len() >= 25, "{}", files.len());
+    for (name, path, text) in files {
+        let error = match Plans::from_texts(&[(&name, &text)]) {
+            Ok(_) => panic!("{name} loads"),
+            Err(error) => error.to_string() + "\n",
+        };
+        let expected = path.with_extension("txt");
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&expected, &error).unwrap();
+        }
+        assert_eq!(error, fs::read_to_string(&expected).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn every_good_file_loads_without_a_warning() {
+    let files = yaml_files("good");
+    assert!(!files.is_empty());
+    for (name, _, text) in files {
+        let plans = Plans::from_texts(&[(&name, &text)]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(plans.warnings(), [], "{name}");
+    }
+}
+
+#[test]
+fn what_the_reference_tolerates_loads_with_a_warning() {
+    let text = include_str!("warned.yaml");
+    let plans = Plans::from_texts(&[("warned.yaml", text)]).unwrap();
+    let warnings: String = plans
+        .warnings()
+        .iter()
+        .map(|warning| format!("{warning}\n"))
+        .collect();
+    assert_eq!(warnings, include_str!("warned.txt"));
+}
+
+/// The words of envoyproxy/ratelimit, for whoever greps logs for them.
+#[test]
+fn messages_contain_the_words_of_the_reference() {
+    for (name, words) in [
+        ("empty_key", "descriptor has empty key"),
+        ("empty_domain", "config file cannot have empty domain"),
+        ("unit_missing", "invalid rate limit unit ''"),
+        ("unit_not_known", "invalid rate limit unit 'mintue'"),
+        (
+            "unlimited_with_a_unit",
+            "should not specify rate limit unit when unlimited",
+        ),
+        (
+            "replaces_itself",
+            "replaces should not contain name of same descriptor",
+        ),
+        (
+            "replaces_nothing",
+            "should not have an empty replaces entry",
+        ),
+        ("not_yaml", "error loading config file: yaml:"),
+        (
+            "unknown_field_of_rate_limit",
+            "config error, unknown key 'requests'",
+        ),
+        (
+            "field_name_not_text",
+            "config error, key is not of type string: 0.25",
+        ),
+        (
+            "share_threshold_without_star",
+            "share_threshold can only be used with wildcard values",
+        ),
+        (
+            "duplicate_rule",
+            "duplicate descriptor composite key 'shop.a_x.k'",
+        ),
+        (
+            "list_of_text",
+            "config error, yaml file contains list of type other than map",
+        ),
+        ("metadata_not_a_map", "error parsing metadata: "),
+    ] {
+        let text = fs::read_to_string(format!("tests/plans/bad/{name}.yaml")).unwrap();
+        let error = Plans::from_texts(&[(name, &text)]).unwrap_err().to_string();
+        assert!(error.contains(words), "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_domain_stands_in_one_file() {
+    let texts = [("a.yaml", "domain: shop\n"), ("b.yaml", "domain: shop\n")];
+    let error = Plans::from_texts(&texts).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "b.yaml: domain: duplicate domain 'shop' in config file, first in a.yaml"
+    );
+}
+
+#[test]
+fn a_key_is_of_one_tier_in_all_domains() {
+    let file = |domain: &str, tier: &str| {
+        format!(
+            "domain: {domain}\ntiers: {{a: {{limits: []}}, b: {{limits: []}}}}\napi_keys: [{{id: one, tier: {tier}, sha256: \"{}\"}}]\n",
+            "0".repeat(64)
+        )
+    };
+    let load = |tier: &str| {
+        Plans::from_texts(&[("a.yaml", &file("a", "a")), ("b.yaml", &file("b", tier))])
+    };
+    assert!(load("a").is_ok());
+    let error = load("b").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "b.yaml: api_keys: the secret of `one` is that of `one` of tier `a` in domain `a`: one key has one id and one tier in all domains"
+    );
+}
+
+#[test]
+fn no_message_shows_what_stands_where_a_hash_should() {
+    let text = include_str!("bad/api_key_with_its_secret.yaml");
+    let error = Plans::from_texts(&[("plans.yaml", text)]).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("my-very-secret-key"));
+}
+
+#[test]
+fn a_thousand_mistakes_are_listed_up_to_a_hundred_and_counted() {
+    let rules = "- {keyy: a}\n".repeat(1_000);
+    let text = format!("domain: shop\ndescriptors:\n{rules}");
+    let error = Plans::from_texts(&[("plans.yaml", &text)]).unwrap_err();
+    assert_eq!(error.mistakes().len(), 100);
+    assert_eq!(
+        error.total(),
+        2_000,
+        "each lacks a key and has an unknown field"
+    );
+    assert!(error.to_string().ends_with("\nand 1900 more"));
+}
+
+#[test]
+fn what_is_not_a_plan_file_is_named_and_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let told = |path: &Path| {
+        Plans::load(&[path.to_owned()], None)
+            .unwrap_err()
+            .to_string()
+    };
+
+    let large = root.join("large.yaml");
+    // Sparse: a file of 100 MB that takes no room.
+    fs::File::create(&large)
+        .unwrap()
+        .set_len(100_000_000)
+        .unwrap();
+    let expected = format!(
+        "{}: has 100000000 bytes; a plan file has at most {LARGEST_FILE}",
+        large.display()
+    );
+    assert_eq!(told(&large), expected);
+
+    let missing = root.join("missing.yaml");
+    assert!(told(&missing).starts_with(&format!("{}: No such file", missing.display())));
+
+    let binary = root.join("binary.yaml");
+    fs::write(&binary, b"domain: shop\n# \xff").unwrap();
+    let expected = format!("{}:2:3: is not UTF-8 text from here on", binary.display());
+    assert_eq!(told(&binary), expected);
+
+    let empty = root.join("empty");
+    fs::create_dir(&empty).unwrap();
+    assert!(told(&empty).ends_with("no plan files (*.yaml, *.yml) in this folder"));
+
+    let inner = empty.join("folder.yaml");
+    fs::create_dir(&inner).unwrap();
+    assert!(told(&empty).ends_with("is a folder, and a plan file was expected"));
+}
+
+#[test]
+fn a_folder_is_read_in_the_order_of_names_without_dot_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["b.yml", "a.yaml", ".hidden.yaml", "notes.txt"] {
+        fs::write(folder.path().join(name), format!("domain: {name}\n")).unwrap();
+    }
+    let plans = Plans::load(&[folder.path().to_owned()], None).unwrap();
+    let names: Vec<_> = plans
+        .files()
+        .iter()
+        .filter_map(|path| path.file_name())
+        .collect();
+    assert_eq!(names, ["a.yaml", "b.yml"]);
+    assert_eq!(plans.domains().count(), 2);
+}
