@@ -405,3 +405,36 @@ fn a_bad_url_is_named_without_its_secrets() {
     let good: RedisUrl = "redis://me:pw@example.com:7000/2".parse().expect("a URL");
     assert_eq!(format!("{good:?}"), "RedisUrl(example.com:7000)");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_empty_bucket_is_charged_becomes_its_debt() {
+    let server = RedisServer::start();
+    let (other, store) = (
+        connected(usual(&server)).await,
+        connected(usual(&server)).await,
+    );
+    while store.replicas() < 2 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let limit = rule("5/day");
+    assert!(ask(&other, one(&limit, "a", 5)).await.admitted);
+    // This replica has not seen the bucket: half of five is two.
+    server.send("CLIENT PAUSE 300");
+    for expected in [true, true, false] {
+        assert_eq!(ask(&store, one(&limit, "a", 1)).await.admitted, expected);
+    }
+    while store.is_down().is_some() || store.stats().charged_back.load(Relaxed) < 2 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let give = |hits| Take {
+        items: [item(&limit, "a", Hits::Give(hits))].into_iter().collect(),
+        dry: false,
+    };
+    // Two tokens pay the debt, the third is there to be taken.
+    settles_at(&server, &limit, "a", 0).await;
+    sleep(Duration::from_millis(1_200)).await;
+    assert!(ask(&other, give(2)).await.admitted);
+    settles_at(&server, &limit, "a", 0).await;
+    assert!(ask(&other, give(1)).await.admitted);
+    settles_at(&server, &limit, "a", 1).await;
+}
