@@ -30,7 +30,7 @@ use crate::{
 pub const LIFE: Duration = Duration::from_secs(1);
 
 /// From this age on, one request renews a report that refuses, while it still refuses the others.
-const RENEW: Duration = Duration::from_millis(980);
+const RENEW: Duration = Duration::from_millis(950);
 
 const SHARDS: usize = 64;
 
@@ -377,10 +377,10 @@ mod tests {
         assert!(seen.refusal(&ask, start).is_none());
         seen.report(item, &Bucket::full(&item.limit.limit, at), at, start);
         let after = |millis| start + Duration::from_millis(millis);
-        assert!(seen.refusal(&ask, after(979)).is_some());
-        assert!(seen.refusal(&ask, after(980)).is_none(), "one renews");
+        assert!(seen.refusal(&ask, after(949)).is_some());
+        assert!(seen.refusal(&ask, after(950)).is_none(), "one renews");
         assert!(
-            seen.refusal(&ask, after(981)).is_some(),
+            seen.refusal(&ask, after(951)).is_some(),
             "the others need not"
         );
         assert!(seen.refusal(&ask, after(1_000)).is_none());
