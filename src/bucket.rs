@@ -1,7 +1,7 @@
 //! What a limit remembers, and the arithmetic on it. Pure: no clock, no I/O, no locks; integers only.
 //!
 //! `store/redis/take.lua` does the same inside Redis and hands back buckets in this form, so that waits and resets are
-//! computed here alone; `tests/same_answers.rs` holds the two together. A bucket may go into debt (hits admitted without
+//! computed here alone; `tests/redis/same_answers.rs` holds the two together. A bucket may go into debt (hits admitted without
 //! the store are charged afterwards), by at most its capacity.
 
 pub mod calendar;

@@ -179,7 +179,8 @@ impl RedisStore {
         let until = deadline.min(now + shared.settings.timeout);
         match timeout_at(until.into(), &mut answer).await {
             Ok(Ok(reply)) => shared.replied(&asked.take, reply),
-            Ok(Err(_)) => shared.without_redis(&asked.take, shared.unavailable(), true),
+            // A lane that gives a batch up drops it.
+            Ok(Err(_)) => shared.without_redis(&asked.take, shared.lost("given up"), false),
             Err(_) => shared.timed_out(&asked, &mut answer),
         }
     }
@@ -278,16 +279,21 @@ impl Shared {
             asked.meanwhile.get_or_init(|| taken.clone());
         }
         answer.close();
+        // What the lane has handed over by now, it does not look after any more.
         match answer.try_recv() {
             Ok(Ok(taken)) => {
                 self.stats.degraded.fetch_sub(1, Relaxed);
-                Ok(taken)
+                return Ok(taken);
             }
-            _ => {
-                self.stats.timeouts.fetch_add(1, Relaxed);
-                decided
+            Ok(Err(StoreError::Lost { .. })) | Err(_) => {}
+            Ok(Err(_)) => {
+                if let Ok(taken) = &decided {
+                    self.charge_back(&asked.take, taken);
+                }
             }
         }
+        self.stats.timeouts.fetch_add(1, Relaxed);
+        decided
     }
 
     /// Hands Redis' decision to whoever waits; nobody does if another one was made meanwhile.

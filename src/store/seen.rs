@@ -30,9 +30,12 @@ use crate::{
 pub const LIFE: Duration = Duration::from_secs(1);
 
 /// From this age on, one request renews a report that refuses, while it still refuses the others.
-const RENEW: Duration = Duration::from_millis(980);
+const RENEW: Duration = Duration::from_millis(950);
 
 const SHARDS: usize = 64;
+
+/// Takes of more items are not looked up: nobody's usual traffic.
+const MOST_ITEMS: usize = 64;
 
 /// Last reports by bucket.
 #[derive(Debug)]
@@ -108,6 +111,7 @@ impl Seen {
     /// The store's refusal of `take`, if it is certain and every balance of it is known.
     pub fn refusal(&self, take: &Take, now: Instant) -> Option<Taken> {
         let certain = !take.dry
+            && take.items.len() <= MOST_ITEMS
             && take
                 .items
                 .iter()
@@ -221,5 +225,210 @@ impl Hasher for TakeLow {
 
     fn write_u128(&mut self, hash: u128) {
         self.0 = hash as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{
+        clock::{Clock, ManualClock},
+        plan::{OnStoreError, RuleLimit},
+        store::MemoryStore,
+    };
+
+    const LIMITS: [&str; 4] = [
+        "10/second burst 20",
+        "3/2s sliding",
+        "2/second calendar",
+        "1/second",
+    ];
+
+    fn rule(text: &str) -> Arc<RuleLimit> {
+        Arc::new(RuleLimit {
+            limit: text.parse().expect("a limit"),
+            key_prefix: text.into(),
+            label: "".into(),
+            policy: "".into(),
+        })
+    }
+
+    #[derive(Debug, Clone)]
+    struct Step {
+        moves_us: u64,
+        latency_us: u64,
+        replica: usize,
+        wants: Vec<(usize, Hits, Role)>,
+        /// Whether the answer arrives only after that of a later step.
+        late: bool,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let hits =
+            prop_oneof![9 => (1_u64..6).prop_map(Hits::Take), 1 => (1_u64..4).prop_map(Hits::Give)];
+        let role =
+            prop_oneof![4 => Just(Role::Enforced), 1 => Just(Role::Shadow), 1 => Just(Role::Quota)];
+        let moves_us = prop_oneof![4 => 0..20_000_u64, 1 => 0..1_500_000_u64];
+        let want = (0..LIMITS.len(), hits, role);
+        (
+            moves_us,
+            0..5_000_u64,
+            0..2_usize,
+            vec(want, 1..4),
+            prop::bool::weighted(0.2),
+        )
+            .prop_map(|(moves_us, latency_us, replica, wants, late)| Step {
+                moves_us,
+                latency_us,
+                replica,
+                wants,
+                late,
+            })
+    }
+
+    fn take(wants: &[(usize, Hits, Role)], rules: &[Arc<RuleLimit>]) -> Take {
+        let items = wants.iter().map(|(limit, hits, role)| Item {
+            key: BucketKey::new(&rules[*limit].key_prefix, b""),
+            limit: rules[*limit].clone(),
+            hits: *hits,
+            role: *role,
+            on_store_error: OnStoreError::Local,
+        });
+        Take {
+            items: items.collect(),
+            dry: false,
+        }
+    }
+
+    /// A report that has not arrived yet: to whom, about what, and the rest of [`Seen::report`].
+    type Report = (usize, Item, Bucket, Timestamp, Instant);
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+        /// Two replicas on one store, whose answers overtake each other.
+        #[test]
+        fn never_refuses_what_the_store_would_admit(steps in vec(step(), 1..200)) {
+            let rules: Vec<_> = LIMITS.iter().map(|text| rule(text)).collect();
+            let clock = Arc::new(ManualClock::at(Timestamp::from_micros(1_700_000_000_000_000)));
+            let store = MemoryStore::new(10_000, clock.clone());
+            let replicas = [Seen::new(10_000), Seen::new(10_000)];
+            let mut now = Instant::now() + LIFE;
+            let mut given: HashMap<u128, [Option<Instant>; 2]> = HashMap::new();
+            let mut late: Vec<Report> = Vec::new();
+            for step in steps {
+                clock.advance(Duration::from_micros(step.moves_us));
+                now += Duration::from_micros(step.moves_us);
+                let take = take(&step.wants, &rules);
+                if let Some(refusal) = replicas[step.replica].refusal(&take, now) {
+                    let truth = store.take(&Take { dry: true, ..take.clone() });
+                    // A refund through the other replica may stay unseen for a report's life.
+                    let refunded = take.items.iter().any(|item| {
+                        let by_other = given.get(&item.key.hash()).and_then(|by| by[1 - step.replica]);
+                        by_other.is_some_and(|at| now.duration_since(at) <= LIFE)
+                    });
+                    prop_assert!(!refusal.admitted);
+                    prop_assert!(!truth.admitted || refunded, "{:?} {:?}", refusal, truth);
+                    continue;
+                }
+                let sent_at = now - Duration::from_micros(step.latency_us);
+                for item in &take.items {
+                    if matches!(item.hits, Hits::Give(_)) {
+                        replicas[step.replica].forget(&item.key);
+                        given.entry(item.key.hash()).or_default()[step.replica] = Some(now);
+                    }
+                }
+                let gives = take.items.iter().any(|item| matches!(item.hits, Hits::Give(_)));
+                let buckets = std::sync::Mutex::new(HashMap::new());
+                store.take(&take);
+                // The take has been decided; a look shows what its answer reports.
+                store.take_prepared(&Take { dry: true, ..take.clone() }, |item, bucket, at| {
+                    let mut bucket = bucket.clone();
+                    bucket.refill(&item.limit.limit, at);
+                    buckets.lock().expect("one thread").insert(item.key.hash(), bucket);
+                });
+                let buckets = buckets.into_inner().expect("one thread");
+                let reports = take.items.iter().map(|item| {
+                    (step.replica, item.clone(), buckets[&item.key.hash()].clone(), clock.now(), sent_at)
+                });
+                if step.late && !gives {
+                    late.extend(reports);
+                } else {
+                    for (replica, item, bucket, at, sent_at) in reports.chain(late.drain(..)) {
+                        replicas[replica].report(&item, &bucket, at, sent_at);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_report_refuses_for_a_second_and_is_renewed_by_one() {
+        let rules = [rule("1/second"), rule("9/second")];
+        let seen = Seen::new(100);
+        let start = Instant::now();
+        let at = Timestamp::from_micros(1_700_000_000_000_000);
+        let ask = take(&[(0, Hits::Take(5), Role::Enforced)], &rules);
+        let item = &ask.items[0];
+        assert!(seen.refusal(&ask, start).is_none());
+        seen.report(item, &Bucket::full(&item.limit.limit, at), at, start);
+        let after = |millis| start + Duration::from_millis(millis);
+        assert!(seen.refusal(&ask, after(949)).is_some());
+        assert!(seen.refusal(&ask, after(950)).is_none(), "one renews");
+        assert!(
+            seen.refusal(&ask, after(951)).is_some(),
+            "the others need not"
+        );
+        assert!(seen.refusal(&ask, after(1_000)).is_none());
+    }
+
+    #[test]
+    fn a_raised_limit_shows_at_once() {
+        let seen = Seen::new(100);
+        let (now, at) = (
+            Instant::now(),
+            Timestamp::from_micros(1_700_000_000_000_000),
+        );
+        let [low, high] = ["1/second", "9/second"].map(|text| {
+            let mut take = take(&[(0, Hits::Take(5), Role::Enforced)], &[rule(text)]);
+            take.items[0].key = BucketKey::new("", b"same");
+            take
+        });
+        seen.report(
+            &low.items[0],
+            &Bucket::full(&low.items[0].limit.limit, at),
+            at,
+            now,
+        );
+        assert!(seen.refusal(&low, now).is_some());
+        assert!(seen.refusal(&high, now).is_none());
+    }
+
+    #[test]
+    fn room_is_bounded() {
+        let rules = [rule("1/second")];
+        let seen = Seen::new(1_000);
+        let (now, at) = (
+            Instant::now(),
+            Timestamp::from_micros(1_700_000_000_000_000),
+        );
+        let mut item = take(&[(0, Hits::Take(1), Role::Enforced)], &rules)
+            .items
+            .remove(0);
+        for number in 0..100_000_u32 {
+            item.key = BucketKey::new("", &number.to_be_bytes());
+            seen.report(&item, &Bucket::full(&item.limit.limit, at), at, now);
+        }
+        let kept: usize = seen
+            .shards
+            .iter()
+            .map(|shard| shard.lock())
+            .map(|shard| shard.young.len() + shard.old.len())
+            .sum();
+        assert!(kept <= 1_000, "{kept}");
     }
 }

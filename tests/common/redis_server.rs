@@ -98,14 +98,22 @@ impl RedisServer {
 
     /// How often `command` has run, inside scripts too.
     pub fn calls(&self, command: &str) -> u64 {
-        let info: String = redis::cmd("INFO")
-            .arg("commandstats")
+        self.statistic("commandstats", &format!("cmdstat_{command}:calls="))
+    }
+
+    /// How often Redis has answered with the error `code`.
+    pub fn errors(&self, code: &str) -> u64 {
+        self.statistic("errorstats", &format!("errorstat_{code}:count="))
+    }
+
+    fn statistic(&self, section: &str, prefix: &str) -> u64 {
+        let mut command = redis::cmd("INFO");
+        let info: String = command
+            .arg(section)
             .query(&mut self.admin())
             .expect("Redis says");
-        let prefix = format!("cmdstat_{command}:calls=");
-        info.lines()
-            .find_map(|line| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok())
-            .unwrap_or(0)
+        let found = |line: &str| line.strip_prefix(prefix)?.split(',').next()?.parse().ok();
+        info.lines().find_map(found).unwrap_or(0)
     }
 
     fn wait_until_up(&self) {

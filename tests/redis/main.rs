@@ -5,5 +5,6 @@ mod redis_server;
 
 mod ask;
 mod exact;
+mod faults;
 mod model;
 mod same_answers;

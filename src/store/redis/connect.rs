@@ -1,6 +1,11 @@
 //! Reaching Redis: the URL, the pool that dials, and the supervisor that keeps the lanes in connections.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
 use redis::{
@@ -256,11 +261,13 @@ async fn dial_until_well(
     replica: &str,
     said: &mut Said,
 ) -> Vec<MultiplexedConnection> {
+    let patience = shared.patience().min(DIAL_TIMEOUT);
     let mut failures = 0;
     loop {
-        match dialer.dial(replica, shared.patience()).await {
+        match dialer.dial(replica, patience).await {
             Ok((connections, replicas)) => {
-                shared.count_replicas(replicas);
+                // The others may not be back yet.
+                shared.count_replicas(replicas.max(shared.replicas.load(Relaxed)));
                 return connections;
             }
             Err(error) => {

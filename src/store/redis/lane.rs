@@ -255,17 +255,21 @@ fn wanted(jobs: &[Job]) -> Vec<Wanted<'_>> {
         .collect()
 }
 
-/// Calls the script. A Redis that does not know it has done nothing, so the same call may follow the text.
+/// Calls the script. A Redis that does not know it has done nothing, so the same call may follow with its text.
 async fn call(
     mut connection: MultiplexedConnection,
     command: Arc<redis::Cmd>,
 ) -> Result<Value, RedisError> {
     match command.query_async(&mut connection).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let mut load = redis::cmd("SCRIPT");
-            load.arg("LOAD").arg(script().code());
-            load.exec_async(&mut connection).await?;
-            command.query_async(&mut connection).await
+            let mut with_text = redis::cmd("EVAL");
+            with_text.arg(script().code());
+            for arg in command.args_iter().skip(2) {
+                if let redis::Arg::Simple(bytes) = arg {
+                    with_text.arg(bytes);
+                }
+            }
+            with_text.query_async(&mut connection).await
         }
         answer => answer,
     }

@@ -21,9 +21,9 @@ pub struct StoreStats {
     pub latency_us: Histogram,
     /// Times that the breaker opened.
     pub trips: AtomicU64,
-    /// Hits admitted without the store that were charged afterwards.
+    /// Hits admitted without the store that are charged afterwards.
     pub charged_back: AtomicU64,
-    /// Hits taken in Redis for requests that were refused without it, and given back.
+    /// Hits taken in Redis for requests that were refused without it, and are given back.
     pub given_back: AtomicU64,
     /// Buckets that could not be charged afterwards, as too many had to be remembered.
     pub not_charged: AtomicU64,

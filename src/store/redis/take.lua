@@ -15,15 +15,15 @@
 local TOKENS, SLIDING = 1, 2                        -- kinds; 3 is a calendar quota
 local SLOTS = 60                                    -- limit.rs, SLIDING_SLOTS
 local FIELDS = 7                                    -- numbers per limit
-local MARGIN_MS, LONGEST_MS = 60000, 8000000000000  -- a bucket outlives its refill by a minute; no expiry beyond 250 years
+local MARGIN_S, LONGEST_S = 61, 8000000000          -- a bucket outlives its refill by a minute; no expiry beyond 250 years
 local EXACT = 9007199254740992                      -- 2^53
 local DAY_US = 86400000000
 
-local pcall, unpack_numbers = pcall, cmsgpack.unpack
+local call, pcall, unpack_numbers, pack_numbers = redis.call, pcall, cmsgpack.unpack, cmsgpack.pack
 local data = unpack_numbers(ARGV[2])
 local now
 if ARGV[1] == "" then
-  local time = redis.call("TIME")
+  local time = call("TIME")
   now = time[1] * 1000000 + time[2]
 else
   now = tonumber(ARGV[1])
@@ -32,7 +32,7 @@ end
 local values = {}
 for first = 1, #KEYS, 1000 do
   local last = math.min(first + 999, #KEYS)
-  local chunk = redis.call("MGET", unpack(KEYS, first, last))
+  local chunk = call("MGET", unpack(KEYS, first, last))
   if first == 1 and last == #KEYS then
     values = chunk
   else
@@ -41,9 +41,9 @@ for first = 1, #KEYS, 1000 do
 end
 
 -- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, slots; the limit that last refilled
--- it, whether it must be written, and the limit under which it was last told.
+-- it (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it was last told.
 local amount, fraction, denominator, at, slots = {}, {}, {}, {}, {}
-local refilled_by, dirty, told_by = {}, {}, {}
+local refilled_by, met_in, dirty, told_by = {}, {}, {}, {}
 
 local function read_tokens(value)
   local tokens, part, parts, time = unpack_numbers(value)
@@ -209,7 +209,7 @@ end
 local function apply_slots(key, limit, hits, gives)
   local used, list = amount[key], slots[key]
   if gives then
-    if used == 0 then return end
+    if used == 0 or hits == 0 then return end
     local copy = {}
     for i = 1, #list do copy[i] = list[i] end
     remove_from_slots(copy, hits)
@@ -279,10 +279,14 @@ local function remember(key)
 end
 
 local function leave_no_trace(kept)
+  local changed = {}
+  for i = 1, kept and undo or 0 do changed[undo_key[i]] = true end
   for i = looks, 1, -1 do
-    local key, changed = look_key[i], false
-    for j = 1, kept and undo or 0 do changed = changed or undo_key[j] == key end
-    if not changed then
+    local key = look_key[i]
+    if changed[key] then
+      -- It may hold more than the last of the limits allows: the next take refills it again.
+      refilled_by[key] = -math.abs(refilled_by[key])
+    else
       local state = look_state[i]
       amount[key], fraction[key], denominator[key] = state[1], state[2], state[3]
       at[key], slots[key], refilled_by[key] = state[4], state[5], state[6]
@@ -296,7 +300,7 @@ local reply, told = { now }, 1
 local fits = {}
 local cursor = 1 + FIELDS * data[1] + 1
 local takes = data[cursor]
-for _ = 1, takes do
+for number = 1, takes do
   local head = data[cursor + 1]
   local dry = head % 2
   local items = (head - dry) / 2
@@ -304,8 +308,7 @@ for _ = 1, takes do
   for item = first, last, 4 do
     local key, limit = data[item], data[item + 1]
     if refilled_by[key] ~= limit then
-      local fresh = not dirty[key]
-      for earlier = first, item - 4, 4 do fresh = fresh and data[earlier] ~= key end
+      local fresh = not dirty[key] and met_in[key] ~= number
       if refilled_by[key] then remember(key) end
       refilled_by[key], told_by[key] = limit, nil
       local kind = data[limit]
@@ -313,6 +316,7 @@ for _ = 1, takes do
       elseif kind == SLIDING then refill_slots(key, limit, fresh)
       else refill_spent(key, limit, fresh) end
     end
+    met_in[key] = number
   end
   undo = 0
   local blocked, quotas, quota_fits = false, false, false
@@ -325,7 +329,7 @@ for _ = 1, takes do
     local fit = gives or role == 3 or balance >= hits
     if fit then
       fits[item] = 1
-      if hits > 0 then apply(key, limit, hits, gives) end
+      if hits > 0 or gives then apply(key, limit, hits, gives) end
       if role == 2 then quotas, quota_fits = true, true end
     else
       fits[item] = 0
@@ -371,30 +375,39 @@ for _ = 1, takes do
   cursor = last
 end
 
+-- Redis writes a number out slowly, and most buckets of a batch live equally long.
+local lives = {}
+
 local function write(key)
-  local limit = refilled_by[key]
+  local limit = math.abs(refilled_by[key])
   local kind, value, full_at = data[limit], nil, nil
   if kind == TOKENS then
     local parts = data[limit + 5]
     local rate = data[limit + 3] * parts + data[limit + 4]
-    value = cmsgpack.pack(amount[key], fraction[key], parts, at[key])
+    value = pack_numbers(amount[key], fraction[key], parts, at[key])
     local missing = data[limit + 1] - amount[key]
     -- Without a rate the time is endless, which the longest life stands for.
     full_at = missing > 0 and at[key] + (missing * parts / rate + 1) * data[limit + 2] or at[key]
   elseif kind == SLIDING then
     local list = slots[key]
-    value = cmsgpack.pack(list)
+    value = pack_numbers(list)
     full_at = #list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now
   else
-    value = cmsgpack.pack(amount[key], at[key])
+    value = pack_numbers(amount[key], at[key])
     full_at = at[key] + data[limit + 3]
   end
-  local life_ms = math.min((full_at - now) / 1000 + MARGIN_MS, LONGEST_MS)
-  redis.call("SET", KEYS[key], value, "PX", life_ms - life_ms % 1)
+  local life = (full_at - now) / 1000000 + MARGIN_S
+  life = life < LONGEST_S and life - life % 1 or LONGEST_S
+  local text = lives[life]
+  if not text then
+    text = string.format("%.0f", life)
+    lives[life] = text
+  end
+  call("SET", KEYS[key], value, "EX", text)
 end
 
 for key = 1, #KEYS do
   if dirty[key] then write(key) end
 end
 
-return cmsgpack.pack(reply)
+return pack_numbers(reply)
