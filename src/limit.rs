@@ -195,6 +195,9 @@ pub enum LimitError {
     /// `burst 0`.
     #[error("a burst must be at least 1; to block, use a limit of 0 without a burst")]
     ZeroBurst,
+    /// `0/second burst B`.
+    #[error("a limit of 0 blocks, so no burst goes with it")]
+    ZeroWithBurst,
     /// `N/month burst B` or `N/month sliding`.
     #[error(
         "a {unit} has no fixed length, so `{word}` cannot go with it: use days, for example `{days} days`"
@@ -226,7 +229,7 @@ impl Limit {
     ///
     /// # Errors
     /// [`LimitError::ZeroPeriod`], [`LimitError::LongPeriod`], [`LimitError::ZeroBurst`] (unless `count` is 0, the way to
-    /// block), and [`LimitError::Inexact`] where no tick keeps a token bucket's arithmetic exact.
+    /// block), [`LimitError::ZeroWithBurst`], and [`LimitError::Inexact`] where no tick keeps a token bucket's arithmetic exact.
     pub fn new(count: u32, period: Period, kind: Kind) -> Result<Self, LimitError> {
         if period.multiplier == 0 {
             return Err(LimitError::ZeroPeriod);
@@ -239,6 +242,7 @@ impl Limit {
         }
         let burst = match kind {
             Kind::Bucket { burst: 0 } if count > 0 => return Err(LimitError::ZeroBurst),
+            Kind::Bucket { burst: 1.. } if count == 0 => return Err(LimitError::ZeroWithBurst),
             Kind::Bucket { burst } => burst,
             Kind::Sliding | Kind::Calendar => count,
         };

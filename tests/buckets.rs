@@ -386,6 +386,7 @@ fn wrong_limits_say_what_to_write() {
         ("10/0s", "longer than zero"),
         ("10/second burst", "N/PERIOD"),
         ("10/second burst 0", "at least 1"),
+        ("0/second burst 5", "blocks"),
         ("10/month burst 5", "30 days"),
         ("10/year sliding", "365 days"),
         ("10/second sliding burst 5", "N/PERIOD"),

@@ -84,7 +84,7 @@ fn the_same_bucket_twice_is_charged_twice_or_not_at_all() {
     assert_eq!(remaining(&take(&store, twice()))[..], [1, 1]);
     let refused = take(&store, twice());
     assert!(!refused.admitted);
-    assert_eq!(refused.balances[0].fits, true);
+    assert!(refused.balances[0].fits);
     assert_eq!(
         refused.balances[1].retry_after,
         Some(Duration::from_secs(20)),

@@ -250,6 +250,7 @@ mod tests {
 
     fn rule(text: &str) -> Arc<RuleLimit> {
         Arc::new(RuleLimit {
+            name: None,
             limit: text.parse().expect("a limit"),
             key_prefix: text.into(),
             label: "".into(),
