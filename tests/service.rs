@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use common::{
     Process, Tollgate, ask, client, descriptor, http, plans, request, tollgate_command, wait_until,
@@ -620,10 +620,7 @@ async fn explain_tells_why_and_takes_nothing() {
 fn check_and_explain_need_no_server() {
     let (folder, config) = plans(SHOP);
     let run = |args: &[&str]| {
-        let output: std::process::Output = Command::from(tollgate_command())
-            .args(args)
-            .output()
-            .unwrap();
+        let output = tollgate_command().args(args).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (
             output.status.code(),
