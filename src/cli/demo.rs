@@ -4,7 +4,7 @@
 //! before every port is known to be free, and everything is ready before the story is told.
 
 mod children;
-mod envoy;
+pub mod envoy;
 mod envoy_config;
 mod ports;
 mod story;
