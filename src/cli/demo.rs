@@ -4,7 +4,7 @@
 //! before every port is known to be free, and everything is ready before the story is told.
 
 mod children;
-mod envoy;
+pub mod envoy;
 mod envoy_config;
 mod ports;
 mod story;
@@ -36,7 +36,7 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 /// An address is a port, then of 127.0.0.1, or IP:PORT. Port 0 takes a free one.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
-    /// Keep the buckets in a redis-server of the demo's own, on a free port
+    /// Keep the buckets in a redis-server ($REDIS_SERVER_BIN, or on PATH) of the demo's own, on a free port
     #[arg(long, env = "TOLLGATE_DEMO_REDIS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redis: bool,
     /// Plans to load, files or folders
@@ -182,7 +182,8 @@ impl Demo {
 
     async fn start_redis(&mut self, port: Reserved) -> Result<String, DemoError> {
         let address = port.address();
-        let mut command = Command::new("redis-server");
+        let named = env::var_os("REDIS_SERVER_BIN").filter(|named| !named.is_empty());
+        let mut command = Command::new(named.unwrap_or_else(|| "redis-server".into()));
         command
             .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
             .args([

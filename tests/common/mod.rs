@@ -36,7 +36,7 @@ pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The same, for a probe that asks over the network.
-pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut probe: impl FnMut() -> F) {
+pub async fn wait_until(what: &str, mut probe: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !probe().await {
         assert!(Instant::now() < end, "waited in vain for {what}");
@@ -50,39 +50,54 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
-/// A child process and what it wrote to stderr.
+/// The lines that a process wrote so far.
+type Lines = Arc<Mutex<Vec<String>>>;
+
+/// A child process and what it wrote.
 pub struct Process {
     child: Child,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Lines,
+    output: Lines,
+}
+
+fn collect(from: impl Read + Send + 'static) -> Lines {
+    let lines = Lines::default();
+    let sink = lines.clone();
+    thread::spawn(move || {
+        BufReader::new(from)
+            .lines()
+            .map_while(Result::ok)
+            .for_each(|line| sink.lock().unwrap().push(line))
+    });
+    lines
 }
 
 impl Process {
-    /// Starts `command`, whose stderr is collected.
+    /// Starts `command`, whose stderr and stdout are collected.
     pub fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let sink = log.clone();
-        thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .for_each(|line| sink.lock().unwrap().push(line))
-        });
-        Self { child, log }
+        let log = collect(child.stderr.take().expect("piped"));
+        let output = collect(child.stdout.take().expect("piped"));
+        Self { child, log, output }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has written so far.
+    /// What it has written to stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// What it has written to stdout so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().join("\n")
     }
 
     /// The first line that holds `text`, waited for.
@@ -110,6 +125,10 @@ impl Process {
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, signal).expect("alive");
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
     }
 
     /// Waits for the end; the exit code, or none if a signal ended it.

@@ -46,12 +46,15 @@ pub enum EnvoyError {
 /// # Errors
 /// Each names `ENVOY_BIN`.
 pub async fn find() -> Result<PathBuf, EnvoyError> {
-    let places = Places {
-        named: env::var_os("ENVOY_BIN").filter(|named| !named.is_empty()),
-        path: env::var_os("PATH"),
-        cache: cache(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")),
-    };
-    places.find().await
+    Places::of_this_machine().find().await
+}
+
+/// The path of the Envoy binary that [`find`] would give, if that needs no installing.
+///
+/// # Errors
+/// [`EnvoyError::NotAProgram`].
+pub async fn find_installed() -> Result<Option<PathBuf>, EnvoyError> {
+    Places::of_this_machine().find_installed().await
 }
 
 /// The program called `name`, looked for in `path` (as the variable `PATH` has it) unless it is a path itself.
@@ -85,20 +88,35 @@ struct Places {
 }
 
 impl Places {
-    async fn find(self) -> Result<PathBuf, EnvoyError> {
-        if let Some(named) = self.named {
-            let wrong = EnvoyError::NotAProgram(named.display().to_string());
-            return in_path(&named, self.path).ok_or(wrong);
+    fn of_this_machine() -> Self {
+        Self {
+            named: env::var_os("ENVOY_BIN").filter(|named| !named.is_empty()),
+            path: env::var_os("PATH"),
+            cache: cache(env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")),
         }
-        if let Some(found) = in_path(OsStr::new("envoy"), self.path) {
+    }
+
+    async fn find(self) -> Result<PathBuf, EnvoyError> {
+        if let Some(found) = self.find_installed().await? {
             return Ok(found);
         }
         let cache = self.cache.ok_or(EnvoyError::NoCache)?;
-        if let Ok(found) = binary_of(&cache).await {
-            return Ok(found);
-        }
         install(&cache).await?;
         binary_of(&cache).await
+    }
+
+    async fn find_installed(&self) -> Result<Option<PathBuf>, EnvoyError> {
+        if let Some(named) = &self.named {
+            let wrong = EnvoyError::NotAProgram(named.display().to_string());
+            return in_path(named, self.path.clone()).map(Some).ok_or(wrong);
+        }
+        if let Some(found) = in_path(OsStr::new("envoy"), self.path.clone()) {
+            return Ok(Some(found));
+        }
+        match &self.cache {
+            Some(cache) => Ok(binary_of(cache).await.ok()),
+            None => Ok(None),
+        }
     }
 }
 

@@ -1,0 +1,138 @@
+//! `tollgate demo`, as a newcomer runs it.
+
+use std::{collections::BTreeMap, fs, net::SocketAddr, process::Command};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    client::Client,
+    common::{Process, tollgate_command, wait_for},
+    stack::shipped,
+};
+
+/// The processes that `parent` started, and theirs: pid and command.
+fn descendants(parent: u32) -> BTreeMap<u32, String> {
+    let processes: Vec<(u32, u32, String)> = fs::read_dir("/proc")
+        .expect("Linux")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let (head, rest) = stat.rsplit_once(')')?;
+            let name = head.split_once('(')?.1.to_owned();
+            Some((pid, rest.split(' ').nth(2)?.parse().ok()?, name))
+        })
+        .collect();
+    let mut found: BTreeMap<u32, String> = BTreeMap::new();
+    loop {
+        let before = found.len();
+        for (pid, of, name) in &processes {
+            if *of == parent || found.contains_key(of) {
+                found.insert(*pid, name.clone());
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Those of `processes` that still run (a number that was given to another program is not it).
+fn still_running(processes: &BTreeMap<u32, String>) -> Vec<String> {
+    let running = processes.iter().filter(|(pid, name)| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // One that has ended and waits for somebody to read its status is state Z.
+        stat.contains(&format!("({name}) ")) && !stat.contains(") Z ")
+    });
+    running
+        .map(|(pid, name)| format!("{name} ({pid})"))
+        .collect()
+}
+
+fn start(more: &[&str]) -> Process {
+    let mut command: Command = tollgate_command();
+    command.current_dir(shipped("")).arg("demo");
+    for flag in [
+        "--listen",
+        "--stats-listen",
+        "--grpc-listen",
+        "--http-listen",
+        "--admin-listen",
+    ] {
+        command.args([flag, "0"]);
+    }
+    Process::start(command.args(more))
+}
+
+/// The story is told, its Envoy limits, and with SIGTERM all of `parts` are gone.
+async fn story_holds(more: &[&str], parts: &[&str]) {
+    let mut demo = start(more);
+    let story = wait_for("the end of the story", || {
+        assert!(demo.is_running(), "the demo ended:\n{}", demo.log());
+        Some(demo.output()).filter(|story| story.contains("Ctrl-C here stops everything."))
+    });
+    assert!(
+        story.contains("demo-free-key") && story.contains("/secure/stats"),
+        "{story}"
+    );
+    let edge = story
+        .strip_prefix("Envoy http://")
+        .and_then(|rest| rest.split(' ').next());
+    let edge: SocketAddr = edge
+        .and_then(|edge| edge.parse().ok())
+        .expect("its address");
+    let mut client = Client::connect(edge).await;
+    let free = [("x-api-key", "demo-free-key")];
+    let first = client.get("/secure/stats", &free).await;
+    let second = client.get("/secure/stats", &free).await;
+    assert_eq!(
+        (first.status, second.status),
+        (200, 429),
+        "{first:?} {second:?}"
+    );
+
+    let processes = descendants(demo.pid());
+    let names: Vec<&str> = processes.values().map(String::as_str).collect();
+    for part in parts {
+        assert!(
+            names.iter().any(|name| name.starts_with(part)),
+            "{part} in {names:?}"
+        );
+    }
+    assert_eq!(names.len(), parts.len(), "{names:?}");
+    let folder = story
+        .split("logs: ")
+        .nth(1)
+        .and_then(|rest| rest.lines().next());
+    let folder = folder.expect("it tells where logs are");
+    assert!(fs::metadata(folder).is_ok(), "{folder}");
+
+    demo.signal(Signal::SIGTERM);
+    assert_eq!(demo.wait(), Some(0), "{}", demo.log());
+    assert_eq!(still_running(&processes), Vec::<String>::new());
+    assert!(fs::metadata(folder).is_err(), "{folder} was left behind");
+}
+
+#[tokio::test]
+async fn the_demo_tells_its_story_limits_and_leaves_nothing_behind() {
+    story_holds(&[], &["tollgate", "envoy"]).await;
+}
+
+#[tokio::test]
+async fn the_demo_with_redis_does_the_same() {
+    story_holds(&["--redis"], &["redis-server", "tollgate", "envoy"]).await;
+}
+
+#[tokio::test]
+async fn a_demo_that_is_killed_takes_its_processes_along() {
+    let mut demo = start(&[]);
+    wait_for("the story", || {
+        assert!(demo.is_running(), "the demo ended:\n{}", demo.log());
+        Some(()).filter(|()| demo.output().contains("Ctrl-C here"))
+    });
+    let processes = descendants(demo.pid());
+    assert_eq!(processes.len(), 2, "{processes:?}");
+    demo.kill();
+    wait_for("all to end", || {
+        still_running(&processes).is_empty().then_some(())
+    });
+}

@@ -1,0 +1,17 @@
+//! What needs Envoy: a real one in front of the built binary, with the configuration that is shipped; here and there Redis.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/redis_server.rs"]
+#[allow(dead_code, reason = "every test target uses a part of it")]
+mod redis_server;
+
+mod client;
+mod stack;
+
+mod answers;
+mod changes;
+mod demo;
+mod limits;
+mod outages;
+mod replicas;
