@@ -583,6 +583,32 @@ async fn a_changed_file_is_in_force_within_a_second_and_a_bad_one_is_not() {
     .await;
 }
 
+/// As `tollgate serve` reads `config/` where it stands. The slow poll comes too late for this test.
+#[tokio::test]
+async fn a_relative_path_is_watched_and_warned_of_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config/plans.yaml");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, format!("{SHOP}  - {{ key: user, value: a*, limits: [\"1/hour\"] }}\n  - {{ key: user, value: ab*, limits: [\"1/hour\"] }}\n")).unwrap();
+    let mut command = tollgate_command();
+    command.current_dir(folder.path()).args([
+        "serve",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ]);
+    let tollgate = Tollgate::from_process(Process::start(&mut command));
+    assert!(tollgate.process.log().contains("never reached"));
+    std::fs::write(&file, SHOP).unwrap();
+    let reloaded = wait_until("the reload", async || {
+        tollgate.metric("tollgate_plan_reloads_total{result=\"success\"}") == 1.0
+    });
+    tokio::time::timeout(Duration::from_secs(10), reloaded)
+        .await
+        .expect("noticed long before the poll");
+}
+
 #[tokio::test]
 async fn explain_tells_why_and_takes_nothing() {
     let (_folder, config) = plans(SHOP);
