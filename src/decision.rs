@@ -36,7 +36,8 @@ pub struct Decision {
     pub code: Code,
     /// One per descriptor, in the query's order.
     pub statuses: SmallVec<[Status; 4]>,
-    /// Every limit that was judged, in the order of descriptors and, within a rule, of its limits.
+    /// Every limit that was judged, in the order of descriptors and, within a rule, of its limits. None where a rule refuses
+    /// without counting: then no bucket is asked.
     pub limits: SmallVec<[LimitState; 4]>,
     /// When refused: how long until the same request would pass if nobody else came; none if it never will.
     pub retry_after: Option<Duration>,

@@ -91,9 +91,14 @@ impl Limiter {
         let Some(domain) = plans.domain(&query.domain) else {
             return Ok(unknown_domain(query));
         };
-        let (parts, mut take) = plan_take(domain, query)?;
-        let refused = parts.iter().any(|part| part.refuses());
-        take.dry = dry || refused;
+        let (mut parts, mut take) = plan_take(domain, query)?;
+        let refused = parts.iter().any(Part::refuses);
+        take.dry = dry;
+        if refused && !dry {
+            // The answer is certain: no store is asked, and none that fails can turn it into an error.
+            take.items.clear();
+            parts.iter_mut().for_each(|part| part.items = (0, 0));
+        }
         let limits: SmallVec<[Arc<RuleLimit>; 4]> =
             take.items.iter().map(|item| item.limit.clone()).collect();
         let taken = if take.items.is_empty() {
@@ -183,9 +188,9 @@ fn plan_take<'p>(
 }
 
 impl Part<'_> {
-    /// Whether its rule refuses the request without counting.
+    /// Whether its rule refuses the request without counting. A quota rule does too: what is allowed nothing has no quota.
     fn refuses(&self) -> bool {
-        matches!(self.found, Match::Refuses(rule) if rule.role == Role::Enforced)
+        matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
     fn rule(&self) -> Option<&Arc<Rule>> {
@@ -339,11 +344,15 @@ fn count(parts: &[Part<'_>], decision: &Decision) {
     for (part, status) in parts.iter().zip(&decision.statuses) {
         let Some(rule) = part.rule() else { continue };
         let states = &decision.limits[part.items.0..part.items.1];
+        let over = match part.found {
+            // Another descriptor refused without counting, so nobody asked this one's buckets.
+            Match::Limited { .. } if states.is_empty() => continue,
+            Match::Refuses(_) => true,
+            _ => states.iter().any(|state| !state.balance.fits),
+        };
         let counter = match status.code {
             Code::OverLimit => &rule.counters.over_limit,
-            Code::Ok if states.iter().any(|state| !state.balance.fits) => {
-                &rule.counters.shadow_over_limit
-            }
+            Code::Ok if over => &rule.counters.shadow_over_limit,
             Code::Ok => &rule.counters.ok,
         };
         counter.fetch_add(1, Ordering::Relaxed);

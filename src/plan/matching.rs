@@ -6,7 +6,7 @@ use super::{
     domain::{Domain, Node, Unmatched},
     keys::ApiKey,
     level::Met,
-    rule::{Allowance, Match, Rule, Subject},
+    rule::{Allowance, Match, Role, Rule, Subject},
     subject::{Variable, push_hashed, push_mark, push_plain, push_value},
 };
 use crate::descriptor::{Descriptor, Entry, Query};
@@ -137,8 +137,10 @@ impl Domain {
             None => {
                 push_hashed(subject, value);
                 walk.tier = rule.unknown;
+                // In shadow mode it hides no rule below it.
+                let denies = |denying: &&Arc<Rule>| denying.role != Role::Shadow;
                 if rule.unknown.is_none() {
-                    walk.denied = walk.denied.or(node.rule.as_ref());
+                    walk.denied = walk.denied.or(node.rule.as_ref().filter(denies));
                 }
             }
         }
