@@ -170,6 +170,13 @@ impl Reader<'_> {
                 .map_or(fields.place, |node| node.place);
             self.error(place, &path.field("share_threshold"), message);
         }
+        let several = rule.limits.as_ref().is_some_and(|limits| limits.len() > 1);
+        if let (Some(node), Some(true)) = (fields.get("quota_mode"), rule.quota_mode)
+            && (several || fields.get("limits_from").is_some())
+        {
+            let message = "goes with one limit: of several, those that fit would be charged although another refuses; keep one limit, or leave `quota_mode` out";
+            self.error(node.place, &path.field("quota_mode"), message);
+        }
         for name in ["unknown_key", "api_key_is"] {
             if let (Some(node), None) = (fields.get(name), fields.get("limits_from")) {
                 let message = "goes with `limits_from: tier` only";
