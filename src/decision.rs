@@ -44,6 +44,8 @@ pub struct Decision {
     /// The rule that decided, and its limit: when over, the one with the longest wait; else the one with the least
     /// remaining. None if no rule with a limit matched.
     pub decided_by: Option<DecidedBy>,
+    /// The rules that let their descriptor pass and have `metadata`, in the query's order.
+    pub passed_with_metadata: SmallVec<[Arc<Rule>; 1]>,
     /// Decided without the store.
     pub degraded: bool,
     /// Whether any plan has the domain.

@@ -125,6 +125,7 @@ fn unknown_domain(query: &Query) -> Decision {
         limits: SmallVec::new(),
         retry_after: None,
         decided_by: None,
+        passed_with_metadata: SmallVec::new(),
         degraded: false,
         known_domain: false,
         response: Arc::default(),
@@ -252,9 +253,15 @@ fn conclude(
             balance: *balance,
         })
         .collect();
-    let statuses = parts
+    let statuses: SmallVec<[Status; 4]> = parts
         .iter()
         .map(|part| part.status(&limits[part.items.0..part.items.1]))
+        .collect();
+    let passed_with_metadata = parts
+        .iter()
+        .zip(&statuses)
+        .filter(|(_, status)| status.code == Code::Ok)
+        .filter_map(|(part, _)| part.rule().filter(|rule| rule.metadata.is_some()).cloned())
         .collect();
     let over = refused || !taken.admitted;
     Decision {
@@ -266,6 +273,7 @@ fn conclude(
             None
         },
         decided_by: decided_by(parts, &limits, over),
+        passed_with_metadata,
         limits,
         degraded: taken.degraded,
         known_domain: true,

@@ -295,6 +295,50 @@ async fn shadow_rules_show_and_never_refuse() {
 }
 
 #[tokio::test]
+async fn metadata_of_rules_that_let_pass_is_merged_into_the_answer() {
+    let shop = r#"
+domain: shop
+descriptors:
+  - { key: a, metadata: { plan: gold, deep: { x: 1, none: ~ } }, limits: ["1/hour"] }
+  - { key: b, metadata: { plan: tin, deep: { x: 2, more: [true, "2"] } }, rate_limit: { unlimited: true } }
+  - { key: c, limits: ["9/hour"] }
+"#;
+    let (folder, config) = plans(shop);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let mut merged = async |names: &[&str]| {
+        let entries: Vec<_> = names.iter().map(|name| [(*name, "1")]).collect();
+        let descriptors: Vec<&[(&str, &str)]> = entries.iter().map(|entry| &entry[..]).collect();
+        let response = ask(&mut client, request("shop", &descriptors))
+            .await
+            .unwrap();
+        metadata(&response, "metadata")
+    };
+    let both = merged(&["a", "b", "c"]).await.unwrap();
+    assert!(
+        both.contains("\"gold\"") && !both.contains("\"tin\""),
+        "{both}"
+    );
+    assert!(
+        both.contains("NumberValue(1.0)") && !both.contains("NumberValue(2.0)"),
+        "{both}"
+    );
+    assert!(
+        both.contains("NullValue") && both.contains("BoolValue(true)"),
+        "{both}"
+    );
+    let second = merged(&["a", "b"]).await.unwrap();
+    assert!(
+        second.contains("\"tin\"") && !second.contains("\"gold\""),
+        "a refuses: {second}"
+    );
+    assert_eq!(merged(&["c"]).await, None);
+    let off = format!("response: {{ metadata: false }}{shop}");
+    std::fs::write(folder.path().join("plans.yaml"), off).unwrap();
+    wait_until("the switch", async || merged(&["b"]).await.is_none()).await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_said() {
     let (_folder, config) = plans(SHOP);
     let tollgate = Tollgate::start(&config, &[]);

@@ -4,8 +4,9 @@ use std::{fmt::Write, time::Duration};
 
 use envoy_types::pb::{
     envoy::{config::core::v3::HeaderValue, r#type::v3::RateLimitUnit},
-    google::protobuf::{self, Struct, Value, value::Kind as ValueKind},
+    google::protobuf::{self, ListValue, Struct, Value, value::Kind as ValueKind},
 };
+use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::{
     decision::{Code, Decision, LimitState, Status},
@@ -285,28 +286,74 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
     ]
 }
 
-/// Names the rule that decided, for access logs.
+/// Names the rule that decided, for access logs, and carries the `metadata` of rules that let pass.
 fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
-    let by = decision.decided_by.as_ref()?;
-    let text = |text: &str| Value {
-        kind: Some(ValueKind::StringValue(text.to_owned())),
-    };
-    let mut fields = vec![("domain".to_owned(), text(domain))];
-    if let Some(rule) = &by.rule {
-        fields.push(("rule".to_owned(), text(&rule.path)));
+    let passed = metadata_of_passed(decision);
+    if decision.decided_by.is_none() && passed.is_none() {
+        return None;
     }
-    if let Some(limit) = &by.limit {
-        fields.push(("limit".to_owned(), text(&limit.label)));
+    let mut fields = vec![("domain", text(domain))];
+    if let Some(by) = &decision.decided_by {
+        fields.extend(by.rule.as_ref().map(|rule| ("rule", text(&rule.path))));
+        fields.extend(by.limit.as_ref().map(|limit| ("limit", text(&limit.label))));
     }
     if decision.degraded {
-        fields.push((
-            "degraded".to_owned(),
-            Value {
-                kind: Some(ValueKind::BoolValue(true)),
-            },
-        ));
+        fields.push(("degraded", value(ValueKind::BoolValue(true))));
     }
+    fields.extend(passed.map(|passed| ("metadata", passed)));
     Some(Struct {
-        fields: fields.into_iter().collect(),
+        fields: fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
     })
+}
+
+// Source: envoyproxy/ratelimit: the first rule wins, and maps in maps are merged.
+fn metadata_of_passed(decision: &Decision) -> Option<Value> {
+    let mut all = decision
+        .passed_with_metadata
+        .iter()
+        .filter_map(|rule| rule.metadata.as_ref());
+    let mut merged = all.next()?.clone();
+    all.for_each(|more| merge(&mut merged, more));
+    Some(json_to_proto(&merged.into()))
+}
+
+fn merge(into: &mut JsonMap<String, Json>, from: &JsonMap<String, Json>) {
+    for (name, value) in from {
+        match (into.get_mut(name), value) {
+            (Some(Json::Object(into)), Json::Object(from)) => merge(into, from),
+            (Some(_), _) => {}
+            (None, value) => {
+                into.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn json_to_proto(json: &Json) -> Value {
+    value(match json {
+        Json::Null => ValueKind::NullValue(0),
+        Json::Bool(truth) => ValueKind::BoolValue(*truth),
+        Json::Number(number) => ValueKind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => ValueKind::StringValue(text.clone()),
+        Json::Array(items) => ValueKind::ListValue(ListValue {
+            values: items.iter().map(json_to_proto).collect(),
+        }),
+        Json::Object(fields) => ValueKind::StructValue(Struct {
+            fields: fields
+                .iter()
+                .map(|(name, value)| (name.clone(), json_to_proto(value)))
+                .collect(),
+        }),
+    })
+}
+
+fn text(text: &str) -> Value {
+    value(ValueKind::StringValue(text.to_owned()))
+}
+
+fn value(kind: ValueKind) -> Value {
+    Value { kind: Some(kind) }
 }
