@@ -142,6 +142,8 @@ fn plan_take<'p>(
         dry: false,
     };
     let mut parts = SmallVec::new();
+    let brings_limit = query.descriptors.iter().any(|asked| asked.limit.is_some());
+    let tier = brings_limit.then(|| domain.known_tier(query)).flatten();
     for (index, (found, descriptor)) in domain
         .matches(query)
         .into_iter()
@@ -151,7 +153,7 @@ fn plan_take<'p>(
         let from = take.items.len();
         if let Some(wanted) = descriptor.limit {
             let (limit, subject) = domain
-                .override_limit(descriptor, wanted)
+                .override_limit(descriptor, wanted, tier)
                 .map_err(|source| DecideError::Override { index, source })?;
             take.items.push(Item {
                 key: BucketKey::new(&limit.key_prefix, &subject),

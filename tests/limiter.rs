@@ -8,7 +8,8 @@ use std::{
 use tollgate::{
     clock::SystemClock,
     decision::{Code, Decision},
-    descriptor::{Descriptor, Entry, Query},
+    descriptor::{Descriptor, Entry, LimitOverride, Query},
+    limit::{Period, Unit},
     limiter::Limiter,
     plan::{Plans, SharedPlans},
     store::{
@@ -123,4 +124,25 @@ async fn what_meets_no_rule_may_be_refused_and_asks_no_store() {
     assert_eq!(codes(&decision), [Code::OverLimit, Code::OverLimit]);
     let by = decision.decided_by.unwrap();
     assert_eq!(&*by.rule.unwrap().path, "(unmatched)");
+}
+
+#[tokio::test]
+async fn a_forged_tier_opens_no_bucket_of_its_own_where_the_request_brings_a_limit() {
+    let text = format!(
+        "{KEYS}api_keys: [{{ id: ann, tier: free, sha256: {:064x} }}]\n",
+        1
+    );
+    let limiter = limiter(&text, memory());
+    let mut passed = 0;
+    for tier in ["free", "premium", "zzz"] {
+        let mut query = query(&[&[("api_key", "ann")], &[("tier", tier)]]);
+        query.descriptors[1].limit = Some(LimitOverride {
+            requests: 1,
+            period: Period::of(Unit::Hour),
+        });
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let decision = limiter.decide(&query, deadline).await.unwrap();
+        passed += usize::from(decision.code == Code::Ok);
+    }
+    assert_eq!(passed, 1);
 }

@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 use super::{
     keys::ApiKeys,
     level::{Level, NodeIndex},
+    matching::read_as,
     rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
-    subject::{Variable, escaped, push_hashed, push_plain, push_value},
+    subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
     descriptor::{Descriptor, LimitOverride},
@@ -107,9 +108,15 @@ impl Domain {
         self.keys.iter()
     }
 
+    /// Whether entries of that key hold API keys, whose secrets nobody is to see.
+    pub fn holds_api_key(&self, key: &str) -> bool {
+        self.key_names.iter().any(|name| **name == *key)
+    }
+
     /// The limit that a request sent along, and the name of the descriptor's bucket under it.
     ///
-    /// The numbers are no part of that name, so a changed figure keeps the tokens; the period is.
+    /// The numbers are no part of that name, so a changed figure keeps the tokens; the period is. `tier` is what
+    /// [`known_tier`](Self::known_tier) says of the request: it stands for whatever tier the descriptor names.
     ///
     /// # Errors
     /// As [`Limit::new`].
@@ -117,11 +124,12 @@ impl Domain {
         &self,
         descriptor: &Descriptor,
         limit: LimitOverride,
+        tier: Option<&str>,
     ) -> Result<(Arc<RuleLimit>, Subject), LimitError> {
         let mut subject = Subject::new();
         for entry in &descriptor.entries {
-            push_plain(&mut subject, &entry.key);
-            self.push_entry_value(&mut subject, &entry.key, &entry.value);
+            push_text(&mut subject, &entry.key);
+            self.push_entry_value(&mut subject, &entry.key, read_as(entry, tier));
         }
         let asked = (limit.requests, limit.period);
         if let Some(ready) = self.overrides.ready.lock().get(&asked) {
@@ -144,7 +152,7 @@ impl Domain {
 
     /// A value, or what stands for an API key: entries that hold keys never show a secret.
     fn push_entry_value(&self, subject: &mut Subject, key: &str, value: &str) {
-        if !self.key_names.iter().any(|name| **name == *key) {
+        if !self.holds_api_key(key) {
             return push_value(subject, value);
         }
         match self.keys.of_id_or_secret(value) {

@@ -56,6 +56,16 @@ impl Domain {
         matches
     }
 
+    /// The tier of the first known API key that a descriptor names.
+    pub fn known_tier(&self, query: &Query) -> Option<&str> {
+        if self.key_names.is_empty() {
+            return None;
+        }
+        let key_of = |descriptor: &Descriptor| self.walk(&descriptor.entries, None).key;
+        let key = query.descriptors.iter().find_map(key_of)?;
+        Some(&key.tier)
+    }
+
     fn walks(&self, query: &Query) -> SmallVec<[Walk<'_>; 4]> {
         let mut walks: SmallVec<[Walk<'_>; 4]> = query
             .descriptors
@@ -88,11 +98,9 @@ impl Domain {
             key: None,
         };
         let mut subject = Subject::new();
-        for Entry { key, value } in entries {
-            let value = match tier {
-                Some(tier) if key == TIER => tier,
-                _ => value,
-            };
+        for entry in entries {
+            let key = &entry.key;
+            let value = read_as(entry, tier);
             joined.clear();
             joined.extend_from_slice(key.as_bytes());
             joined.push(b'_');
@@ -207,6 +215,14 @@ fn push_variable(subject: &mut Subject, variable: Variable, met: Met, value: &st
             let rest = std::str::from_utf8(&joined[skip..]);
             push_value(subject, rest.expect("cut after a whole key"));
         }
+    }
+}
+
+/// An entry's value, or the `tier` of a known API key in its place.
+pub(super) fn read_as<'a>(entry: &'a Entry, tier: Option<&'a str>) -> &'a str {
+    match tier {
+        Some(tier) if entry.key == TIER => tier,
+        _ => &entry.value,
     }
 }
 

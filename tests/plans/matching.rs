@@ -125,7 +125,9 @@ fn a_changed_figure_of_a_request_sent_limit_keeps_its_bucket() {
             requests,
             period: Period::of(unit),
         };
-        let (limit, subject) = domain.override_limit(&descriptor(entries), limit).unwrap();
+        let (limit, subject) = domain
+            .override_limit(&descriptor(entries), limit, None)
+            .unwrap();
         (limit.key_prefix.to_string(), subject)
     };
     let first = asked(&[("user", "a")], 5, Unit::Minute);
@@ -134,6 +136,8 @@ fn a_changed_figure_of_a_request_sent_limit_keeps_its_bucket() {
     assert_ne!(first, asked(&[("user", "a")], 5, Unit::Hour));
     let id = asked(&[("api_key", "demo-free")], 5, Unit::Minute);
     assert_eq!(id, asked(&[("api_key", "demo-free-key")], 5, Unit::Minute));
+    let (_, long) = asked(&[(&"k".repeat(1 << 20), "a")], 5, Unit::Minute);
+    assert!(long.len() < 100, "long keys are named by their hash");
 }
 
 /// Matching as envoyproxy/ratelimit does it, row by row. Source: its `GetLimit`.
