@@ -72,13 +72,17 @@ impl Limiter {
         self.decide_by(&plans, query, deadline, false).await
     }
 
-    /// What [`Limiter::decide`] would answer now. Nothing is taken or counted.
+    /// What [`Limiter::decide`] would answer now by `plans`. Nothing is taken or counted.
     ///
     /// # Errors
     /// As [`Limiter::decide`].
-    pub async fn preview(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
-        let plans = self.plans.load_full();
-        self.decide_by(&plans, query, deadline, true).await
+    pub async fn preview(
+        &self,
+        plans: &Plans,
+        query: &Query,
+        deadline: Instant,
+    ) -> Result<Decision, DecideError> {
+        self.decide_by(plans, query, deadline, true).await
     }
 
     async fn decide_by(

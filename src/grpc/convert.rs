@@ -10,7 +10,7 @@ use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::{
     decision::{Code, Decision, LimitState, Status},
-    descriptor::{Descriptor, Entry, Hits, LimitOverride, Query},
+    descriptor::{Descriptor, Entry, Hits, LimitOverride, Query, QueryError},
     limit::{Period, Unit},
     proto::envoy::{
         extensions::common::ratelimit::v3::{
@@ -25,24 +25,12 @@ use crate::{
     },
 };
 
-/// Most descriptors of a request; Envoy's own filter sends a handful.
-pub const MAX_DESCRIPTORS: usize = 1_000;
-
-/// Most entries of a descriptor.
-pub const MAX_ENTRIES: usize = 100;
-
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum RequestError {
-    #[error("rate limit domain must not be empty")]
-    EmptyDomain,
-    #[error("rate limit descriptor list must not be empty")]
-    NoDescriptors,
-    #[error("{count} descriptors are too many: at most {MAX_DESCRIPTORS} are judged together")]
-    TooManyDescriptors { count: usize },
-    #[error("descriptors[{index}] has {count} entries: at most {MAX_ENTRIES} are matched")]
-    TooManyEntries { index: usize, count: usize },
+    #[error(transparent)]
+    Query(#[from] QueryError),
     #[error(
         "descriptors[{index}].limit.unit: {unit} is not a unit: send SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
     )]
@@ -56,14 +44,6 @@ pub enum RequestError {
 /// # Errors
 /// [`RequestError`], for everything that a caller must mend.
 pub fn query_from_proto(request: RateLimitRequest) -> Result<Query, RequestError> {
-    if request.domain.is_empty() {
-        return Err(RequestError::EmptyDomain);
-    }
-    match request.descriptors.len() {
-        0 => return Err(RequestError::NoDescriptors),
-        1..=MAX_DESCRIPTORS => {}
-        count => return Err(RequestError::TooManyDescriptors { count }),
-    }
     let hits = u64::from(request.hits_addend.max(1));
     let descriptors = request
         .descriptors
@@ -71,10 +51,12 @@ pub fn query_from_proto(request: RateLimitRequest) -> Result<Query, RequestError
         .enumerate()
         .map(|(index, descriptor)| descriptor_from_proto(index, descriptor, hits))
         .collect::<Result<_, _>>()?;
-    Ok(Query {
+    let query = Query {
         domain: request.domain,
         descriptors,
-    })
+    };
+    query.check()?;
+    Ok(query)
 }
 
 // Source: rls.proto: a descriptor's hits_addend overrides the request's, where 0 means 1; a descriptor's 0 only looks.
@@ -83,10 +65,6 @@ fn descriptor_from_proto(
     descriptor: RateLimitDescriptor,
     request_hits: u64,
 ) -> Result<Descriptor, RequestError> {
-    let count = descriptor.entries.len();
-    if count > MAX_ENTRIES {
-        return Err(RequestError::TooManyEntries { index, count });
-    }
     let hits = descriptor
         .hits_addend
         .map_or(request_hits, |hits| hits.value);
