@@ -160,7 +160,7 @@ fn plan_take<'p>(
                 .override_limit(descriptor, wanted, tier)
                 .map_err(|source| DecideError::Override { index, source })?;
             take.items.push(Item {
-                key: BucketKey::new(&limit.key_prefix, &subject),
+                key: BucketKey::new(limit.key_prefix(), &subject),
                 limit,
                 hits: descriptor.hits,
                 role: Role::Enforced,
@@ -179,7 +179,7 @@ fn plan_take<'p>(
         } = &found
         {
             take.items.extend(limits.iter().map(|limit| Item {
-                key: BucketKey::new(&limit.key_prefix, subject),
+                key: BucketKey::new(limit.key_prefix(), subject),
                 limit: limit.clone(),
                 hits: descriptor.hits,
                 role: rule.role,

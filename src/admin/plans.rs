@@ -31,7 +31,7 @@ fn domain(domain: &Domain) -> Value {
 
 fn rule(domain: &Domain, rule: &Rule) -> Value {
     json!({
-        "rule": rule.path,
+        "rule": &*rule.path,
         "name": rule.name,
         "allows": allows(domain, &rule.allowance),
         "mode": format!("{:?}", rule.role).to_lowercase(),

@@ -222,7 +222,11 @@ fn ratelimit(limits: &[LimitState]) -> String {
         let comma = if text.is_empty() { "" } else { ", " };
         let remaining = if balance.fits { balance.remaining } else { 0 };
         let seconds = whole_seconds(balance.reset_after);
-        let written = write!(text, "{comma}\"{}\";r={remaining};t={seconds}", limit.label);
+        let written = write!(
+            text,
+            "{comma}\"{}\";r={remaining};t={seconds}",
+            limit.label()
+        );
         written.expect("a String takes all");
     }
     text
@@ -234,7 +238,7 @@ fn ratelimit_policy(limits: &[LimitState]) -> String {
         if !text.is_empty() {
             text.push_str(", ");
         }
-        text.push_str(&limit.policy);
+        text.push_str(limit.policy());
     }
     text
 }
@@ -273,7 +277,11 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     let mut fields = vec![("domain", text(domain))];
     if let Some(by) = &decision.decided_by {
         fields.extend(by.rule.as_ref().map(|rule| ("rule", text(&rule.path))));
-        fields.extend(by.limit.as_ref().map(|limit| ("limit", text(&limit.label))));
+        fields.extend(
+            by.limit
+                .as_ref()
+                .map(|limit| ("limit", text(&limit.label()))),
+        );
     }
     if decision.degraded {
         fields.push(("degraded", value(ValueKind::BoolValue(true))));
@@ -292,7 +300,7 @@ fn metadata_of_passed(decision: &Decision) -> Option<Value> {
     let mut all = decision
         .passed_with_metadata
         .iter()
-        .filter_map(|rule| rule.metadata.as_ref());
+        .filter_map(|rule| rule.metadata.as_deref());
     let mut merged = all.next()?.clone();
     all.for_each(|more| merge(&mut merged, more));
     Some(json_to_proto(&merged.into()))

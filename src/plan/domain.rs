@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{
     keys::ApiKeys,
-    level::{Level, NodeIndex},
+    level::{Level, Met, NodeIndex},
     matching::read_as,
     rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
@@ -41,8 +41,8 @@ pub struct Domain {
 /// A place in the tree of a domain's rules.
 #[derive(Debug)]
 pub struct Node {
-    /// The rules below it.
-    pub level: Level,
+    /// The rules below it; none at most places.
+    pub level: Option<Box<Level>>,
     /// What it says if the descriptor ends here; none for a mere branch.
     pub rule: Option<Arc<Rule>>,
     /// What of the entry goes into a bucket's name.
@@ -51,13 +51,20 @@ pub struct Node {
     pub key_rule: Option<KeyRule>,
 }
 
+impl Node {
+    /// The rule below that an entry meets, as [`Level::find`].
+    pub fn find(&self, key: &str, value: &str, joined: &[u8]) -> Option<(NodeIndex, Met)> {
+        self.level.as_ref()?.find(key, value, joined)
+    }
+}
+
 /// How an entry is read as an API key.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyRule {
     /// Only the secret opens, not the id.
     pub secret_only: bool,
     /// Index of the tier that unknown keys get; none to refuse them.
-    pub unknown: Option<usize>,
+    pub unknown: Option<u32>,
 }
 
 /// What a request gets that meets no rule.
@@ -190,14 +197,8 @@ pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -
         (None, Some(name)) => label(&format!("{name}:{limit}")),
         (None, None) => label(&format!("{}:{limit}", rule.shown)),
     };
-    let (quota, window) = (limit.count(), limit.period().seconds());
-    RuleLimit {
-        policy: format!("\"{label}\";q={quota};w={window}").into(),
-        label: label.into(),
-        key_prefix: key_prefix.into(),
-        name: own.map(Arc::from).or_else(|| rule.name.cloned()),
-        limit,
-    }
+    let name = own.map(Arc::from).or_else(|| rule.name.cloned());
+    RuleLimit::new(limit, name, &key_prefix, &label)
 }
 
 /// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.

@@ -157,7 +157,7 @@ impl Reader<'_> {
                 if !other {
                     return Some(text);
                 }
-                text.as_str()
+                &**text
             }
             Value::List(_) | Value::Map(_) => key.kind(),
         };

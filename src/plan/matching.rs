@@ -19,7 +19,7 @@ const TIER: &str = "tier";
 struct Walk<'p> {
     end: Option<(&'p Node, Subject)>,
     /// The tier whose limits hold, if the last entry is an API key.
-    tier: Option<usize>,
+    tier: Option<u32>,
     /// The rule that refuses an unknown API key.
     denied: Option<&'p Arc<Rule>>,
     /// The known API key that the descriptor names.
@@ -105,7 +105,7 @@ impl Domain {
             joined.extend_from_slice(key.as_bytes());
             joined.push(b'_');
             joined.extend_from_slice(value.as_bytes());
-            let Some((index, met)) = node.level.find(key, value, &joined) else {
+            let Some((index, met)) = node.find(key, value, &joined) else {
                 return walk;
             };
             node = self.node(index);
@@ -185,11 +185,11 @@ impl<'p> Walk<'p> {
         let Some(rule) = &node.rule else {
             return Match::None;
         };
-        let limits = match &rule.allowance {
+        let limits: &[_] = match &rule.allowance {
             Allowance::Unlimited | Allowance::Listed => return Match::Passes(rule),
             Allowance::Denied => return Match::Refuses(rule),
             Allowance::Limits(limits) => limits,
-            Allowance::Tiers(tiers) => match self.tier.and_then(|tier| tiers.get(tier)) {
+            Allowance::Tiers(tiers) => match self.tier.and_then(|tier| tiers.get(tier as usize)) {
                 Some(limits) => limits,
                 None => return Match::Refuses(rule),
             },
@@ -212,7 +212,7 @@ fn push_variable(subject: &mut Subject, variable: Variable, met: Met, value: &st
         Variable::Value => push_value(subject, value),
         Variable::Joined(skip) => {
             // The skipped part is whole characters of the rule's own key, and both parts of an entry are UTF-8.
-            let rest = std::str::from_utf8(&joined[skip..]);
+            let rest = std::str::from_utf8(&joined[skip as usize..]);
             push_value(subject, rest.expect("cut after a whole key"));
         }
     }

@@ -19,7 +19,7 @@ pub enum Variable {
     /// The value; the element has only a key or a network.
     Value,
     /// What of the joined text `key_value` follows so many bytes of literal key.
-    Joined(usize),
+    Joined(u32),
 }
 
 /// Adds a value. An IPv6 address counts as its /64, an IPv4-mapped one as IPv4.

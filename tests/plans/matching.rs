@@ -128,7 +128,7 @@ fn a_changed_figure_of_a_request_sent_limit_keeps_its_bucket() {
         let (limit, subject) = domain
             .override_limit(&descriptor(entries), limit, None)
             .unwrap();
-        (limit.key_prefix.to_string(), subject)
+        (limit.key_prefix().to_string(), subject)
     };
     let first = asked(&[("user", "a")], 5, Unit::Minute);
     assert_eq!(first, asked(&[("user", "a")], 6, Unit::Minute));
@@ -413,7 +413,7 @@ descriptors:
             match &plans.domain("sh/op").unwrap().matches(&asked)[0] {
                 tollgate::plan::Match::Limited { limits, .. } => limits
                     .iter()
-                    .map(|limit| limit.key_prefix.to_string())
+                    .map(|limit| limit.key_prefix().to_string())
                     .collect(),
                 found => panic!("{found:?}"),
             }
@@ -448,7 +448,7 @@ descriptors:
             })
             .map(|limit| {
                 (
-                    limit.policy.to_string(),
+                    limit.policy().to_string(),
                     limit.name.as_deref().map(str::to_owned),
                 )
             })

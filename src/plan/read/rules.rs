@@ -262,7 +262,7 @@ impl Reader<'_> {
                     Ok(number) => number.into(),
                     Err(_) => text.parse::<f64>().unwrap_or_default().into(),
                 },
-                _ => text.as_str().into(),
+                _ => (**text).into(),
             },
             Value::List(items) => items
                 .iter()
