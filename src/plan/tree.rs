@@ -1,7 +1,8 @@
 //! YAML text as a tree that still knows its places, its duplicate keys and the exact text of its scalars.
 //!
 //! A typed deserializer gives up at the first mistake, and an untyped one turns `1.10` into `1.1`; both lose what we need
-//! to report. Bounded: nesting, and the number of nodes after aliases are expanded.
+//! to report. So saphyr-parser tells what stands where, and serde_yaml what a plain scalar means (`scalar`). Equal texts are
+//! kept once. Bounded: nesting, and the number of nodes after aliases are expanded.
 
 use std::{
     collections::{HashMap, HashSet},

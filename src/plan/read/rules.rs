@@ -6,9 +6,10 @@ use ipnet::IpNet;
 
 use super::{Context, ON_STORE_ERROR};
 use crate::plan::{
-    fields::{Fields, Reader, is_number, truth},
+    fields::{Fields, Reader},
     file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
     mistake::Path,
+    scalar,
     shapes::RULE,
     tree::{Node, Value},
 };
@@ -256,14 +257,8 @@ impl Reader<'_> {
     fn json(&mut self, node: &Node, path: &Path<'_>) -> serde_json::Value {
         match &node.value {
             _ if node.is_null() => serde_json::Value::Null,
-            Value::Scalar { text, plain } => match (plain, truth(text)) {
-                (true, Some(value)) => value.into(),
-                (true, None) if is_number(text) => match text.parse::<i64>() {
-                    Ok(number) => number.into(),
-                    Err(_) => text.parse::<f64>().unwrap_or_default().into(),
-                },
-                _ => (**text).into(),
-            },
+            Value::Scalar { text, plain: true } => scalar::json(text),
+            Value::Scalar { text, .. } => (**text).into(),
             Value::List(items) => items
                 .iter()
                 .enumerate()
