@@ -8,7 +8,12 @@ pub mod explain;
 pub mod healthcheck;
 pub mod serve;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -109,9 +114,27 @@ fn on_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
+/// Writes a command's answer to stdout, and gives back the exit code that says the same.
+///
+/// A reader that has closed the pipe wants no more of it, and the exit code stands.
+fn answer(text: impl Display, code: ExitCode) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&format!("cannot write the answer: {error}"))
+        }
+        _ => code,
+    }
+}
+
+/// Writes a line to stderr, if anybody still reads it.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Says why a command could not tell.
 fn fail(message: &str) -> ExitCode {
-    eprintln!("error: {message}");
+    say(format_args!("error: {message}"));
     ExitCode::from(CANNOT_TELL)
 }
 

@@ -658,6 +658,38 @@ fn check_and_explain_need_no_server() {
 }
 
 #[tokio::test]
+async fn a_reader_that_goes_changes_no_answer() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let config = config.to_str().unwrap();
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for (args, code) in [
+        (vec!["check", config], 0),
+        (vec!["check", "nowhere.yaml"], 2),
+        (
+            vec!["explain", "--config", config, "--descriptor", "user=x"],
+            0,
+        ),
+        (
+            vec!["explain", "--config", config, "--descriptor", "blocked=x"],
+            1,
+        ),
+        (vec!["healthcheck", "--target", &tollgate.grpc], 0),
+    ] {
+        let status = tollgate_command()
+            .args(&args)
+            .stdout(closed())
+            .stderr(closed())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code), "{args:?}");
+    }
+}
+
+#[tokio::test]
 async fn reflection_and_health_list_the_service() {
     use tonic_reflection::pb::v1::{
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,

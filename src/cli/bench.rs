@@ -12,12 +12,7 @@ mod schedule;
 mod stated;
 mod tally;
 
-use std::{
-    io::{self, Write},
-    num::NonZeroU64,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{num::NonZeroU64, process::ExitCode, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -163,17 +158,14 @@ pub enum BenchError {
 /// could be reached, no decision came back, or a `--pid` cannot be read.
 pub async fn run(args: BenchArgs) -> ExitCode {
     match measure(&args).await {
-        Ok(report) => match print(&report, args.output) {
-            Ok(()) => exit_code(&report, args.fail_on_error),
-            Err(error) => {
-                eprintln!("tollgate bench: cannot print the report: {error}");
-                ExitCode::from(2)
+        Ok(report) => {
+            let code = exit_code(&report, args.fail_on_error);
+            match args.output {
+                Output::Text => super::answer(report.to_string().trim_end(), code),
+                Output::Json => super::answer(report.to_json(), code),
             }
-        },
-        Err(error) => {
-            eprintln!("tollgate bench: {}", with_sources(&error));
-            ExitCode::from(2)
         }
+        Err(error) => super::fail(&with_sources(&error)),
     }
 }
 
@@ -188,15 +180,6 @@ pub async fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     let tally = load::run(load, Schedule::start(args), clients).await?;
     let cpu = clocks.stop()?;
     Ok(Report::new(tally, &cpu, args.limit.as_ref()))
-}
-
-fn print(report: &Report, output: Output) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match output {
-        Output::Text => write!(stdout, "{report}")?,
-        Output::Json => writeln!(stdout, "{}", report.to_json())?,
-    }
-    stdout.flush()
 }
 
 fn exit_code(report: &Report, fail_on_error: bool) -> ExitCode {

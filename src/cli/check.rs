@@ -29,17 +29,18 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     match Plans::load(&args.files, None) {
         Ok(plans) => {
             for warning in plans.warnings() {
-                eprintln!("warning: {warning}");
+                super::say(format_args!("warning: {warning}"));
             }
-            println!("{}", summary(&plans));
-            if args.strict && !plans.warnings().is_empty() {
-                ExitCode::FAILURE
-            } else {
+            let good = !args.strict || plans.warnings().is_empty();
+            let code = if good {
                 ExitCode::SUCCESS
-            }
+            } else {
+                ExitCode::FAILURE
+            };
+            super::answer(summary(&plans), code)
         }
         Err(error) => {
-            eprintln!("{error}");
+            super::say(error);
             ExitCode::FAILURE
         }
     }

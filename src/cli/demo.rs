@@ -113,7 +113,7 @@ pub async fn run(args: DemoArgs) -> ExitCode {
     match run_until_stopped(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tollgate demo: {error}");
+            super::say(format_args!("tollgate demo: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -137,7 +137,7 @@ async fn run_until_stopped(args: DemoArgs) -> Result<(), DemoError> {
 }
 
 fn told_to_stop() -> Result<(), DemoError> {
-    eprintln!("tollgate demo: stopping");
+    super::say("tollgate demo: stopping");
     Ok(())
 }
 

@@ -66,11 +66,13 @@ fn parse_descriptor(text: &str) -> Result<Entries, String> {
 pub async fn run(args: ExplainArgs) -> ExitCode {
     match explain(&args).await {
         Ok(explanation) => {
-            print(&explanation, args.output);
-            if explanation.code == "OK" {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
+            let code = match explanation.code {
+                "OK" => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+            match args.output {
+                Output::Json => super::answer(serde_json::json!(explanation), code),
+                Output::Text => super::answer(text(&explanation).trim_end(), code),
             }
         }
         Err(message) => super::fail(&message),
@@ -126,13 +128,6 @@ fn question_descriptor(entries: &Entries) -> QuestionDescriptor {
     QuestionDescriptor {
         entries,
         hits_addend: None,
-    }
-}
-
-fn print(explanation: &Explanation, output: Output) {
-    match output {
-        Output::Json => println!("{}", serde_json::json!(explanation)),
-        Output::Text => print!("{}", text(explanation)),
     }
 }
 

@@ -95,7 +95,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            super::say(format_args!("error: {message}"));
             ExitCode::FAILURE
         }
     }
@@ -106,7 +106,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         .await
         .map_err(|error| error.to_string())?;
     let reload = tokio::spawn(reload_on_hangup(server.limiter().plans().clone()));
-    eprint!("{}", banner(&server, &settings));
+    super::say(banner(&server, &settings).trim_end());
     let served = server.run(stop_signal()).await;
     reload.abort();
     served.map_err(|error| chain(&error))
