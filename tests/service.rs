@@ -482,6 +482,34 @@ fn a_start_that_cannot_be_says_why() {
     assert!(stderr.contains("absent.yaml"), "{stderr}");
 }
 
+#[test]
+fn a_password_in_a_wrong_store_url_is_not_repeated() {
+    let (_folder, config) = plans(SHOP);
+    for url in [
+        "redis://ann:hunter2@localhost:6379/x",
+        "rediss://ann:hunter2@localhost",
+        "reddis://ann:hunter2@localhost",
+        "ann:hunter2@localhost",
+    ] {
+        for command in [&["serve"][..], &["explain", "--descriptor", "user=x"]] {
+            let mut flag = tollgate_command();
+            flag.args(command).args(["--store", url]);
+            let mut variable = tollgate_command();
+            variable.args(command).env("TOLLGATE_STORE", url);
+            for mut asked in [flag, variable] {
+                let output = asked.arg("--config").arg(&config).output().unwrap();
+                let told = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.code(), Some(2), "{told}");
+                assert!(
+                    told.contains("--store") && told.contains("redis://"),
+                    "{told}"
+                );
+                assert!(!told.contains("hunter2"), "{told}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn health_follows_the_drain() {
     let (_folder, config) = plans(SHOP);

@@ -14,7 +14,6 @@ use crate::{
     limiter::Limiter,
     plan::SharedPlans,
     server::connect_store,
-    settings::StoreChoice,
 };
 
 /// Flags of `explain`.
@@ -39,7 +38,7 @@ pub struct ExplainArgs {
         default_value = "memory",
         hide_env_values = true
     )]
-    store: StoreChoice,
+    store: String,
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
@@ -80,6 +79,7 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
+    let choice = super::store(&args.store)?;
     let plans = SharedPlans::open(args.config.config.clone()).map_err(|error| error.to_string())?;
     let question = Question {
         domain: domain(args, &plans)?,
@@ -87,13 +87,13 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&args.store, timeout, 1_000).await;
+    let store = connect_store(&choice, timeout, 1_000).await;
     let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await
         .map_err(|error| error.to_string())?;
     if explanation.degraded {
-        return Err(format!("the store {} did not answer", args.store));
+        return Err(format!("the store, {choice}, did not answer"));
     }
     Ok(explanation)
 }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{ConfigArgs, LogArgs};
 use crate::{
     server::Server,
-    settings::{Address, Settings, StoreChoice},
+    settings::{Address, Settings},
 };
 
 /// Flags of `serve`.
@@ -41,7 +41,7 @@ pub struct ServeArgs {
         default_value = "memory",
         hide_env_values = true
     )]
-    store: StoreChoice,
+    store: String,
     /// Longest wait for Redis per decision
     #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = humantime::parse_duration)]
     store_timeout: Duration,
@@ -64,24 +64,25 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn settings(&self) -> Settings {
-        Settings {
+    fn settings(&self) -> Result<Settings, String> {
+        Ok(Settings {
             config: self.config.config.clone(),
             grpc_listen: self.grpc_listen.clone(),
             http_listen: self.http_listen.clone(),
-            store: self.store.clone(),
+            store: super::store(&self.store)?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,
-        }
+        })
     }
 }
 
 /// Serves until SIGTERM or Ctrl-C. Exit 0 after a drain, 1 if it could not start or a listener failed.
 pub fn run(args: &ServeArgs) -> ExitCode {
-    if let Err(message) = super::start_logging(&args.log) {
-        return super::fail(&message);
-    }
+    let settings = match super::start_logging(&args.log).and_then(|()| args.settings()) {
+        Ok(settings) => settings,
+        Err(message) => return super::fail(&message),
+    };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = args.worker_threads {
         builder.worker_threads(threads.get());
@@ -90,7 +91,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
     };
-    let served = runtime.block_on(serve(args.settings()));
+    let served = runtime.block_on(serve(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
     match served {
         Ok(()) => ExitCode::SUCCESS,
