@@ -9,6 +9,7 @@ pub mod healthcheck;
 pub mod serve;
 
 use std::{
+    env,
     fmt::Display,
     io::{self, Write},
     path::PathBuf,
@@ -84,15 +85,26 @@ pub enum LogFormat {
 /// The plans that a command reads.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
-    /// Plan file, or folder of *.yaml and *.yml files; repeatable
-    #[arg(
-        long = "config",
-        value_name = "PATH",
-        env = "TOLLGATE_CONFIG",
-        value_delimiter = ':',
-        default_value = "config/"
-    )]
-    pub config: Vec<PathBuf>,
+    // The variable is read below: clap would part the flag's paths, too, and a path may hold a colon.
+    /// Plan file, or folder of *.yaml and *.yml files; repeatable [env: TOLLGATE_CONFIG, with `:` between] [default: config/]
+    #[arg(long = "config", value_name = "PATH")]
+    config: Vec<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The files and folders that are named: by flags, else by the variable, else `config/`.
+    fn sources(&self) -> Vec<PathBuf> {
+        if !self.config.is_empty() {
+            return self.config.clone();
+        }
+        let named = env::var_os("TOLLGATE_CONFIG").unwrap_or_default();
+        let mut sources: Vec<PathBuf> = env::split_paths(&named).collect();
+        sources.retain(|path| !path.as_os_str().is_empty());
+        if sources.is_empty() {
+            sources.push("config/".into());
+        }
+        sources
+    }
 }
 
 /// Runs the command that the process was started with.

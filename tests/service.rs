@@ -483,6 +483,32 @@ fn a_start_that_cannot_be_says_why() {
 }
 
 #[test]
+fn the_variable_is_parted_at_colons_and_the_flag_is_not() {
+    let (folder, config) = plans(SHOP);
+    let odd = folder.path().join("a:b");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join("x.yaml"), "domain: x\n").unwrap();
+    let told = |flags: &[&std::path::Path], variable: String| {
+        let mut command = tollgate_command();
+        command.args(["explain", "--domain", "x", "--descriptor", "k=v"]);
+        for flag in flags {
+            command.arg("--config").arg(flag);
+        }
+        let output = command.env("TOLLGATE_CONFIG", variable).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let config = config.join("plans.yaml");
+    let absent = folder.path().join("absent");
+    let unknown = "no plan has the domain `x`";
+    let flag = told(&[&odd, &config], absent.display().to_string());
+    assert!(flag.starts_with("OK") && !flag.contains(unknown), "{flag}");
+    let parted = told(&[], format!("{}:{}", config.display(), config.display()));
+    assert!(parted.contains(unknown), "{parted}");
+    let broken = told(&[], odd.display().to_string());
+    assert!(broken.contains("/a: "), "{broken}");
+}
+
+#[test]
 fn a_password_in_a_wrong_store_url_is_not_repeated() {
     let (_folder, config) = plans(SHOP);
     for url in [

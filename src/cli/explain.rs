@@ -80,7 +80,7 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     let choice = super::store(&args.store)?;
-    let plans = SharedPlans::open(args.config.config.clone()).map_err(|error| error.to_string())?;
+    let plans = SharedPlans::open(args.config.sources()).map_err(|error| error.to_string())?;
     let question = Question {
         domain: domain(args, &plans)?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),

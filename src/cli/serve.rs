@@ -66,7 +66,7 @@ pub struct ServeArgs {
 impl ServeArgs {
     fn settings(&self) -> Result<Settings, String> {
         Ok(Settings {
-            config: self.config.config.clone(),
+            config: self.config.sources(),
             grpc_listen: self.grpc_listen.clone(),
             http_listen: self.http_listen.clone(),
             store: super::store(&self.store)?,
