@@ -637,6 +637,51 @@ async fn a_changed_file_is_in_force_within_a_second_and_a_bad_one_is_not() {
     .await;
 }
 
+#[test]
+fn a_signal_during_the_start_is_heeded() {
+    let (_folder, config) = plans(SHOP);
+    let start = || {
+        // Takes connections and says nothing, so that the start waits for it.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let store = format!("redis://{}", silent.local_addr().unwrap());
+        let mut command = tollgate_command();
+        command
+            .args(["serve", "--grpc-listen", "127.0.0.1:0"])
+            .args(["--http-listen", "127.0.0.1:0", "--drain-delay", "0s"])
+            .args(["--store", &store, "--config"])
+            .arg(&config);
+        let process = Process::start(&mut command);
+        let connection = silent.accept().unwrap();
+        (process, silent, connection)
+    };
+    let (mut process, _silent, _connection) = start();
+    process.signal(Signal::SIGHUP);
+    process.line_with("SIGHUP: the plan files are those in force");
+    process.line_with("try:");
+
+    let (mut process, _silent, _connection) = start();
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0));
+    assert!(!process.log().contains("try:"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn a_hangup_always_says_what_came_of_it() {
+    let (folder, config) = plans(SHOP);
+    let mut tollgate = Tollgate::start(&config, &[]);
+    tollgate.process.signal(Signal::SIGHUP);
+    tollgate.process.line_with("those in force");
+    std::fs::write(folder.path().join("plans.yaml"), "domain: 7: 8").unwrap();
+    wait_until("the error on /plans", async || {
+        tollgate.metric("tollgate_plans_stale") == 1.0
+    })
+    .await;
+    tollgate.process.signal(Signal::SIGHUP);
+    tollgate
+        .process
+        .line_with("SIGHUP: the plan files do not load");
+}
+
 #[tokio::test]
 async fn explain_tells_why_and_takes_nothing() {
     let (_folder, config) = plans(SHOP);

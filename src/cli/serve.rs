@@ -1,12 +1,13 @@
 //! `tollgate serve`: the service.
 
-use std::{num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigArgs, LogArgs};
 use crate::{
+    plan::SharedPlans,
     server::Server,
     settings::{Address, Settings},
 };
@@ -103,14 +104,51 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
-    let server = Server::start(settings.clone())
-        .await
-        .map_err(|error| error.to_string())?;
-    let reload = tokio::spawn(reload_on_hangup(server.limiter().plans().clone()));
+    let signals = Signals::catch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let Signals { hangup, mut stop } = signals;
+    let server = tokio::select! {
+        started = Server::start(settings.clone()) => started.map_err(|error| error.to_string())?,
+        () = stop.come() => return Ok(()),
+    };
+    let reload = tokio::spawn(reload_on_hangup(hangup, server.limiter().plans().clone()));
     super::say(banner(&server, &settings).trim_end());
-    let served = server.run(stop_signal()).await;
+    let served = server.run(stop_signal(stop)).await;
     reload.abort();
     served.map_err(|error| chain(&error))
+}
+
+/// What this process does not leave to the system. Caught before the start, which takes a while where the store is away: a
+/// SIGHUP that nobody catches ends a process.
+struct Signals {
+    hangup: Signal,
+    stop: StopSignals,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            stop: StopSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+        })
+    }
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Completes on SIGTERM or Ctrl-C.
+    async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// A few lines for the person who started it.
@@ -136,34 +174,28 @@ fn banner(server: &Server, settings: &Settings) -> String {
     text
 }
 
-async fn reload_on_hangup(plans: std::sync::Arc<crate::plan::SharedPlans>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::warn!("SIGHUP cannot be listened for; files are still watched");
-        return;
-    };
+async fn reload_on_hangup(mut hangup: Signal, plans: Arc<SharedPlans>) {
     while hangup.recv().await.is_some() {
-        // What came of it, the plans log themselves.
-        let _ = plans.reload_now().await;
+        match plans.reload_now().await {
+            // The plans log what is new in them.
+            Ok(true) => {}
+            Ok(false) => tracing::info!("SIGHUP: the plan files are those in force"),
+            // Where the mistakes are was logged when they were found first.
+            Err(error) => tracing::warn!(
+                mistakes = error.total(),
+                "SIGHUP: the plan files do not load, those of before stay in force; /plans has the mistakes"
+            ),
+        }
     }
 }
 
 /// Completes on SIGTERM or Ctrl-C. A second signal ends the process at once.
-async fn stop_signal() {
-    wait_for_signal().await;
-    tokio::spawn(async {
-        wait_for_signal().await;
+async fn stop_signal(mut stop: StopSignals) {
+    stop.come().await;
+    tokio::spawn(async move {
+        stop.come().await;
         std::process::exit(130);
     });
-}
-
-async fn wait_for_signal() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return drop(tokio::signal::ctrl_c().await);
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
 }
 
 /// An error with its causes, in one line.
