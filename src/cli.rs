@@ -11,7 +11,7 @@ pub mod serve;
 use std::{
     env,
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -157,6 +157,12 @@ fn store(text: &str) -> Result<StoreChoice, String> {
     text.parse().map_err(|error| format!("--store: {error}"))
 }
 
+/// Whether log lines are coloured: for a person, never in a file or pipe.
+// Source: no-color.org.
+fn colours() -> bool {
+    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+}
+
 /// Starts logging to stderr.
 fn start_logging(args: &LogArgs) -> Result<(), String> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
@@ -164,7 +170,8 @@ fn start_logging(args: &LogArgs) -> Result<(), String> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_ansi(colours())
+        .with_writer(io::stderr);
     match args.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
