@@ -11,8 +11,9 @@ pub mod serve;
 use std::{
     env,
     fmt::Display,
+    fs,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -155,6 +156,39 @@ fn fail(message: &str) -> ExitCode {
 /// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
 fn store(text: &str) -> Result<StoreChoice, String> {
     text.parse().map_err(|error| format!("--store: {error}"))
+}
+
+/// An error with its causes, in one line. tonic says "transport error" and keeps the reason in the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors repeat what their cause says.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
+/// Says which of the plan files and folders is not there.
+fn readable(sources: &[PathBuf]) -> Result<(), String> {
+    match unreadable(sources) {
+        None => Ok(()),
+        Some((path, error)) => Err(format!(
+            "cannot read plans from {}: {error}; name a plan file, or a folder of them, with --config",
+            path.display()
+        )),
+    }
+}
+
+/// The first that cannot be looked at.
+fn unreadable(files: &[PathBuf]) -> Option<(&Path, io::Error)> {
+    files
+        .iter()
+        .find_map(|file| Some((file.as_path(), fs::metadata(file).err()?)))
 }
 
 /// Whether log lines are coloured: for a person, never in a file or pipe.

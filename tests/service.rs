@@ -469,6 +469,11 @@ fn a_start_that_cannot_be_says_why() {
             vec!["not a Redis URL", "redis://", "`memory`"],
         ),
         (vec!["--store-timeout", "soon"], 2, vec!["--store-timeout"]),
+        (
+            vec!["--store-timeout", "0s"],
+            2,
+            vec!["--store-timeout", "longer than nothing"],
+        ),
         (vec!["--max-buckets", "0"], 2, vec!["--max-buckets"]),
     ] {
         let (found, stderr) = fails(&config, &args);
@@ -479,7 +484,10 @@ fn a_start_that_cannot_be_says_why() {
     }
     let (code, stderr) = fails(&folder.path().join("absent.yaml"), &[]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("absent.yaml"), "{stderr}");
+    assert!(
+        stderr.contains("absent.yaml: No such file") && stderr.contains("--config"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -565,7 +573,16 @@ async fn health_follows_the_drain() {
         "still answered while draining"
     );
     assert_eq!(tollgate.process.wait(), Some(0));
-    assert_eq!(health(&tollgate), Some(2));
+    let gone = tollgate_command()
+        .args(["healthcheck", "--target", &tollgate.grpc])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(gone.stderr).unwrap();
+    assert_eq!(gone.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("does not answer: transport error: tcp connect error: Connection refused"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -677,9 +694,13 @@ async fn a_hangup_always_says_what_came_of_it() {
     })
     .await;
     tollgate.process.signal(Signal::SIGHUP);
-    tollgate
+    let line = tollgate
         .process
         .line_with("SIGHUP: the plan files do not load");
+    assert!(
+        !line.contains('\u{1b}'),
+        "a log in a pipe has no colours: {line:?}"
+    );
 }
 
 #[tokio::test]
@@ -738,16 +759,34 @@ fn check_and_explain_need_no_server() {
     )
     .unwrap();
     let (code, stdout, stderr) = run(&["check", bad.to_str().unwrap()]);
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
     assert!(
-        stderr.contains("bad.yaml:4:5: descriptors[0].limitz: unknown field"),
-        "{stderr}"
+        stdout.contains("bad.yaml:4:5: descriptors[0].limitz: unknown field"),
+        "{stdout}"
     );
     assert_eq!(run(&["check", "nowhere.yaml"]).0, Some(2));
     std::fs::remove_file(bad).unwrap();
     let (code, stdout, _) = run(&["explain", "--config", config, "--descriptor", "user=x"]);
     assert_eq!(code, Some(0), "{stdout}");
     assert!(stdout.contains("3/hour: fits, 3 left"), "{stdout}");
+    let four = [
+        "explain",
+        "--config",
+        config,
+        "--descriptor",
+        "user=x",
+        "--hits",
+        "4",
+    ];
+    let (code, stdout, _) = run(&four);
+    assert_eq!(code, Some(1), "{stdout}");
+    for words in [
+        "would not pass, however long it waited",
+        "3/hour: never fits, 3 left",
+        "100/day sliding: fits, 100 left",
+    ] {
+        assert!(stdout.contains(words), "{stdout}");
+    }
     let (code, stdout, _) = run(&["explain", "--config", config, "--descriptor", "blocked=x"]);
     assert_eq!(code, Some(1), "{stdout}");
     assert_eq!(

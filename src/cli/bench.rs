@@ -165,7 +165,7 @@ pub async fn run(args: BenchArgs) -> ExitCode {
                 Output::Json => super::answer(report.to_json(), code),
             }
         }
-        Err(error) => super::fail(&with_sources(&error)),
+        Err(error) => super::fail(&super::chain(&error)),
     }
 }
 
@@ -194,20 +194,6 @@ fn exit_code(report: &Report, fail_on_error: bool) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
-}
-
-/// One line: the error and what caused it. tonic says "transport error" and keeps the reason in the source.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
 }
 
 fn count(text: &str) -> Result<usize, &'static str> {

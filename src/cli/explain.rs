@@ -80,7 +80,9 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     let choice = super::store(&args.store)?;
-    let plans = SharedPlans::open(args.config.sources()).map_err(|error| error.to_string())?;
+    let sources = args.config.sources();
+    super::readable(&sources)?;
+    let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
     let question = Question {
         domain: domain(args, &plans)?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
@@ -133,14 +135,20 @@ fn question_descriptor(entries: &Entries) -> QuestionDescriptor {
 
 fn text(explanation: &Explanation) -> String {
     let mut text = format!("{}: {}\n", explanation.code, explanation.why);
-    if let Some(seconds) = explanation.retry_after_seconds {
-        text += &format!("would pass in {seconds} s\n");
+    match explanation.retry_after_seconds {
+        Some(seconds) => text += &format!("would pass in {seconds} s\n"),
+        None if explanation.code == "OK" => {}
+        None => text += "would not pass, however long it waited\n",
     }
     for descriptor in &explanation.descriptors {
         let rule = descriptor.rule.as_deref().unwrap_or("no rule");
         text += &format!("({}) → {rule}: {}\n", descriptor.entries, descriptor.why);
         for limit in &descriptor.limits {
-            let fits = if limit.fits { "fits" } else { "full up" };
+            let fits = match (limit.fits, limit.retry_after_seconds) {
+                (true, _) => "fits",
+                (false, Some(_)) => "full up",
+                (false, None) => "never fits",
+            };
             text += &format!("    {}: {fits}, {} left\n", limit.limit, limit.remaining);
         }
     }

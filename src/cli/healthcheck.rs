@@ -64,13 +64,13 @@ async fn ask(target: &Address) -> Result<ServingStatus, String> {
     let channel = endpoint
         .connect()
         .await
-        .map_err(|error| format!("{error:?}"))?;
+        .map_err(|error| super::chain(&error))?;
     let request = HealthCheckRequest {
         service: HEALTH_SERVICE.to_owned(),
     };
     let response = HealthClient::new(channel)
         .check(request)
         .await
-        .map_err(|status| status.to_string())?;
+        .map_err(|status| format!("{}: {}", status.code(), status.message()))?;
     Ok(response.into_inner().status())
 }

@@ -44,7 +44,7 @@ pub struct ServeArgs {
     )]
     store: String,
     /// Longest wait for Redis per decision
-    #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = some_time)]
     store_timeout: Duration,
     /// Most buckets of the memory store
     #[arg(
@@ -78,6 +78,13 @@ impl ServeArgs {
     }
 }
 
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing, like 10ms".to_owned()),
+        read => read.map_err(|error| error.to_string()),
+    }
+}
+
 /// Serves until SIGTERM or Ctrl-C. Exit 0 after a drain, 1 if it could not start or a listener failed.
 pub fn run(args: &ServeArgs) -> ExitCode {
     let settings = match super::start_logging(&args.log).and_then(|()| args.settings()) {
@@ -104,6 +111,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
+    super::readable(&settings.config)?;
     let signals = Signals::catch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let Signals { hangup, mut stop } = signals;
     let server = tokio::select! {
@@ -114,7 +122,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
     super::say(banner(&server, &settings).trim_end());
     let served = server.run(stop_signal(stop)).await;
     reload.abort();
-    served.map_err(|error| chain(&error))
+    served.map_err(|error| super::chain(&error))
 }
 
 /// What this process does not leave to the system. Caught before the start, which takes a while where the store is away: a
@@ -196,15 +204,4 @@ async fn stop_signal(mut stop: StopSignals) {
         stop.come().await;
         std::process::exit(130);
     });
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }
