@@ -359,12 +359,10 @@ async fn invalid_utf8_on_the_wire_is_an_error_and_no_more() {
             common::RawCodec,
         )
         .await;
-    assert!(
-        answer
-            .unwrap_err()
-            .message()
-            .contains("invalid string value")
-    );
+    let error = answer.unwrap_err();
+    assert_eq!(error.code(), GrpcCode::InvalidArgument);
+    assert!(error.message().contains("invalid string value"), "{error}");
+    assert_eq!(tollgate.metric("tollgate_errors_total"), 1.0);
     let mut client = tollgate.client().await;
     assert!(
         ask(&mut client, request("shop", &[&[("user", "x")]]))
