@@ -274,6 +274,23 @@ async fn a_request_may_bring_its_own_limit() {
 }
 
 #[tokio::test]
+async fn a_full_memory_store_says_so_once() {
+    let (_folder, config) = plans(SHOP);
+    let mut tollgate = Tollgate::start(&config, &["--max-buckets", "64"]);
+    let mut client = tollgate.client().await;
+    for user in 0..200 {
+        let user = user.to_string();
+        ask(&mut client, request("shop", &[&[("user", &user)]]))
+            .await
+            .unwrap();
+    }
+    assert!(tollgate.metric("tollgate_buckets_forgotten_total") > 100.0);
+    tollgate.process.line_with("raise --max-buckets");
+    let log = tollgate.process.log();
+    assert_eq!(log.matches("are forgotten").count(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn shadow_rules_show_and_never_refuse() {
     let (_folder, config) = plans(SHOP);
     let tollgate = Tollgate::start(&config, &[]);
