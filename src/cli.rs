@@ -8,10 +8,19 @@ pub mod explain;
 pub mod healthcheck;
 pub mod serve;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    fmt::Display,
+    fs,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+use crate::settings::StoreChoice;
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -77,15 +86,26 @@ pub enum LogFormat {
 /// The plans that a command reads.
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
-    /// Plan file, or folder of *.yaml and *.yml files; repeatable
-    #[arg(
-        long = "config",
-        value_name = "PATH",
-        env = "TOLLGATE_CONFIG",
-        value_delimiter = ':',
-        default_value = "config/"
-    )]
-    pub config: Vec<PathBuf>,
+    // The variable is read below: clap would part the flag's paths, too, and a path may hold a colon.
+    /// Plan file, or folder of *.yaml and *.yml files; repeatable [env: TOLLGATE_CONFIG, with `:` between] [default: config/]
+    #[arg(long = "config", value_name = "PATH")]
+    config: Vec<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The files and folders that are named: by flags, else by the variable, else `config/`.
+    fn sources(&self) -> Vec<PathBuf> {
+        if !self.config.is_empty() {
+            return self.config.clone();
+        }
+        let named = env::var_os("TOLLGATE_CONFIG").unwrap_or_default();
+        let mut sources: Vec<PathBuf> = env::split_paths(&named).collect();
+        sources.retain(|path| !path.as_os_str().is_empty());
+        if sources.is_empty() {
+            sources.push("config/".into());
+        }
+        sources
+    }
 }
 
 /// Runs the command that the process was started with.
@@ -109,10 +129,72 @@ fn on_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
+/// Writes a command's answer to stdout, and gives back the exit code that says the same.
+///
+/// A reader that has closed the pipe wants no more of it, and the exit code stands.
+fn answer(text: impl Display, code: ExitCode) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&format!("cannot write the answer: {error}"))
+        }
+        _ => code,
+    }
+}
+
+/// Writes a line to stderr, if anybody still reads it.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Says why a command could not tell.
 fn fail(message: &str) -> ExitCode {
-    eprintln!("error: {message}");
+    say(format_args!("error: {message}"));
     ExitCode::from(CANNOT_TELL)
+}
+
+/// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
+fn store(text: &str) -> Result<StoreChoice, String> {
+    text.parse().map_err(|error| format!("--store: {error}"))
+}
+
+/// An error with its causes, in one line. tonic says "transport error" and keeps the reason in the source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors repeat what their cause says.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
+/// Says which of the plan files and folders is not there.
+fn readable(sources: &[PathBuf]) -> Result<(), String> {
+    match unreadable(sources) {
+        None => Ok(()),
+        Some((path, error)) => Err(format!(
+            "cannot read plans from {}: {error}; name a plan file, or a folder of them, with --config",
+            path.display()
+        )),
+    }
+}
+
+/// The first that cannot be looked at.
+fn unreadable(files: &[PathBuf]) -> Option<(&Path, io::Error)> {
+    files
+        .iter()
+        .find_map(|file| Some((file.as_path(), fs::metadata(file).err()?)))
+}
+
+/// Whether log lines are coloured: for a person, never in a file or pipe.
+// Source: no-color.org.
+fn colours() -> bool {
+    io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// Starts logging to stderr.
@@ -122,7 +204,8 @@ fn start_logging(args: &LogArgs) -> Result<(), String> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_ansi(colours())
+        .with_writer(io::stderr);
     match args.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -4,11 +4,13 @@ pub mod authz;
 pub mod convert;
 pub mod rls;
 pub mod status;
+pub mod unread;
 
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use tonic::service::Routes;
+use unread::Watched;
 
 use crate::{
     limiter::Limiter,
@@ -29,11 +31,11 @@ pub fn routes(
     health: tonic_health::server::HealthService,
 ) -> Routes {
     let rls = rls::Service::new(limiter.clone(), metrics.clone());
-    let authz = authz::Service::new(limiter.plans().clone(), metrics);
+    let authz = authz::Service::new(limiter.plans().clone(), metrics.clone());
     let mut routes = Routes::builder();
     routes
-        .add_service(RateLimitServiceServer::new(rls))
-        .add_service(AuthorizationServer::new(authz))
+        .add_service(Watched::new(RateLimitServiceServer::new(rls), &metrics))
+        .add_service(Watched::new(AuthorizationServer::new(authz), &metrics))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1().expect("proto/ compiled"))
         .add_service(reflection().build_v1alpha().expect("proto/ compiled"));

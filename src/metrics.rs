@@ -3,11 +3,11 @@
 //! The request path only touches the atomics here and those of its rules. Labels are bounded: codes and reasons are enums,
 //! and rules beyond [`MAX_RULES`] are added up as `other` when a page is written.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode},
     metrics::{counter::Counter, family::Family, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
@@ -73,12 +73,21 @@ pub struct ErrorLabels {
 }
 
 /// Why a call got an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorReason {
     /// The request was not one.
     InvalidRequest,
     /// The store did not decide, and the rule leaves it to the caller.
     Store,
+}
+
+impl EncodeLabelValue for ErrorReason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::Store => "store",
+        })
+    }
 }
 
 /// What an API key check found.
@@ -89,7 +98,7 @@ pub struct CheckLabels {
 }
 
 /// What an API key check found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CheckResult {
     /// A known key.
     Known,
@@ -97,6 +106,16 @@ pub enum CheckResult {
     Unknown,
     /// No key.
     Missing,
+}
+
+impl EncodeLabelValue for CheckResult {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Known => "known",
+            Self::Unknown => "unknown",
+            Self::Missing => "missing",
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -175,5 +194,36 @@ impl Metrics {
         let mut page = String::new();
         encode(&mut page, &self.registry)?;
         Ok(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_values_are_snake_case() {
+        let metrics = Metrics::new();
+        for reason in [ErrorReason::InvalidRequest, ErrorReason::Store] {
+            metrics.errors.get_or_create(&ErrorLabels { reason }).inc();
+        }
+        for result in [
+            CheckResult::Known,
+            CheckResult::Unknown,
+            CheckResult::Missing,
+        ] {
+            let labels = CheckLabels { result };
+            metrics.key_checks.get_or_create(&labels).inc();
+        }
+        let page = metrics.page().unwrap();
+        for sample in [
+            r#"errors_total{reason="invalid_request"} 1"#,
+            r#"errors_total{reason="store"} 1"#,
+            r#"key_checks_total{result="known"} 1"#,
+            r#"key_checks_total{result="unknown"} 1"#,
+            r#"key_checks_total{result="missing"} 1"#,
+        ] {
+            assert!(page.contains(sample), "{sample} in {page}");
+        }
     }
 }

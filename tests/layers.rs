@@ -6,24 +6,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Rows of the map, top to bottom. Modules of one row may use each other.
-const ROWS: &[&[&str]] = &[
-    &["clock", "descriptor", "limit"],
-    &["bucket"],
-    &["plan"],
-    &["store"],
-    &["decision", "limiter"],
-    &["metrics", "explain", "proto"],
-    &["admin", "grpc"],
-    &["settings"],
-    &["server"],
-    &["http_probe", "stats"],
-    &["cli"],
-];
+/// Rows of the map's table, top to bottom. Modules of one row may use each other.
+fn rows() -> Vec<Vec<String>> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md");
+    let page = fs::read_to_string(page).expect("ARCHITECTURE.md is there");
+    let (_, map) = page.split_once("## The map").expect("it has a map");
+    let (map, _) = map.split_once("\n## ").expect("and more after it");
+    let cells = map.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = cells.map(|line| line.split('|').next().expect("a first cell"));
+    cells.map(modules).collect()
+}
 
-fn row_of(module: &str) -> usize {
-    let found = ROWS.iter().position(|row| row.contains(&module));
-    found.unwrap_or_else(|| panic!("{module} has no row: give it one here and in ARCHITECTURE.md"))
+/// The modules of a cell; files with an ending are entries, which nothing uses.
+fn modules(cell: &str) -> Vec<String> {
+    cell.split(['`', ' ', ','])
+        .map(|name| name.trim_end_matches('/'))
+        .filter(|name| !name.is_empty() && !name.contains('.'))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn row_of(module: &str, rows: &[Vec<String>]) -> usize {
+    let found = rows
+        .iter()
+        .position(|row| row.iter().any(|name| name == module));
+    found.unwrap_or_else(|| panic!("{module} has no row in the map of ARCHITECTURE.md"))
 }
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -90,6 +97,7 @@ fn group_heads(group: &str) -> Vec<String> {
 #[test]
 fn a_module_uses_only_those_above_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let rows = rows();
     let mut files = Vec::new();
     sources(&root, &mut files);
     let mut wrong = BTreeMap::new();
@@ -100,7 +108,7 @@ fn a_module_uses_only_those_above_it() {
         };
         let text = fs::read_to_string(&file).expect("readable");
         for used in used(&text) {
-            if used != module && row_of(&used) > row_of(&module) {
+            if used != module && row_of(&used, &rows) > row_of(&module, &rows) {
                 wrong.insert(format!("{}", below.display()), used);
             }
         }
@@ -109,6 +117,22 @@ fn a_module_uses_only_those_above_it() {
         wrong.is_empty(),
         "these use a module below them: {wrong:#?}"
     );
+}
+
+#[test]
+fn the_map_has_every_module_once_and_no_other() {
+    let mut mapped: Vec<String> = rows().concat();
+    mapped.sort();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let below = files
+        .iter()
+        .map(|file| file.strip_prefix(&root).expect("below src"));
+    let mut modules: Vec<String> = below.filter_map(module_of).collect();
+    modules.sort();
+    modules.dedup();
+    assert_eq!(mapped, modules);
 }
 
 #[test]

@@ -274,6 +274,23 @@ async fn a_request_may_bring_its_own_limit() {
 }
 
 #[tokio::test]
+async fn a_full_memory_store_says_so_once() {
+    let (_folder, config) = plans(SHOP);
+    let mut tollgate = Tollgate::start(&config, &["--max-buckets", "64"]);
+    let mut client = tollgate.client().await;
+    for user in 0..200 {
+        let user = user.to_string();
+        ask(&mut client, request("shop", &[&[("user", &user)]]))
+            .await
+            .unwrap();
+    }
+    assert!(tollgate.metric("tollgate_buckets_forgotten_total") > 100.0);
+    tollgate.process.line_with("raise --max-buckets");
+    let log = tollgate.process.log();
+    assert_eq!(log.matches("are forgotten").count(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn shadow_rules_show_and_never_refuse() {
     let (_folder, config) = plans(SHOP);
     let tollgate = Tollgate::start(&config, &[]);
@@ -403,12 +420,10 @@ async fn invalid_utf8_on_the_wire_is_an_error_and_no_more() {
             common::RawCodec,
         )
         .await;
-    assert!(
-        answer
-            .unwrap_err()
-            .message()
-            .contains("invalid string value")
-    );
+    let error = answer.unwrap_err();
+    assert_eq!(error.code(), GrpcCode::InvalidArgument);
+    assert!(error.message().contains("invalid string value"), "{error}");
+    assert_eq!(tollgate.metric("tollgate_errors_total"), 1.0);
     let mut client = tollgate.client().await;
     assert!(
         ask(&mut client, request("shop", &[&[("user", "x")]]))
@@ -513,6 +528,11 @@ fn a_start_that_cannot_be_says_why() {
             vec!["not a Redis URL", "redis://", "`memory`"],
         ),
         (vec!["--store-timeout", "soon"], 2, vec!["--store-timeout"]),
+        (
+            vec!["--store-timeout", "0s"],
+            2,
+            vec!["--store-timeout", "longer than nothing"],
+        ),
         (vec!["--max-buckets", "0"], 2, vec!["--max-buckets"]),
     ] {
         let (found, stderr) = fails(&config, &args);
@@ -523,7 +543,64 @@ fn a_start_that_cannot_be_says_why() {
     }
     let (code, stderr) = fails(&folder.path().join("absent.yaml"), &[]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("absent.yaml"), "{stderr}");
+    assert!(
+        stderr.contains("absent.yaml: No such file") && stderr.contains("--config"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn the_variable_is_parted_at_colons_and_the_flag_is_not() {
+    let (folder, config) = plans(SHOP);
+    let odd = folder.path().join("a:b");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join("x.yaml"), "domain: x\n").unwrap();
+    let told = |flags: &[&std::path::Path], variable: String| {
+        let mut command = tollgate_command();
+        command.args(["explain", "--domain", "x", "--descriptor", "k=v"]);
+        for flag in flags {
+            command.arg("--config").arg(flag);
+        }
+        let output = command.env("TOLLGATE_CONFIG", variable).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let config = config.join("plans.yaml");
+    let absent = folder.path().join("absent");
+    let unknown = "no plan has the domain `x`";
+    let flag = told(&[&odd, &config], absent.display().to_string());
+    assert!(flag.starts_with("OK") && !flag.contains(unknown), "{flag}");
+    let parted = told(&[], format!("{}:{}", config.display(), config.display()));
+    assert!(parted.contains(unknown), "{parted}");
+    let broken = told(&[], odd.display().to_string());
+    assert!(broken.contains("/a: "), "{broken}");
+}
+
+#[test]
+fn a_password_in_a_wrong_store_url_is_not_repeated() {
+    let (_folder, config) = plans(SHOP);
+    for url in [
+        "redis://ann:hunter2@localhost:6379/x",
+        "rediss://ann:hunter2@localhost",
+        "reddis://ann:hunter2@localhost",
+        "ann:hunter2@localhost",
+    ] {
+        for command in [&["serve"][..], &["explain", "--descriptor", "user=x"]] {
+            let mut flag = tollgate_command();
+            flag.args(command).args(["--store", url]);
+            let mut variable = tollgate_command();
+            variable.args(command).env("TOLLGATE_STORE", url);
+            for mut asked in [flag, variable] {
+                let output = asked.arg("--config").arg(&config).output().unwrap();
+                let told = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert_eq!(output.status.code(), Some(2), "{told}");
+                assert!(
+                    told.contains("--store") && told.contains("redis://"),
+                    "{told}"
+                );
+                assert!(!told.contains("hunter2"), "{told}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -555,7 +632,16 @@ async fn health_follows_the_drain() {
         "still answered while draining"
     );
     assert_eq!(tollgate.process.wait(), Some(0));
-    assert_eq!(health(&tollgate), Some(2));
+    let gone = tollgate_command()
+        .args(["healthcheck", "--target", &tollgate.grpc])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(gone.stderr).unwrap();
+    assert_eq!(gone.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("does not answer: transport error: tcp connect error: Connection refused"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -651,6 +737,55 @@ async fn a_relative_path_is_watched_and_warned_of_too() {
     tokio::time::timeout(Duration::from_secs(10), reloaded)
         .await
         .expect("noticed long before the poll");
+}
+
+#[test]
+fn a_signal_during_the_start_is_heeded() {
+    let (_folder, config) = plans(SHOP);
+    let start = || {
+        // Takes connections and says nothing, so that the start waits for it.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let store = format!("redis://{}", silent.local_addr().unwrap());
+        let mut command = tollgate_command();
+        command
+            .args(["serve", "--grpc-listen", "127.0.0.1:0"])
+            .args(["--http-listen", "127.0.0.1:0", "--drain-delay", "0s"])
+            .args(["--store", &store, "--config"])
+            .arg(&config);
+        let process = Process::start(&mut command);
+        let connection = silent.accept().unwrap();
+        (process, silent, connection)
+    };
+    let (mut process, _silent, _connection) = start();
+    process.signal(Signal::SIGHUP);
+    process.line_with("SIGHUP: the plan files are those in force");
+    process.line_with("try:");
+
+    let (mut process, _silent, _connection) = start();
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(), Some(0));
+    assert!(!process.log().contains("try:"), "{}", process.log());
+}
+
+#[tokio::test]
+async fn a_hangup_always_says_what_came_of_it() {
+    let (folder, config) = plans(SHOP);
+    let mut tollgate = Tollgate::start(&config, &[]);
+    tollgate.process.signal(Signal::SIGHUP);
+    tollgate.process.line_with("those in force");
+    std::fs::write(folder.path().join("plans.yaml"), "domain: 7: 8").unwrap();
+    wait_until("the error on /plans", async || {
+        tollgate.metric("tollgate_plans_stale") == 1.0
+    })
+    .await;
+    tollgate.process.signal(Signal::SIGHUP);
+    let line = tollgate
+        .process
+        .line_with("SIGHUP: the plan files do not load");
+    assert!(
+        !line.contains('\u{1b}'),
+        "a log in a pipe has no colours: {line:?}"
+    );
 }
 
 #[tokio::test]
@@ -789,22 +924,72 @@ fn check_and_explain_need_no_server() {
     )
     .unwrap();
     let (code, stdout, stderr) = run(&["check", bad.to_str().unwrap()]);
-    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert_eq!((code, stderr.as_str()), (Some(1), ""));
     assert!(
-        stderr.contains("bad.yaml:4:5: descriptors[0].limitz: unknown field"),
-        "{stderr}"
+        stdout.contains("bad.yaml:4:5: descriptors[0].limitz: unknown field"),
+        "{stdout}"
     );
     assert_eq!(run(&["check", "nowhere.yaml"]).0, Some(2));
     std::fs::remove_file(bad).unwrap();
     let (code, stdout, _) = run(&["explain", "--config", config, "--descriptor", "user=x"]);
     assert_eq!(code, Some(0), "{stdout}");
     assert!(stdout.contains("3/hour: fits, 3 left"), "{stdout}");
+    let four = [
+        "explain",
+        "--config",
+        config,
+        "--descriptor",
+        "user=x",
+        "--hits",
+        "4",
+    ];
+    let (code, stdout, _) = run(&four);
+    assert_eq!(code, Some(1), "{stdout}");
+    for words in [
+        "would not pass, however long it waited",
+        "3/hour: never fits, 3 left",
+        "100/day sliding: fits, 100 left",
+    ] {
+        assert!(stdout.contains(words), "{stdout}");
+    }
     let (code, stdout, _) = run(&["explain", "--config", config, "--descriptor", "blocked=x"]);
     assert_eq!(code, Some(1), "{stdout}");
     assert_eq!(
         run(&["explain", "--config", config, "--descriptor", "blocked"]).0,
         Some(2)
     );
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_changes_no_answer() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let config = config.to_str().unwrap();
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for (args, code) in [
+        (vec!["check", config], 0),
+        (vec!["check", "nowhere.yaml"], 2),
+        (
+            vec!["explain", "--config", config, "--descriptor", "user=x"],
+            0,
+        ),
+        (
+            vec!["explain", "--config", config, "--descriptor", "blocked=x"],
+            1,
+        ),
+        (vec!["healthcheck", "--target", &tollgate.grpc], 0),
+    ] {
+        let status = tollgate_command()
+            .args(&args)
+            .stdout(closed())
+            .stderr(closed())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code), "{args:?}");
+    }
 }
 
 #[tokio::test]

@@ -174,24 +174,35 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
         "store_latency_seconds",
         help,
         &stats.latency_us,
-        1e-6,
+        1e6,
     )
 }
 
+/// Shows `values`, of which `per_unit` make one.
 fn histogram(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
     values: &Histogram,
-    unit: f64,
+    per_unit: f64,
 ) -> fmt::Result {
     let buckets: Vec<(f64, u64)> = values
         .buckets()
-        .map(|(bound, count)| (bound.map_or(f64::MAX, |bound| bound as f64 * unit), count))
+        .map(|(bound, count)| {
+            (
+                bound.map_or(f64::INFINITY, |bound| bound as f64 / per_unit),
+                count,
+            )
+        })
         .collect();
     let count = buckets.iter().map(|(_, count)| count).sum();
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    metric.encode_histogram::<[(&str, &str); 0]>(values.sum() as f64 * unit, count, &buckets, None)
+    metric.encode_histogram::<[(&str, &str); 0]>(
+        values.sum() as f64 / per_unit,
+        count,
+        &buckets,
+        None,
+    )
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -236,4 +247,44 @@ fn by_code(counters: &RuleCounters) -> [(&'static str, &AtomicU64); 3] {
         ("OVER_LIMIT", &counters.over_limit),
         ("SHADOW_OVER_LIMIT", &counters.shadow_over_limit),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Latencies(Histogram);
+
+    impl prometheus_client::collector::Collector for Latencies {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            histogram(&mut encoder, "latency_seconds", "Waits", &self.0, 1e6)
+        }
+    }
+
+    #[test]
+    fn a_histogram_has_round_bounds_and_one_for_all() {
+        let latencies = Histogram::new(&[50, 300, 1_000_000]);
+        for micros in [50, 51, 2_000_000] {
+            latencies.observe(micros);
+        }
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Latencies(latencies)));
+        let mut page = String::new();
+        encode(&mut page, &registry).unwrap();
+        let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "latency_seconds_sum 2.000101",
+                "latency_seconds_count 3",
+                "latency_seconds_bucket{le=\"0.00005\"} 1",
+                "latency_seconds_bucket{le=\"0.0003\"} 2",
+                "latency_seconds_bucket{le=\"1.0\"} 2",
+                "latency_seconds_bucket{le=\"+Inf\"} 3",
+            ]
+        );
+    }
 }

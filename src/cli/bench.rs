@@ -12,12 +12,7 @@ mod schedule;
 mod stated;
 mod tally;
 
-use std::{
-    io::{self, Write},
-    num::NonZeroU64,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{num::NonZeroU64, process::ExitCode, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -163,17 +158,14 @@ pub enum BenchError {
 /// could be reached, no decision came back, or a `--pid` cannot be read.
 pub async fn run(args: BenchArgs) -> ExitCode {
     match measure(&args).await {
-        Ok(report) => match print(&report, args.output) {
-            Ok(()) => exit_code(&report, args.fail_on_error),
-            Err(error) => {
-                eprintln!("tollgate bench: cannot print the report: {error}");
-                ExitCode::from(2)
+        Ok(report) => {
+            let code = exit_code(&report, args.fail_on_error);
+            match args.output {
+                Output::Text => super::answer(report.to_string().trim_end(), code),
+                Output::Json => super::answer(report.to_json(), code),
             }
-        },
-        Err(error) => {
-            eprintln!("tollgate bench: {}", with_sources(&error));
-            ExitCode::from(2)
         }
+        Err(error) => super::fail(&super::chain(&error)),
     }
 }
 
@@ -190,15 +182,6 @@ pub async fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     Ok(Report::new(tally, &cpu, args.limit.as_ref()))
 }
 
-fn print(report: &Report, output: Output) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match output {
-        Output::Text => write!(stdout, "{report}")?,
-        Output::Json => writeln!(stdout, "{}", report.to_json())?,
-    }
-    stdout.flush()
-}
-
 fn exit_code(report: &Report, fail_on_error: bool) -> ExitCode {
     let over = report
         .limit
@@ -211,20 +194,6 @@ fn exit_code(report: &Report, fail_on_error: bool) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
-}
-
-/// One line: the error and what caused it. tonic says "transport error" and keeps the reason in the source.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
 }
 
 fn count(text: &str) -> Result<usize, &'static str> {

@@ -1,10 +1,6 @@
 //! `tollgate check`: are these plans good?
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
@@ -21,34 +17,26 @@ pub struct CheckArgs {
     strict: bool,
 }
 
-/// Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
+/// Tells every mistake and warning on stdout, as they are its answer. Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
 pub fn run(args: &CheckArgs) -> ExitCode {
-    if let Some((file, error)) = unreadable(&args.files) {
+    if let Some((file, error)) = super::unreadable(&args.files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
     match Plans::load(&args.files, None) {
         Ok(plans) => {
-            for warning in plans.warnings() {
-                eprintln!("warning: {warning}");
-            }
-            println!("{}", summary(&plans));
-            if args.strict && !plans.warnings().is_empty() {
-                ExitCode::FAILURE
-            } else {
+            let good = !args.strict || plans.warnings().is_empty();
+            let code = if good {
                 ExitCode::SUCCESS
-            }
+            } else {
+                ExitCode::FAILURE
+            };
+            let warnings = plans.warnings().iter();
+            let lines = warnings.map(|warning| format!("warning: {warning}\n"));
+            let lines: String = lines.chain([summary(&plans)]).collect();
+            super::answer(lines, code)
         }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => super::answer(error, ExitCode::FAILURE),
     }
-}
-
-fn unreadable(files: &[PathBuf]) -> Option<(&Path, io::Error)> {
-    files
-        .iter()
-        .find_map(|file| Some((file.as_path(), fs::metadata(file).err()?)))
 }
 
 fn summary(plans: &Plans) -> String {

@@ -21,6 +21,7 @@ use std::{
 use tokio::{net::TcpStream, process::Command, signal::unix, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::ConfigArgs;
 use crate::{http_probe, stats};
 use children::Children;
 use ports::{Port, Reserved};
@@ -39,15 +40,8 @@ pub struct DemoArgs {
     /// Keep the buckets in a redis-server ($REDIS_SERVER_BIN, or on PATH) of the demo's own, on a free port
     #[arg(long, env = "TOLLGATE_DEMO_REDIS", value_parser = clap::builder::FalseyValueParser::new())]
     pub redis: bool,
-    /// Plans to load, files or folders
-    #[arg(
-        long,
-        env = "TOLLGATE_CONFIG",
-        value_name = "PATH",
-        value_delimiter = ':',
-        default_value = "config"
-    )]
-    pub config: Vec<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Envoy's configuration; without it envoy/envoy.yaml, or the one built in where there is no such file
     #[arg(long, env = "TOLLGATE_DEMO_ENVOY_CONFIG", value_name = "PATH")]
     pub envoy_config: Option<PathBuf>,
@@ -113,7 +107,7 @@ pub async fn run(args: DemoArgs) -> ExitCode {
     match run_until_stopped(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tollgate demo: {error}");
+            super::say(format_args!("tollgate demo: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -137,7 +131,7 @@ async fn run_until_stopped(args: DemoArgs) -> Result<(), DemoError> {
 }
 
 fn told_to_stop() -> Result<(), DemoError> {
-    eprintln!("tollgate demo: stopping");
+    super::say("tollgate demo: stopping");
     Ok(())
 }
 
@@ -169,7 +163,8 @@ impl Demo {
             None => "memory".to_owned(),
         };
         drop((ports.grpc, ports.http));
-        self.start_tollgate(&args.config, &at, &store).await?;
+        self.start_tollgate(&args.config.sources(), &at, &store)
+            .await?;
         self.start_stats(ports.stats)?;
         drop((ports.edge, ports.admin));
         self.start_envoy(&envoy, &template, &at).await?;

@@ -14,7 +14,6 @@ use crate::{
     limiter::Limiter,
     plan::SharedPlans,
     server::connect_store,
-    settings::StoreChoice,
 };
 
 /// Flags of `explain`.
@@ -39,7 +38,7 @@ pub struct ExplainArgs {
         default_value = "memory",
         hide_env_values = true
     )]
-    store: StoreChoice,
+    store: String,
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
@@ -66,11 +65,13 @@ fn parse_descriptor(text: &str) -> Result<Entries, String> {
 pub async fn run(args: ExplainArgs) -> ExitCode {
     match explain(&args).await {
         Ok(explanation) => {
-            print(&explanation, args.output);
-            if explanation.code == "OK" {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
+            let code = match explanation.code {
+                "OK" => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            };
+            match args.output {
+                Output::Json => super::answer(serde_json::json!(explanation), code),
+                Output::Text => super::answer(text(&explanation).trim_end(), code),
             }
         }
         Err(message) => super::fail(&message),
@@ -78,20 +79,23 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
-    let plans = SharedPlans::open(args.config.config.clone()).map_err(|error| error.to_string())?;
+    let choice = super::store(&args.store)?;
+    let sources = args.config.sources();
+    super::readable(&sources)?;
+    let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
     let question = Question {
         domain: domain(args, &plans)?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&args.store, timeout, 1_000).await;
+    let store = connect_store(&choice, timeout, 1_000).await;
     let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await
         .map_err(|error| error.to_string())?;
     if explanation.degraded {
-        return Err(format!("the store {} did not answer", args.store));
+        return Err(format!("the store, {choice}, did not answer"));
     }
     Ok(explanation)
 }
@@ -129,23 +133,22 @@ fn question_descriptor(entries: &Entries) -> QuestionDescriptor {
     }
 }
 
-fn print(explanation: &Explanation, output: Output) {
-    match output {
-        Output::Json => println!("{}", serde_json::json!(explanation)),
-        Output::Text => print!("{}", text(explanation)),
-    }
-}
-
 fn text(explanation: &Explanation) -> String {
     let mut text = format!("{}: {}\n", explanation.code, explanation.why);
-    if let Some(seconds) = explanation.retry_after_seconds {
-        text += &format!("would pass in {seconds} s\n");
+    match explanation.retry_after_seconds {
+        Some(seconds) => text += &format!("would pass in {seconds} s\n"),
+        None if explanation.code == "OK" => {}
+        None => text += "would not pass, however long it waited\n",
     }
     for descriptor in &explanation.descriptors {
         let rule = descriptor.rule.as_deref().unwrap_or("no rule");
         text += &format!("({}) → {rule}: {}\n", descriptor.entries, descriptor.why);
         for limit in &descriptor.limits {
-            let fits = if limit.fits { "fits" } else { "full up" };
+            let fits = match (limit.fits, limit.retry_after_seconds) {
+                (true, _) => "fits",
+                (false, Some(_)) => "full up",
+                (false, None) => "never fits",
+            };
             text += &format!("    {}: {fits}, {} left\n", limit.limit, limit.remaining);
         }
     }

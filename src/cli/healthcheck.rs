@@ -33,13 +33,10 @@ pub async fn run(args: HealthcheckArgs) -> ExitCode {
         return super::fail("--target is empty");
     };
     match tokio::time::timeout(args.timeout, ask(target)).await {
-        Ok(Ok(ServingStatus::Serving)) => {
-            println!("serving");
-            ExitCode::SUCCESS
-        }
+        Ok(Ok(ServingStatus::Serving)) => super::answer("serving", ExitCode::SUCCESS),
         Ok(Ok(status)) => {
-            println!("{}", status.as_str_name().to_lowercase().replace('_', " "));
-            ExitCode::FAILURE
+            let status = status.as_str_name().to_lowercase().replace('_', " ");
+            super::answer(status, ExitCode::FAILURE)
         }
         Ok(Err(message)) => super::fail(&format!("{target} does not answer: {message}")),
         Err(_) => super::fail(&format!(
@@ -67,13 +64,13 @@ async fn ask(target: &Address) -> Result<ServingStatus, String> {
     let channel = endpoint
         .connect()
         .await
-        .map_err(|error| format!("{error:?}"))?;
+        .map_err(|error| super::chain(&error))?;
     let request = HealthCheckRequest {
         service: HEALTH_SERVICE.to_owned(),
     };
     let response = HealthClient::new(channel)
         .check(request)
         .await
-        .map_err(|status| status.to_string())?;
+        .map_err(|status| format!("{}: {}", status.code(), status.message()))?;
     Ok(response.into_inner().status())
 }

@@ -1,14 +1,15 @@
 //! `tollgate serve`: the service.
 
-use std::{num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigArgs, LogArgs};
 use crate::{
+    plan::SharedPlans,
     server::Server,
-    settings::{Address, Settings, StoreChoice},
+    settings::{Address, Settings},
 };
 
 /// Flags of `serve`.
@@ -41,9 +42,9 @@ pub struct ServeArgs {
         default_value = "memory",
         hide_env_values = true
     )]
-    store: StoreChoice,
+    store: String,
     /// Longest wait for Redis per decision
-    #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = some_time)]
     store_timeout: Duration,
     /// Most buckets of the memory store
     #[arg(
@@ -64,24 +65,32 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn settings(&self) -> Settings {
-        Settings {
-            config: self.config.config.clone(),
+    fn settings(&self) -> Result<Settings, String> {
+        Ok(Settings {
+            config: self.config.sources(),
             grpc_listen: self.grpc_listen.clone(),
             http_listen: self.http_listen.clone(),
-            store: self.store.clone(),
+            store: super::store(&self.store)?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,
-        }
+        })
+    }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing, like 10ms".to_owned()),
+        read => read.map_err(|error| error.to_string()),
     }
 }
 
 /// Serves until SIGTERM or Ctrl-C. Exit 0 after a drain, 1 if it could not start or a listener failed.
 pub fn run(args: &ServeArgs) -> ExitCode {
-    if let Err(message) = super::start_logging(&args.log) {
-        return super::fail(&message);
-    }
+    let settings = match super::start_logging(&args.log).and_then(|()| args.settings()) {
+        Ok(settings) => settings,
+        Err(message) => return super::fail(&message),
+    };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = args.worker_threads {
         builder.worker_threads(threads.get());
@@ -90,26 +99,64 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("cannot start the runtime: {error}")),
     };
-    let served = runtime.block_on(serve(args.settings()));
+    let served = runtime.block_on(serve(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            super::say(format_args!("error: {message}"));
             ExitCode::FAILURE
         }
     }
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
-    let server = Server::start(settings.clone())
-        .await
-        .map_err(|error| error.to_string())?;
-    let reload = tokio::spawn(reload_on_hangup(server.limiter().plans().clone()));
-    eprint!("{}", banner(&server, &settings));
-    let served = server.run(stop_signal()).await;
+    super::readable(&settings.config)?;
+    let signals = Signals::catch().map_err(|error| format!("cannot watch for signals: {error}"))?;
+    let Signals { hangup, mut stop } = signals;
+    let server = tokio::select! {
+        started = Server::start(settings.clone()) => started.map_err(|error| error.to_string())?,
+        () = stop.come() => return Ok(()),
+    };
+    let reload = tokio::spawn(reload_on_hangup(hangup, server.limiter().plans().clone()));
+    super::say(banner(&server, &settings).trim_end());
+    let served = server.run(stop_signal(stop)).await;
     reload.abort();
-    served.map_err(|error| chain(&error))
+    served.map_err(|error| super::chain(&error))
+}
+
+/// What this process does not leave to the system. Caught before the start, which takes a while where the store is away: a
+/// SIGHUP that nobody catches ends a process.
+struct Signals {
+    hangup: Signal,
+    stop: StopSignals,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            stop: StopSignals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+        })
+    }
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Completes on SIGTERM or Ctrl-C.
+    async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// A few lines for the person who started it.
@@ -135,43 +182,26 @@ fn banner(server: &Server, settings: &Settings) -> String {
     text
 }
 
-async fn reload_on_hangup(plans: std::sync::Arc<crate::plan::SharedPlans>) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        tracing::warn!("SIGHUP cannot be listened for; files are still watched");
-        return;
-    };
+async fn reload_on_hangup(mut hangup: Signal, plans: Arc<SharedPlans>) {
     while hangup.recv().await.is_some() {
-        // What came of it, the plans log themselves.
-        let _ = plans.reload_now().await;
+        match plans.reload_now().await {
+            // The plans log what is new in them.
+            Ok(true) => {}
+            Ok(false) => tracing::info!("SIGHUP: the plan files are those in force"),
+            // Where the mistakes are was logged when they were found first.
+            Err(error) => tracing::warn!(
+                mistakes = error.total(),
+                "SIGHUP: the plan files do not load, those of before stay in force; /plans has the mistakes"
+            ),
+        }
     }
 }
 
 /// Completes on SIGTERM or Ctrl-C. A second signal ends the process at once.
-async fn stop_signal() {
-    wait_for_signal().await;
-    tokio::spawn(async {
-        wait_for_signal().await;
+async fn stop_signal(mut stop: StopSignals) {
+    stop.come().await;
+    tokio::spawn(async move {
+        stop.come().await;
         std::process::exit(130);
     });
-}
-
-async fn wait_for_signal() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return drop(tokio::signal::ctrl_c().await);
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
 }

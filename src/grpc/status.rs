@@ -1,6 +1,7 @@
 //! The one place where errors become gRPC statuses.
 
-use tonic::Status;
+use http::Response;
+use tonic::{Code, Status, body::Body};
 
 use super::convert::RequestError;
 use crate::{
@@ -26,6 +27,21 @@ pub fn undecided(metrics: &Metrics, error: &DecideError) -> Status {
             Status::unavailable(error.to_string())
         }
     }
+}
+
+/// The answer to a call whose message may not have been one. No service of ours answers INTERNAL or OUT_OF_RANGE: these
+/// are tonic's words for a message that does not decode, and for one that is too large.
+pub fn unread(metrics: &Metrics, mut response: Response<Body>) -> Response<Body> {
+    let Some(code) = response.headers_mut().get_mut(Status::GRPC_STATUS) else {
+        return response;
+    };
+    match Code::from_bytes(code.as_bytes()) {
+        Code::Internal => *code = i32::from(Code::InvalidArgument).into(),
+        Code::OutOfRange => {}
+        _ => return response,
+    }
+    count(metrics, ErrorReason::InvalidRequest);
+    response
 }
 
 fn count(metrics: &Metrics, reason: ErrorReason) {

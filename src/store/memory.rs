@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, MutexGuard};
@@ -27,6 +28,9 @@ use crate::{
 
 const SHARDS: usize = 64;
 
+/// Between two warnings that buckets are forgotten.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
 /// The memory store. Cheap to share behind an `Arc`; one lock per shard.
 #[derive(Debug)]
 pub struct MemoryStore {
@@ -34,6 +38,7 @@ pub struct MemoryStore {
     shard_capacity: usize,
     clock: Arc<dyn Clock>,
     forgotten: AtomicU64,
+    warned: Mutex<Option<Timestamp>>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +75,7 @@ impl MemoryStore {
             shard_capacity,
             clock,
             forgotten: AtomicU64::new(0),
+            warned: Mutex::default(),
         }
     }
 
@@ -100,12 +106,17 @@ impl MemoryStore {
             })
             .collect();
         let (taken, changed) = judge(take, &places, &mut buckets, now);
+        let mut forgot = false;
         for (place, item) in first_items(&places).enumerate() {
             if changed[place] {
                 let (id, bucket) = (&ids[place], buckets[place].clone());
                 let full_at = bucket.full_at(&take.items[item].limit.limit, now);
-                self.put(shards.get(id), *id, Entry { bucket, full_at }, now);
+                forgot |= self.put(shards.get(id), *id, Entry { bucket, full_at }, now);
             }
+        }
+        drop(shards);
+        if forgot {
+            self.warn(now);
         }
         taken
     }
@@ -146,24 +157,43 @@ impl MemoryStore {
         )
     }
 
-    fn put(&self, shard: &mut Shard, id: Id, entry: Entry, now: Timestamp) {
+    /// Keeps a bucket; answers whether a part-used one had to be forgotten for it, or was itself.
+    fn put(&self, shard: &mut Shard, id: Id, entry: Entry, now: Timestamp) -> bool {
         if let Some(known) = shard.buckets.get_mut(&id) {
             *known = entry;
-            return;
+            return false;
         }
         shard.forget_full(now);
+        let mut forgot = false;
         if shard.buckets.len() >= self.shard_capacity {
             let nearest = shard.nearest_to_full();
-            if nearest.min(entry.full_at) > now {
-                self.forgotten.fetch_add(1, Ordering::Relaxed);
-            }
+            forgot = nearest.min(entry.full_at) > now;
+            self.forgotten
+                .fetch_add(u64::from(forgot), Ordering::Relaxed);
             if entry.full_at <= nearest {
-                return;
+                return forgot;
             }
             shard.settle(nearest);
         }
         shard.by_full_at.push(Reverse((entry.full_at, id)));
         shard.buckets.insert(id, entry);
+        forgot
+    }
+
+    /// Says that buckets are forgotten, now and then.
+    fn warn(&self, now: Timestamp) {
+        let mut warned = self.warned.lock();
+        if warned.is_some_and(|last| now.since(last) < WARN_EVERY) {
+            return;
+        }
+        *warned = Some(now);
+        drop(warned);
+        tracing::warn!(
+            buckets = self.capacity(),
+            forgotten = self.forgotten(),
+            "the buckets in memory are too few: those nearest to full are forgotten, so that short limits admit too much; \
+             raise --max-buckets"
+        );
     }
 }
 

