@@ -110,4 +110,4 @@ pub struct LimitOverride {
 }
 
 /// The values of a descriptor's variable entries, in order; few, so they stay on the stack.
-pub type Values<'a> = SmallVec<[&'a str; 4]>;
+pub type Values<'a> = SmallVec<[&'a str; 2]>;

@@ -103,7 +103,7 @@ impl Limiter {
             take.items.clear();
             parts.iter_mut().for_each(|part| part.items = (0, 0));
         }
-        let limits: SmallVec<[Arc<RuleLimit>; 4]> =
+        let limits: SmallVec<[Arc<RuleLimit>; 2]> =
             take.items.iter().map(|item| item.limit.clone()).collect();
         let taken = if take.items.is_empty() {
             Taken {
@@ -140,7 +140,7 @@ fn unknown_domain(query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
-) -> Result<(SmallVec<[Part<'p>; 4]>, Take), DecideError> {
+) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
@@ -247,11 +247,11 @@ impl Part<'_> {
 fn conclude(
     domain: &Domain,
     parts: &[Part<'_>],
-    limits: SmallVec<[Arc<RuleLimit>; 4]>,
+    limits: SmallVec<[Arc<RuleLimit>; 2]>,
     taken: Taken,
     refused: bool,
 ) -> Decision {
-    let limits: SmallVec<[LimitState; 4]> = limits
+    let limits: SmallVec<[LimitState; 2]> = limits
         .into_iter()
         .zip(&taken.balances)
         .map(|(limit, balance)| LimitState {
@@ -259,7 +259,7 @@ fn conclude(
             balance: *balance,
         })
         .collect();
-    let statuses: SmallVec<[Status; 4]> = parts
+    let statuses: SmallVec<[Status; 2]> = parts
         .iter()
         .map(|part| part.status(&limits[part.items.0..part.items.1]))
         .collect();

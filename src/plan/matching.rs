@@ -31,10 +31,10 @@ impl Domain {
     ///
     /// Once one descriptor names a known API key, every `tier` entry is read as that key's tier. Rules that another matched
     /// rule replaces are left out. Where no descriptor meets a rule, `unmatched` answers.
-    pub fn matches(&self, query: &Query) -> SmallVec<[Match<'_>; 4]> {
+    pub fn matches(&self, query: &Query) -> SmallVec<[Match<'_>; 2]> {
         let walks = self.walks(query);
         let mut met = false;
-        let mut matches: SmallVec<[Match<'_>; 4]> = query
+        let mut matches: SmallVec<[Match<'_>; 2]> = query
             .descriptors
             .iter()
             .zip(walks)
@@ -66,8 +66,8 @@ impl Domain {
         Some(&key.tier)
     }
 
-    fn walks(&self, query: &Query) -> SmallVec<[Walk<'_>; 4]> {
-        let mut walks: SmallVec<[Walk<'_>; 4]> = query
+    fn walks(&self, query: &Query) -> SmallVec<[Walk<'_>; 2]> {
+        let mut walks: SmallVec<[Walk<'_>; 2]> = query
             .descriptors
             .iter()
             .map(|descriptor| self.walk(&descriptor.entries, None))
@@ -235,7 +235,7 @@ fn names_another_tier(descriptor: &Descriptor, tier: &str) -> bool {
 
 /// Leaves out the rules that others replace, in two passes, so that their order does not matter.
 fn replace(matches: &mut [Match<'_>]) {
-    let replaced: SmallVec<[&str; 4]> = matches
+    let replaced: SmallVec<[&str; 2]> = matches
         .iter()
         .filter_map(rule_of)
         .flat_map(|rule| rule.replaces.iter().map(AsRef::as_ref))

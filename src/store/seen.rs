@@ -119,7 +119,7 @@ impl Seen {
         if !certain || !self.refuses_one(take, now) {
             return None;
         }
-        let mut buckets = SmallVec::<[Bucket; 4]>::new();
+        let mut buckets = SmallVec::<[Bucket; 2]>::new();
         let mut places = Places::new();
         let mut asked_at = Timestamp::default();
         for (place, item) in take.items.iter().enumerate() {

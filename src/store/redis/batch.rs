@@ -61,7 +61,7 @@ pub struct Answer {
     /// The decision, as the service answers it.
     pub taken: Taken,
     /// Per item, its bucket after the decision.
-    pub buckets: SmallVec<[Bucket; 4]>,
+    pub buckets: SmallVec<[Bucket; 2]>,
 }
 
 /// The reply is none of this script.

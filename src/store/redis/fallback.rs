@@ -77,7 +77,7 @@ fn local_part(take: &Take, replicas: u32, blocked: bool) -> Take {
         .items
         .iter()
         .any(|item| item.role == Role::Quota && policy(item) == OnStoreError::Allow);
-    let items: SmallVec<[Item; 4]> = take
+    let items: SmallVec<[Item; 2]> = take
         .items
         .iter()
         .filter(|item| is_local(item))
