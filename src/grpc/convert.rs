@@ -280,7 +280,7 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
         fields.extend(
             by.limit
                 .as_ref()
-                .map(|limit| ("limit", text(&limit.label()))),
+                .map(|limit| ("limit", text(limit.label()))),
         );
     }
     if decision.degraded {
