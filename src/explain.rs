@@ -243,6 +243,9 @@ fn why(found: &Match<'_>) -> String {
         }
         Match::Passes(_) => "the rule has no limit",
         Match::Refuses(rule) if matches!(rule.allowance, Allowance::Denied) => "the rule denies",
+        Match::Refuses(rule) if rule.role == Role::Shadow => {
+            "the API key is unknown; in shadow mode that is counted, never refused"
+        }
         Match::Refuses(_) => "the API key is unknown, and the rule denies unknown keys",
         Match::Limited { rule, .. } => match rule.role {
             Role::Enforced => "all of these limits must hold",

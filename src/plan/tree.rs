@@ -7,6 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
+    vec::Drain,
 };
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
@@ -152,6 +153,8 @@ fn syntax(error: &ScanError) -> SyntaxError {
 #[derive(Default)]
 struct Builder {
     open: Vec<Open>,
+    /// What belongs to the open lists and maps, innermost last. Each takes its own when it ends, in room for just that.
+    done: Vec<Node>,
     anchors: HashMap<usize, Node>,
     /// The texts met so far: most of a file's texts are the same few names.
     texts: HashSet<Rc<str>>,
@@ -160,21 +163,21 @@ struct Builder {
 
 /// A list or map whose end has not come yet.
 struct Open {
-    node: Node,
+    place: Place,
     anchor: usize,
-    key: Option<Node>,
+    /// Where its own begin in `done`.
+    from: usize,
 }
 
 impl Builder {
     /// Takes one event; answers the top node when it is whole.
     fn add(&mut self, event: Event<'_>, place: Place) -> Result<Option<Node>, SyntaxError> {
         match event {
-            Event::SequenceStart(anchor, _) => self.open(Value::List(Vec::new()), anchor, place),
-            Event::MappingStart(anchor, _) => self.open(Value::Map(Vec::new()), anchor, place),
-            Event::SequenceEnd | Event::MappingEnd => {
-                let open = self.open.pop().expect("the parser pairs starts and ends");
-                self.close(open.node, open.anchor)
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+                self.open(anchor, place).map(|()| None)
             }
+            Event::SequenceEnd => self.end(|done| Value::List(done.collect())),
+            Event::MappingEnd => self.end(|done| Value::Map(pairs(done))),
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
                 let value = Value::Scalar {
@@ -209,12 +212,7 @@ impl Builder {
         new
     }
 
-    fn open(
-        &mut self,
-        value: Value,
-        anchor: usize,
-        place: Place,
-    ) -> Result<Option<Node>, SyntaxError> {
+    fn open(&mut self, anchor: usize, place: Place) -> Result<(), SyntaxError> {
         self.count(1, place)?;
         if self.open.len() == DEEPEST {
             return Err(SyntaxError {
@@ -223,30 +221,37 @@ impl Builder {
             });
         }
         self.open.push(Open {
-            node: Node { place, value },
+            place,
             anchor,
-            key: None,
+            from: self.done.len(),
         });
-        Ok(None)
+        Ok(())
     }
 
+    /// Ends the innermost list or map.
+    fn end(
+        &mut self,
+        value: impl FnOnce(Drain<'_, Node>) -> Value,
+    ) -> Result<Option<Node>, SyntaxError> {
+        let open = self.open.pop().expect("the parser pairs starts and ends");
+        let node = Node {
+            place: open.place,
+            value: value(self.done.drain(open.from..)),
+        };
+        self.close(node, open.anchor)
+    }
+
+    /// Puts a whole node where it belongs; answers it if that is the top.
     fn close(&mut self, node: Node, anchor: usize) -> Result<Option<Node>, SyntaxError> {
         if anchor > 0 {
             // The copy counts too: a chain of anchors copies each inner node once per level.
             self.count(node.size(), node.place)?;
             self.anchors.insert(anchor, node.clone());
         }
-        let Some(parent) = self.open.last_mut() else {
+        if self.open.is_empty() {
             return Ok(Some(node));
-        };
-        match &mut parent.node.value {
-            Value::List(items) => items.push(node),
-            Value::Map(fields) => match parent.key.take() {
-                Some(key) => fields.push((key, node)),
-                None => parent.key = Some(node),
-            },
-            Value::Scalar { .. } => unreachable!("only lists and maps are opened"),
         }
+        self.done.push(node);
         Ok(None)
     }
 
@@ -262,4 +267,13 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// Keys and values, which come in turns.
+fn pairs(mut nodes: Drain<'_, Node>) -> Vec<(Node, Node)> {
+    let mut pairs = Vec::with_capacity(nodes.len() / 2);
+    while let (Some(key), Some(value)) = (nodes.next(), nodes.next()) {
+        pairs.push((key, value));
+    }
+    pairs
 }
