@@ -21,8 +21,8 @@ use axum::{
 use serde_json::json;
 
 use crate::{
-    explain::{Explanation, Question},
-    limiter::Limiter,
+    explain::{ExplainError, Explanation, Question},
+    limiter::{DecideError, Limiter},
     metrics::Metrics,
 };
 
@@ -110,7 +110,16 @@ async fn explain(
     crate::explain::explain(&app.limiter, &question, deadline)
         .await
         .map(Json)
-        .map_err(|error| problem(StatusCode::BAD_REQUEST, &error.to_string()))
+        .map_err(|error| problem(status_of(&error), &error.to_string()))
+}
+
+fn status_of(error: &ExplainError) -> StatusCode {
+    match error {
+        ExplainError::Decide(DecideError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+        ExplainError::Decide(DecideError::Override { .. }) | ExplainError::Question(_) => {
+            StatusCode::BAD_REQUEST
+        }
+    }
 }
 
 fn problem(status: StatusCode, message: &str) -> Response {

@@ -35,14 +35,17 @@ pub struct Decision {
     /// Whether the request passes.
     pub code: Code,
     /// One per descriptor, in the query's order.
-    pub statuses: SmallVec<[Status; 4]>,
-    /// Every limit that was judged, in the order of descriptors and, within a rule, of its limits.
-    pub limits: SmallVec<[LimitState; 4]>,
+    pub statuses: SmallVec<[Status; 2]>,
+    /// Every limit that was judged, in the order of descriptors and, within a rule, of its limits. None where a rule refuses
+    /// without counting: then no bucket is asked.
+    pub limits: SmallVec<[LimitState; 2]>,
     /// When refused: how long until the same request would pass if nobody else came; none if it never will.
     pub retry_after: Option<Duration>,
     /// The rule that decided, and its limit: when over, the one with the longest wait; else the one with the least
     /// remaining. None if no rule with a limit matched.
     pub decided_by: Option<DecidedBy>,
+    /// The rules that let their descriptor pass and have `metadata`, in the query's order.
+    pub passed_with_metadata: SmallVec<[Arc<Rule>; 1]>,
     /// Decided without the store.
     pub degraded: bool,
     /// Whether any plan has the domain.

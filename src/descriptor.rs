@@ -4,6 +4,12 @@ use smallvec::SmallVec;
 
 use crate::limit::Period;
 
+/// Most descriptors of a query; Envoy's own filter sends a handful.
+pub const MAX_DESCRIPTORS: usize = 1_000;
+
+/// Most entries of a descriptor.
+pub const MAX_ENTRIES: usize = 100;
+
 /// One rate-limit question: may these hits pass?
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Query {
@@ -11,6 +17,42 @@ pub struct Query {
     pub domain: String,
     /// What the request is. Each descriptor is matched on its own; all are judged together.
     pub descriptors: Vec<Descriptor>,
+}
+
+/// Why a query cannot be judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum QueryError {
+    #[error("rate limit domain must not be empty")]
+    EmptyDomain,
+    #[error("rate limit descriptor list must not be empty")]
+    NoDescriptors,
+    #[error("{count} descriptors are too many: at most {MAX_DESCRIPTORS} are judged together")]
+    TooManyDescriptors { count: usize },
+    #[error("descriptors[{index}] has {count} entries: at most {MAX_ENTRIES} are matched")]
+    TooManyEntries { index: usize, count: usize },
+}
+
+impl Query {
+    /// Whether it can be judged.
+    ///
+    /// # Errors
+    /// [`QueryError`], for what the caller must mend.
+    pub fn check(&self) -> Result<(), QueryError> {
+        if self.domain.is_empty() {
+            return Err(QueryError::EmptyDomain);
+        }
+        match self.descriptors.len() {
+            0 => return Err(QueryError::NoDescriptors),
+            1..=MAX_DESCRIPTORS => {}
+            count => return Err(QueryError::TooManyDescriptors { count }),
+        }
+        let counts = self.descriptors.iter().map(|asked| asked.entries.len());
+        match counts.enumerate().find(|(_, count)| *count > MAX_ENTRIES) {
+            Some((index, count)) => Err(QueryError::TooManyEntries { index, count }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One aspect of a request: `(tier, free), (ip, 192.0.2.1)`.
@@ -68,4 +110,4 @@ pub struct LimitOverride {
 }
 
 /// The values of a descriptor's variable entries, in order; few, so they stay on the stack.
-pub type Values<'a> = SmallVec<[&'a str; 4]>;
+pub type Values<'a> = SmallVec<[&'a str; 2]>;

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     decision::{Code, Decision, LimitState},
-    descriptor::{Descriptor, Entry, Hits, Query},
+    descriptor::{Descriptor, Entry, Hits, Query, QueryError},
     limiter::{DecideError, Limiter},
-    plan::{Allowance, Match, Role},
+    plan::{Allowance, Match, Plans, Role},
 };
 
 /// A question, in the shape of a `RateLimitRequest` in JSON.
@@ -65,7 +65,7 @@ pub struct Explanation {
 /// What holds for one descriptor.
 #[derive(Debug, Clone, Serialize)]
 pub struct DescriptorExplanation {
-    /// Its entries, `key=value`; the value of an `api_key` is left out.
+    /// Its entries, `key=value`; values that may be API keys are left out.
     pub entries: String,
     /// Path of the rule that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,21 +117,34 @@ impl From<&Question> for Query {
     }
 }
 
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// No such request would be judged.
+    #[error(transparent)]
+    Question(#[from] QueryError),
+    /// It could not be decided.
+    #[error(transparent)]
+    Decide(#[from] DecideError),
+}
+
 /// Answers `question` from the plans in force and the buckets as they are.
 ///
 /// # Errors
-/// As [`Limiter::preview`].
+/// As [`Query::check`] and [`Limiter::preview`].
 pub async fn explain(
     limiter: &Limiter,
     question: &Question,
     deadline: Instant,
-) -> Result<Explanation, DecideError> {
+) -> Result<Explanation, ExplainError> {
     let query = Query::from(question);
+    query.check()?;
     let plans = limiter.plans().load_full();
-    let decision = limiter.preview(&query, deadline).await?;
     let Some(domain) = plans.domain(&query.domain) else {
-        return Ok(unknown_domain(&query));
+        return Ok(unknown_domain(&plans, &query));
     };
+    let decision = limiter.preview(&plans, &query, deadline).await?;
+    let secret = |key: &str| domain.holds_api_key(key);
     let mut limits = decision.limits.iter();
     let descriptors = domain
         .matches(&query)
@@ -139,7 +152,7 @@ pub async fn explain(
         .zip(&query.descriptors)
         .zip(&decision.statuses)
         .map(|((found, descriptor), status)| DescriptorExplanation {
-            entries: entries(descriptor),
+            entries: entries(descriptor, secret),
             rule: rule_path(found),
             why: why(found),
             code: status.code.name(),
@@ -172,13 +185,15 @@ impl From<&LimitState> for LimitExplanation {
     }
 }
 
-fn unknown_domain(query: &Query) -> Explanation {
+fn unknown_domain(plans: &Plans, query: &Query) -> Explanation {
     let why = format!("no plan has the domain `{}`", query.domain);
+    // A mistyped domain: what holds keys in any domain is hidden.
+    let secret = |key: &str| plans.domains().any(|domain| domain.holds_api_key(key));
     let descriptors = query
         .descriptors
         .iter()
         .map(|descriptor| DescriptorExplanation {
-            entries: entries(descriptor),
+            entries: entries(descriptor, secret),
             rule: None,
             why: why.clone(),
             code: Code::Ok.name(),
@@ -194,14 +209,12 @@ fn unknown_domain(query: &Query) -> Explanation {
     }
 }
 
-fn entries(descriptor: &Descriptor) -> String {
-    let shown = descriptor
-        .entries
-        .iter()
-        .map(|entry| match entry.key.as_str() {
-            "api_key" => "api_key=…".to_owned(),
-            key => format!("{key}={}", entry.value),
-        });
+/// `key=value`, without the values of keys that are `secret`, or have the name that keys go by.
+fn entries(descriptor: &Descriptor, secret: impl Fn(&str) -> bool) -> String {
+    let shown = descriptor.entries.iter().map(|Entry { key, value }| {
+        let hidden = key == "api_key" || secret(key);
+        format!("{key}={}", if hidden { "…" } else { value })
+    });
     shown.collect::<Vec<_>>().join(", ")
 }
 

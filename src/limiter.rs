@@ -72,13 +72,17 @@ impl Limiter {
         self.decide_by(&plans, query, deadline, false).await
     }
 
-    /// What [`Limiter::decide`] would answer now. Nothing is taken or counted.
+    /// What [`Limiter::decide`] would answer now by `plans`. Nothing is taken or counted.
     ///
     /// # Errors
     /// As [`Limiter::decide`].
-    pub async fn preview(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
-        let plans = self.plans.load_full();
-        self.decide_by(&plans, query, deadline, true).await
+    pub async fn preview(
+        &self,
+        plans: &Plans,
+        query: &Query,
+        deadline: Instant,
+    ) -> Result<Decision, DecideError> {
+        self.decide_by(plans, query, deadline, true).await
     }
 
     async fn decide_by(
@@ -91,10 +95,15 @@ impl Limiter {
         let Some(domain) = plans.domain(&query.domain) else {
             return Ok(unknown_domain(query));
         };
-        let (parts, mut take) = plan_take(domain, query)?;
-        let refused = parts.iter().any(|part| part.refuses());
-        take.dry = dry || refused;
-        let limits: SmallVec<[Arc<RuleLimit>; 4]> =
+        let (mut parts, mut take) = plan_take(domain, query)?;
+        let refused = parts.iter().any(Part::refuses);
+        take.dry = dry;
+        if refused && !dry {
+            // The answer is certain: no store is asked, and none that fails can turn it into an error.
+            take.items.clear();
+            parts.iter_mut().for_each(|part| part.items = (0, 0));
+        }
+        let limits: SmallVec<[Arc<RuleLimit>; 2]> =
             take.items.iter().map(|item| item.limit.clone()).collect();
         let taken = if take.items.is_empty() {
             Taken {
@@ -120,6 +129,7 @@ fn unknown_domain(query: &Query) -> Decision {
         limits: SmallVec::new(),
         retry_after: None,
         decided_by: None,
+        passed_with_metadata: SmallVec::new(),
         degraded: false,
         known_domain: false,
         response: Arc::default(),
@@ -130,12 +140,14 @@ fn unknown_domain(query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
-) -> Result<(SmallVec<[Part<'p>; 4]>, Take), DecideError> {
+) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
     };
     let mut parts = SmallVec::new();
+    let brings_limit = query.descriptors.iter().any(|asked| asked.limit.is_some());
+    let tier = brings_limit.then(|| domain.known_tier(query)).flatten();
     for (index, (found, descriptor)) in domain
         .matches(query)
         .into_iter()
@@ -145,10 +157,10 @@ fn plan_take<'p>(
         let from = take.items.len();
         if let Some(wanted) = descriptor.limit {
             let (limit, subject) = domain
-                .override_limit(descriptor, wanted)
+                .override_limit(descriptor, wanted, tier)
                 .map_err(|source| DecideError::Override { index, source })?;
             take.items.push(Item {
-                key: BucketKey::new(&limit.key_prefix, &subject),
+                key: BucketKey::new(limit.key_prefix(), &subject),
                 limit,
                 hits: descriptor.hits,
                 role: Role::Enforced,
@@ -167,7 +179,7 @@ fn plan_take<'p>(
         } = &found
         {
             take.items.extend(limits.iter().map(|limit| Item {
-                key: BucketKey::new(&limit.key_prefix, subject),
+                key: BucketKey::new(limit.key_prefix(), subject),
                 limit: limit.clone(),
                 hits: descriptor.hits,
                 role: rule.role,
@@ -183,9 +195,9 @@ fn plan_take<'p>(
 }
 
 impl Part<'_> {
-    /// Whether its rule refuses the request without counting.
+    /// Whether its rule refuses the request without counting. A quota rule does too: what is allowed nothing has no quota.
     fn refuses(&self) -> bool {
-        matches!(self.found, Match::Refuses(rule) if rule.role == Role::Enforced)
+        matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
     fn rule(&self) -> Option<&Arc<Rule>> {
@@ -235,11 +247,11 @@ impl Part<'_> {
 fn conclude(
     domain: &Domain,
     parts: &[Part<'_>],
-    limits: SmallVec<[Arc<RuleLimit>; 4]>,
+    limits: SmallVec<[Arc<RuleLimit>; 2]>,
     taken: Taken,
     refused: bool,
 ) -> Decision {
-    let limits: SmallVec<[LimitState; 4]> = limits
+    let limits: SmallVec<[LimitState; 2]> = limits
         .into_iter()
         .zip(&taken.balances)
         .map(|(limit, balance)| LimitState {
@@ -247,9 +259,15 @@ fn conclude(
             balance: *balance,
         })
         .collect();
-    let statuses = parts
+    let statuses: SmallVec<[Status; 2]> = parts
         .iter()
         .map(|part| part.status(&limits[part.items.0..part.items.1]))
+        .collect();
+    let passed_with_metadata = parts
+        .iter()
+        .zip(&statuses)
+        .filter(|(_, status)| status.code == Code::Ok)
+        .filter_map(|(part, _)| part.rule().filter(|rule| rule.metadata.is_some()).cloned())
         .collect();
     let over = refused || !taken.admitted;
     Decision {
@@ -261,6 +279,7 @@ fn conclude(
             None
         },
         decided_by: decided_by(parts, &limits, over),
+        passed_with_metadata,
         limits,
         degraded: taken.degraded,
         known_domain: true,
@@ -339,11 +358,15 @@ fn count(parts: &[Part<'_>], decision: &Decision) {
     for (part, status) in parts.iter().zip(&decision.statuses) {
         let Some(rule) = part.rule() else { continue };
         let states = &decision.limits[part.items.0..part.items.1];
+        let over = match part.found {
+            // Another descriptor refused without counting, so nobody asked this one's buckets.
+            Match::Limited { .. } if states.is_empty() => continue,
+            Match::Refuses(_) => true,
+            _ => states.iter().any(|state| !state.balance.fits),
+        };
         let counter = match status.code {
             Code::OverLimit => &rule.counters.over_limit,
-            Code::Ok if states.iter().any(|state| !state.balance.fits) => {
-                &rule.counters.shadow_over_limit
-            }
+            Code::Ok if over => &rule.counters.shadow_over_limit,
             Code::Ok => &rule.counters.ok,
         };
         counter.fetch_add(1, Ordering::Relaxed);

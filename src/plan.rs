@@ -19,6 +19,7 @@ mod level;
 mod matching;
 mod plans;
 mod read;
+mod scalar;
 mod source;
 mod subject;
 

@@ -28,7 +28,7 @@ pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
 #[derive(Debug, Clone)]
 pub struct Take {
     /// One per bucket and descriptor, in the order in which they are judged. The same bucket may stand there twice.
-    pub items: SmallVec<[Item; 4]>,
+    pub items: SmallVec<[Item; 2]>,
     /// Only judges: what it would answer, and nothing changes.
     pub dry: bool,
 }
@@ -55,7 +55,7 @@ pub struct Taken {
     /// Items in shadow or quota mode that do not fit are left out of what is taken.
     pub admitted: bool,
     /// One per item, same order. When not admitted, balances are those of the untouched buckets.
-    pub balances: SmallVec<[Balance; 4]>,
+    pub balances: SmallVec<[Balance; 2]>,
     /// Decided without the store.
     pub degraded: bool,
 }

@@ -18,18 +18,13 @@ fn store(max_buckets: usize) -> (Arc<ManualClock>, MemoryStore) {
 }
 
 fn limit(text: &str) -> Arc<RuleLimit> {
-    Arc::new(RuleLimit {
-        limit: text.parse().expect("a limit"),
-        name: None,
-        key_prefix: text.into(),
-        label: text.into(),
-        policy: text.into(),
-    })
+    let limit = text.parse().expect("a limit");
+    Arc::new(RuleLimit::new(limit, None, text, text))
 }
 
 fn item(limit: &Arc<RuleLimit>, who: &str, hits: u64, role: Role) -> Item {
     Item {
-        key: BucketKey::new(&limit.key_prefix, who.as_bytes()),
+        key: BucketKey::new(limit.key_prefix(), who.as_bytes()),
         limit: limit.clone(),
         hits: Hits::Take(hits),
         role,

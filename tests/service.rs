@@ -312,6 +312,50 @@ async fn shadow_rules_show_and_never_refuse() {
 }
 
 #[tokio::test]
+async fn metadata_of_rules_that_let_pass_is_merged_into_the_answer() {
+    let shop = r#"
+domain: shop
+descriptors:
+  - { key: a, metadata: { plan: gold, deep: { x: 1, none: ~ } }, limits: ["1/hour"] }
+  - { key: b, metadata: { plan: tin, deep: { x: 2, more: [true, "2"] } }, rate_limit: { unlimited: true } }
+  - { key: c, limits: ["9/hour"] }
+"#;
+    let (folder, config) = plans(shop);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let mut merged = async |names: &[&str]| {
+        let entries: Vec<_> = names.iter().map(|name| [(*name, "1")]).collect();
+        let descriptors: Vec<&[(&str, &str)]> = entries.iter().map(|entry| &entry[..]).collect();
+        let response = ask(&mut client, request("shop", &descriptors))
+            .await
+            .unwrap();
+        metadata(&response, "metadata")
+    };
+    let both = merged(&["a", "b", "c"]).await.unwrap();
+    assert!(
+        both.contains("\"gold\"") && !both.contains("\"tin\""),
+        "{both}"
+    );
+    assert!(
+        both.contains("NumberValue(1.0)") && !both.contains("NumberValue(2.0)"),
+        "{both}"
+    );
+    assert!(
+        both.contains("NullValue") && both.contains("BoolValue(true)"),
+        "{both}"
+    );
+    let second = merged(&["a", "b"]).await.unwrap();
+    assert!(
+        second.contains("\"tin\"") && !second.contains("\"gold\""),
+        "a refuses: {second}"
+    );
+    assert_eq!(merged(&["c"]).await, None);
+    let off = format!("response: {{ metadata: false }}{shop}");
+    std::fs::write(folder.path().join("plans.yaml"), off).unwrap();
+    wait_until("the switch", async || merged(&["b"]).await.is_none()).await;
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_said() {
     let (_folder, config) = plans(SHOP);
     let tollgate = Tollgate::start(&config, &[]);
@@ -669,6 +713,32 @@ async fn a_changed_file_is_in_force_within_a_second_and_a_bad_one_is_not() {
     .await;
 }
 
+/// As `tollgate serve` reads `config/` where it stands. The slow poll comes too late for this test.
+#[tokio::test]
+async fn a_relative_path_is_watched_and_warned_of_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config/plans.yaml");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, format!("{SHOP}  - {{ key: user, value: a*, limits: [\"1/hour\"] }}\n  - {{ key: user, value: ab*, limits: [\"1/hour\"] }}\n")).unwrap();
+    let mut command = tollgate_command();
+    command.current_dir(folder.path()).args([
+        "serve",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ]);
+    let tollgate = Tollgate::from_process(Process::start(&mut command));
+    assert!(tollgate.process.log().contains("never reached"));
+    std::fs::write(&file, SHOP).unwrap();
+    let reloaded = wait_until("the reload", async || {
+        tollgate.metric("tollgate_plan_reloads_total{result=\"success\"}") == 1.0
+    });
+    tokio::time::timeout(Duration::from_secs(10), reloaded)
+        .await
+        .expect("noticed long before the poll");
+}
+
 #[test]
 fn a_signal_during_the_start_is_heeded() {
     let (_folder, config) = plans(SHOP);
@@ -749,6 +819,86 @@ async fn explain_tells_why_and_takes_nothing() {
         (400..500).contains(&status) && body.contains("descriptorz"),
         "{status} {body}"
     );
+}
+
+#[tokio::test]
+async fn explain_shows_no_secret_and_refuses_what_the_service_refuses() {
+    let (_folder, config) = plans(KEYS);
+    let dead = format!("redis://127.0.0.1:{}", common::free_port());
+    let tollgate = Tollgate::start(&config, &["--store", &dead]);
+    let explain = |domain: &str, entries: &str| {
+        let question = format!(r#"{{"domain":"{domain}","descriptors":[{entries}]}}"#);
+        http(&tollgate.http, "POST", "/explain", &question)
+    };
+    let entry = |key: &str| format!(r#"{{"entries":[{{"key":"{key}","value":"my-secret"}}]}}"#);
+    for domain in ["shop", "shpo"] {
+        let (status, body) = explain(domain, &entry("token"));
+        assert_eq!(status, 200, "{body}");
+        assert!(
+            body.contains("token=…") && !body.contains("my-secret"),
+            "{body}"
+        );
+    }
+    let (status, body) = explain("shop", &entry("strict"));
+    assert_eq!(status, 503, "the store is away: {body}");
+    assert_eq!(explain("", &entry("strict")).0, 400);
+    assert_eq!(explain("shop", "").0, 400);
+    let (status, body) = explain("shop", &vec![r#"{"entries":[]}"#; 1_001].join(","));
+    assert!(status == 400 && body.contains("at most 1000"), "{body}");
+}
+
+const KEYS: &str = r#"
+domain: shop
+tiers: { free: { limits: ["1/second"] }, premium: { limits: [] } }
+api_keys:
+  - { id: zoe, tier: free, sha256: "0000000000000000000000000000000000000000000000000000000000000002" }
+  - { id: ann, tier: free, sha256: "0000000000000000000000000000000000000000000000000000000000000001" }
+descriptors:
+  - { key: token, limits_from: tier }
+  - { key: strict, on_store_error: error, limits: ["1/second"] }
+"#;
+
+#[tokio::test]
+async fn the_plans_page_names_tiers_and_has_an_order() {
+    let (folder, config) = plans(KEYS);
+    for domain in ["a", "z", "m"] {
+        let file = folder.path().join(format!("{domain}.yaml"));
+        std::fs::write(file, format!("domain: {domain}\n")).unwrap();
+    }
+    let tollgate = Tollgate::start(&config, &[]);
+    let page: serde_json::Value = serde_json::from_str(&tollgate.page("/plans")).unwrap();
+    let domains = page["domains"].as_array().unwrap();
+    let names: Vec<_> = domains.iter().map(|domain| &domain["domain"]).collect();
+    assert_eq!(names, ["a", "m", "shop", "z"]);
+    let tiers = serde_json::json!({ "free": ["1/second"], "premium": [] });
+    assert_eq!(domains[2]["rules"][0]["allows"], tiers);
+    assert_eq!(domains[2]["api_keys"][0]["id"], "ann");
+    let version = page["version"].as_str().unwrap();
+    assert!(u64::from_str_radix(version, 16).is_ok() && version.len() == 16);
+}
+
+/// A counter that goes back reads as a restart, so a rule keeps its series whichever rule moves first.
+#[tokio::test]
+async fn the_first_thousand_rules_have_series_of_their_own() {
+    let rules: String = (0..1_001)
+        .map(|rule| format!("  - {{ key: k, value: v{rule}, limits: [\"9/hour\"] }}\n"))
+        .collect();
+    let (_folder, config) = plans(&format!("domain: shop\ndescriptors:\n{rules}"));
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    for value in ["v1000", "v999", "v0"] {
+        ask(&mut client, request("shop", &[&[("k", value)]]))
+            .await
+            .unwrap();
+    }
+    let page = tollgate.page("/metrics");
+    for name in ["other", "k=v999", "k=v0"] {
+        assert!(
+            page.contains(&format!("rule=\"{name}\",code=\"OK\"}} 1")),
+            "{name}"
+        );
+    }
+    assert!(!page.contains("v1000"));
 }
 
 #[test]

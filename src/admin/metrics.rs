@@ -215,23 +215,21 @@ fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u
     counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
 }
 
-/// By domain, rule and code; only what has moved. Rules beyond [`MAX_RULES`] are added up as `other`.
+/// By domain, rule and code; only what has moved. Rules beyond the first [`MAX_RULES`], by domain and file order, are added up
+/// as `other`: which those are depends on the plans alone, so that no series ever goes back.
 fn rule_counts(plans: &SharedPlans) -> BTreeMap<(String, String, &'static str), u64> {
     let mut counts = BTreeMap::new();
-    let mut shown = 0;
+    let mut before = 0;
     let plans = plans.load();
     for domain in plans.domains() {
-        for rule in domain.rules() {
+        for (index, rule) in (before..).zip(domain.rules()) {
+            before = index + 1;
             let moved =
                 by_code(&rule.counters).map(|(code, count)| (code, count.load(Ordering::Relaxed)));
-            if moved.iter().all(|(_, count)| *count == 0) {
-                continue;
-            }
-            shown += 1;
-            let name = if shown > MAX_RULES {
-                "other"
-            } else {
+            let name = if index < MAX_RULES {
                 &*rule.path
+            } else {
+                "other"
             };
             for (code, count) in moved.into_iter().filter(|(_, count)| *count > 0) {
                 *counts

@@ -9,7 +9,7 @@ pub fn page(shared: &SharedPlans) -> Value {
     let plans = shared.load();
     let status = shared.status();
     json!({
-        "version": plans.version(),
+        "version": format!("{:016x}", plans.version()),
         "loaded_at": humantime::format_rfc3339_seconds(plans.loaded_at()).to_string(),
         "files": plans.files(),
         "warnings": plans.warnings().iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -20,24 +20,27 @@ pub fn page(shared: &SharedPlans) -> Value {
 }
 
 fn domain(domain: &Domain) -> Value {
+    let mut keys: Vec<_> = domain.api_keys().collect();
+    keys.sort_by_key(|key| &key.id);
     json!({
         "domain": domain.name(),
-        "rules": domain.rules().map(|rule| self::rule(rule)).collect::<Vec<_>>(),
-        "api_keys": domain.api_keys().map(|key| json!({ "id": &*key.id, "tier": &*key.tier })).collect::<Vec<_>>(),
+        "rules": domain.rules().map(|rule| self::rule(domain, rule)).collect::<Vec<_>>(),
+        "api_keys": keys.iter().map(|key| json!({ "id": &*key.id, "tier": &*key.tier })).collect::<Vec<_>>(),
     })
 }
 
-fn rule(rule: &Rule) -> Value {
+fn rule(domain: &Domain, rule: &Rule) -> Value {
     json!({
-        "rule": rule.path,
+        "rule": &*rule.path,
         "name": rule.name,
-        "allows": allows(&rule.allowance),
+        "allows": allows(domain, &rule.allowance),
         "mode": format!("{:?}", rule.role).to_lowercase(),
         "on_store_error": format!("{:?}", rule.on_store_error).to_lowercase(),
     })
 }
 
-fn allows(allowance: &Allowance) -> Value {
+/// A list of limits, tiers with theirs by name, or what the rule says instead of limits.
+fn allows(domain: &Domain, allowance: &Allowance) -> Value {
     let texts = |limits: &[std::sync::Arc<RuleLimit>]| -> Vec<String> {
         limits.iter().map(|limit| limit.limit.to_string()).collect()
     };
@@ -46,6 +49,11 @@ fn allows(allowance: &Allowance) -> Value {
         Allowance::Listed => json!("listed without a limit"),
         Allowance::Denied => json!("nothing"),
         Allowance::Limits(limits) => json!(texts(limits)),
-        Allowance::Tiers(tiers) => json!(tiers.iter().map(|tier| texts(tier)).collect::<Vec<_>>()),
+        Allowance::Tiers(tiers) => {
+            let named = domain.tiers().iter().zip(tiers);
+            named
+                .map(|(name, limits)| (name.to_string(), json!(texts(limits))))
+                .collect()
+        }
     }
 }

@@ -4,12 +4,13 @@ use std::{fmt::Write, time::Duration};
 
 use envoy_types::pb::{
     envoy::{config::core::v3::HeaderValue, r#type::v3::RateLimitUnit},
-    google::protobuf::{self, Struct, Value, value::Kind as ValueKind},
+    google::protobuf::{self, ListValue, Struct, Value, value::Kind as ValueKind},
 };
+use serde_json::{Map as JsonMap, Value as Json};
 
 use crate::{
     decision::{Code, Decision, LimitState, Status},
-    descriptor::{Descriptor, Entry, Hits, LimitOverride, Query},
+    descriptor::{Descriptor, Entry, Hits, LimitOverride, Query, QueryError},
     limit::{Period, Unit},
     proto::envoy::{
         extensions::common::ratelimit::v3::{
@@ -24,24 +25,12 @@ use crate::{
     },
 };
 
-/// Most descriptors of a request; Envoy's own filter sends a handful.
-pub const MAX_DESCRIPTORS: usize = 1_000;
-
-/// Most entries of a descriptor.
-pub const MAX_ENTRIES: usize = 100;
-
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum RequestError {
-    #[error("rate limit domain must not be empty")]
-    EmptyDomain,
-    #[error("rate limit descriptor list must not be empty")]
-    NoDescriptors,
-    #[error("{count} descriptors are too many: at most {MAX_DESCRIPTORS} are judged together")]
-    TooManyDescriptors { count: usize },
-    #[error("descriptors[{index}] has {count} entries: at most {MAX_ENTRIES} are matched")]
-    TooManyEntries { index: usize, count: usize },
+    #[error(transparent)]
+    Query(#[from] QueryError),
     #[error(
         "descriptors[{index}].limit.unit: {unit} is not a unit: send SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
     )]
@@ -55,14 +44,6 @@ pub enum RequestError {
 /// # Errors
 /// [`RequestError`], for everything that a caller must mend.
 pub fn query_from_proto(request: RateLimitRequest) -> Result<Query, RequestError> {
-    if request.domain.is_empty() {
-        return Err(RequestError::EmptyDomain);
-    }
-    match request.descriptors.len() {
-        0 => return Err(RequestError::NoDescriptors),
-        1..=MAX_DESCRIPTORS => {}
-        count => return Err(RequestError::TooManyDescriptors { count }),
-    }
     let hits = u64::from(request.hits_addend.max(1));
     let descriptors = request
         .descriptors
@@ -70,10 +51,12 @@ pub fn query_from_proto(request: RateLimitRequest) -> Result<Query, RequestError
         .enumerate()
         .map(|(index, descriptor)| descriptor_from_proto(index, descriptor, hits))
         .collect::<Result<_, _>>()?;
-    Ok(Query {
+    let query = Query {
         domain: request.domain,
         descriptors,
-    })
+    };
+    query.check()?;
+    Ok(query)
 }
 
 // Source: rls.proto: a descriptor's hits_addend overrides the request's, where 0 means 1; a descriptor's 0 only looks.
@@ -82,10 +65,6 @@ fn descriptor_from_proto(
     descriptor: RateLimitDescriptor,
     request_hits: u64,
 ) -> Result<Descriptor, RequestError> {
-    let count = descriptor.entries.len();
-    if count > MAX_ENTRIES {
-        return Err(RequestError::TooManyEntries { index, count });
-    }
     let hits = descriptor
         .hits_addend
         .map_or(request_hits, |hits| hits.value);
@@ -243,7 +222,11 @@ fn ratelimit(limits: &[LimitState]) -> String {
         let comma = if text.is_empty() { "" } else { ", " };
         let remaining = if balance.fits { balance.remaining } else { 0 };
         let seconds = whole_seconds(balance.reset_after);
-        let written = write!(text, "{comma}\"{}\";r={remaining};t={seconds}", limit.label);
+        let written = write!(
+            text,
+            "{comma}\"{}\";r={remaining};t={seconds}",
+            limit.label()
+        );
         written.expect("a String takes all");
     }
     text
@@ -255,7 +238,7 @@ fn ratelimit_policy(limits: &[LimitState]) -> String {
         if !text.is_empty() {
             text.push_str(", ");
         }
-        text.push_str(&limit.policy);
+        text.push_str(limit.policy());
     }
     text
 }
@@ -285,28 +268,78 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
     ]
 }
 
-/// Names the rule that decided, for access logs.
+/// Names the rule that decided, for access logs, and carries the `metadata` of rules that let pass.
 fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
-    let by = decision.decided_by.as_ref()?;
-    let text = |text: &str| Value {
-        kind: Some(ValueKind::StringValue(text.to_owned())),
-    };
-    let mut fields = vec![("domain".to_owned(), text(domain))];
-    if let Some(rule) = &by.rule {
-        fields.push(("rule".to_owned(), text(&rule.path)));
+    let passed = metadata_of_passed(decision);
+    if decision.decided_by.is_none() && passed.is_none() {
+        return None;
     }
-    if let Some(limit) = &by.limit {
-        fields.push(("limit".to_owned(), text(&limit.label)));
+    let mut fields = vec![("domain", text(domain))];
+    if let Some(by) = &decision.decided_by {
+        fields.extend(by.rule.as_ref().map(|rule| ("rule", text(&rule.path))));
+        fields.extend(
+            by.limit
+                .as_ref()
+                .map(|limit| ("limit", text(limit.label()))),
+        );
     }
     if decision.degraded {
-        fields.push((
-            "degraded".to_owned(),
-            Value {
-                kind: Some(ValueKind::BoolValue(true)),
-            },
-        ));
+        fields.push(("degraded", value(ValueKind::BoolValue(true))));
     }
+    fields.extend(passed.map(|passed| ("metadata", passed)));
     Some(Struct {
-        fields: fields.into_iter().collect(),
+        fields: fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
     })
+}
+
+// Source: envoyproxy/ratelimit: the first rule wins, and maps in maps are merged.
+fn metadata_of_passed(decision: &Decision) -> Option<Value> {
+    let mut all = decision
+        .passed_with_metadata
+        .iter()
+        .filter_map(|rule| rule.metadata.as_deref());
+    let mut merged = all.next()?.clone();
+    all.for_each(|more| merge(&mut merged, more));
+    Some(json_to_proto(&merged.into()))
+}
+
+fn merge(into: &mut JsonMap<String, Json>, from: &JsonMap<String, Json>) {
+    for (name, value) in from {
+        match (into.get_mut(name), value) {
+            (Some(Json::Object(into)), Json::Object(from)) => merge(into, from),
+            (Some(_), _) => {}
+            (None, value) => {
+                into.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn json_to_proto(json: &Json) -> Value {
+    value(match json {
+        Json::Null => ValueKind::NullValue(0),
+        Json::Bool(truth) => ValueKind::BoolValue(*truth),
+        Json::Number(number) => ValueKind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => ValueKind::StringValue(text.clone()),
+        Json::Array(items) => ValueKind::ListValue(ListValue {
+            values: items.iter().map(json_to_proto).collect(),
+        }),
+        Json::Object(fields) => ValueKind::StructValue(Struct {
+            fields: fields
+                .iter()
+                .map(|(name, value)| (name.clone(), json_to_proto(value)))
+                .collect(),
+        }),
+    })
+}
+
+fn text(text: &str) -> Value {
+    value(ValueKind::StringValue(text.to_owned()))
+}
+
+fn value(kind: ValueKind) -> Value {
+    Value { kind: Some(kind) }
 }

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use smallvec::smallvec;
+
 use super::{
     domain::{Domain, KeyRule, Node, Overrides, RuleNames, Unmatched, rule_limit},
     file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
@@ -40,7 +42,7 @@ pub fn compile(
     };
     let on_store_error = file.on_store_error.map(Into::into).unwrap_or_default();
     compiler.nodes.push(Node {
-        level: Level::default(),
+        level: None,
         rule: None,
         variable: Variable::Nothing,
         key_rule: None,
@@ -76,10 +78,10 @@ pub fn compile(
 struct Compiler<'n> {
     file: Arc<str>,
     domain: Arc<str>,
-    counters: HashMap<Box<str>, Arc<RuleCounters>>,
+    counters: HashMap<Arc<str>, Arc<RuleCounters>>,
     tiers: Vec<(String, TierFile)>,
     /// Paths for people that are taken.
-    paths: HashSet<Box<str>>,
+    paths: HashSet<Arc<str>>,
     nodes: Vec<Node>,
     rules: Vec<Arc<Rule>>,
     key_names: HashSet<Box<str>>,
@@ -96,7 +98,10 @@ struct Place<'a> {
 
 impl Compiler<'_> {
     fn level(&mut self, parent: NodeIndex, rules: Vec<RuleFile>, place: &Place<'_>) {
-        let mut level = Level::default();
+        if rules.is_empty() {
+            return;
+        }
+        let mut level = Level::with_capacity(rules.len());
         let descriptors = place.path.field("descriptors");
         for (index, rule) in rules.into_iter().enumerate() {
             let node = self.nodes.len() as NodeIndex;
@@ -107,7 +112,7 @@ impl Compiler<'_> {
             }
             self.rule(rule, place, &descriptors.item(index));
         }
-        self.nodes[parent as usize].level = level;
+        self.nodes[parent as usize].level = Some(Box::new(level));
     }
 
     /// Adds a rule and all below it. Nodes are numbered in file order, which patterns rely on.
@@ -122,7 +127,7 @@ impl Compiler<'_> {
                 unknown: file
                     .unknown_key
                     .as_ref()
-                    .and_then(|name| self.tiers.iter().position(|(tier, _)| tier == name)),
+                    .and_then(|name| self.tier_index(name)),
             }
         });
         let variable = variable(&file);
@@ -135,7 +140,7 @@ impl Compiler<'_> {
         let rule = self.compiled(file, &names, on_store_error, branch);
         let index = self.nodes.len() as NodeIndex;
         self.nodes.push(Node {
-            level: Level::default(),
+            level: None,
             rule,
             variable,
             key_rule,
@@ -204,22 +209,22 @@ impl Compiler<'_> {
                 .into_iter()
                 .map(|replaced| replaced.name.into())
                 .collect(),
-            metadata: file.metadata,
+            metadata: file.metadata.map(Box::new),
         });
         self.rules.push(Arc::clone(&rule));
         Some(rule)
     }
 
     /// A path for people and metrics that no other rule of the domain has; the plain one where that is so.
-    fn free_path(&mut self, names: &Names<'_>) -> Box<str> {
+    fn free_path(&mut self, names: &Names<'_>) -> Arc<str> {
         let numbered = (2..).map(|number| format!("{} ({number})", names.shown));
         let path = [names.shown.to_owned(), names.escaped.to_owned()]
             .into_iter()
             .chain(numbered)
-            .map(String::into_boxed_str)
+            .map(Arc::<str>::from)
             .find(|path| !self.paths.contains(path))
             .expect("the numbers do not end");
-        self.paths.insert(path.clone());
+        self.paths.insert(Arc::clone(&path));
         path
     }
 
@@ -249,7 +254,7 @@ impl Compiler<'_> {
             allowance,
             role: Role::Enforced,
             on_store_error,
-            replaces: Vec::new(),
+            replaces: Box::default(),
             metadata: None,
             counters: self.counters_of(shown),
         });
@@ -260,10 +265,15 @@ impl Compiler<'_> {
         }
     }
 
+    fn tier_index(&self, name: &str) -> Option<u32> {
+        let index = self.tiers.iter().position(|(tier, _)| tier == name);
+        index.map(|index| index as u32)
+    }
+
     fn keys(&self, files: Vec<super::file::ApiKeyFile>) -> ApiKeys {
         let mut keys = ApiKeys::default();
         for file in files {
-            let tier = self.tiers.iter().position(|(tier, _)| *tier == file.tier);
+            let tier = self.tier_index(&file.tier);
             let key = ApiKey {
                 id: file.id.into(),
                 domain: Arc::clone(&self.domain),
@@ -339,7 +349,7 @@ fn variable(file: &RuleFile) -> Variable {
     match (&file.value, file.cidr) {
         _ if pattern && file.share_threshold == Some(true) => Variable::Nothing,
         _ if pattern && file.key.contains('*') => Variable::Joined(0),
-        _ if pattern => Variable::Joined(file.key.len() + 1),
+        _ if pattern => Variable::Joined(file.key.len() as u32 + 1),
         (Some(_), None) => Variable::Nothing,
         _ => Variable::Value,
     }
@@ -350,13 +360,13 @@ fn from_rate_limit(file: &RateLimitFile, names: RuleNames<'_>) -> Allowance {
         (false, Some(unit)) => {
             let limit = Limit::per(file.requests_per_unit, Period::of(unit))
                 .expect("read() rejects limits that cannot be counted");
-            Allowance::Limits([Arc::new(rule_limit(names, limit, None))].into())
+            Allowance::Limits(smallvec![Arc::new(rule_limit(names, limit, None))])
         }
         _ => Allowance::Unlimited,
     }
 }
 
-fn from_limits(files: &[LimitFile], names: RuleNames<'_>) -> Box<[Arc<RuleLimit>]> {
+fn from_limits<L: FromIterator<Arc<RuleLimit>>>(files: &[LimitFile], names: RuleNames<'_>) -> L {
     files
         .iter()
         .map(|file| Arc::new(rule_limit(names, file.limit.clone(), file.name.as_deref())))
@@ -375,9 +385,9 @@ fn response(file: ResponseFile) -> ResponseOptions {
     }
 }
 
-fn counters(domain: &Domain) -> HashMap<Box<str>, Arc<RuleCounters>> {
+fn counters(domain: &Domain) -> HashMap<Arc<str>, Arc<RuleCounters>> {
     domain
         .rules()
-        .map(|rule| (rule.path.clone(), Arc::clone(&rule.counters)))
+        .map(|rule| (Arc::clone(&rule.path), Arc::clone(&rule.counters)))
         .collect()
 }

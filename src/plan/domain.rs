@@ -6,9 +6,10 @@ use parking_lot::Mutex;
 
 use super::{
     keys::ApiKeys,
-    level::{Level, NodeIndex},
+    level::{Level, Met, NodeIndex},
+    matching::read_as,
     rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
-    subject::{Variable, escaped, push_hashed, push_plain, push_value},
+    subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
     descriptor::{Descriptor, LimitOverride},
@@ -40,8 +41,8 @@ pub struct Domain {
 /// A place in the tree of a domain's rules.
 #[derive(Debug)]
 pub struct Node {
-    /// The rules below it.
-    pub level: Level,
+    /// The rules below it; none at most places.
+    pub level: Option<Box<Level>>,
     /// What it says if the descriptor ends here; none for a mere branch.
     pub rule: Option<Arc<Rule>>,
     /// What of the entry goes into a bucket's name.
@@ -50,13 +51,20 @@ pub struct Node {
     pub key_rule: Option<KeyRule>,
 }
 
+impl Node {
+    /// The rule below that an entry meets, as [`Level::find`].
+    pub fn find(&self, key: &str, value: &str, joined: &[u8]) -> Option<(NodeIndex, Met)> {
+        self.level.as_ref()?.find(key, value, joined)
+    }
+}
+
 /// How an entry is read as an API key.
 #[derive(Debug, Clone, Copy)]
 pub struct KeyRule {
     /// Only the secret opens, not the id.
     pub secret_only: bool,
     /// Index of the tier that unknown keys get; none to refuse them.
-    pub unknown: Option<usize>,
+    pub unknown: Option<u32>,
 }
 
 /// What a request gets that meets no rule.
@@ -107,9 +115,15 @@ impl Domain {
         self.keys.iter()
     }
 
+    /// Whether entries of that key hold API keys, whose secrets nobody is to see.
+    pub fn holds_api_key(&self, key: &str) -> bool {
+        self.key_names.iter().any(|name| **name == *key)
+    }
+
     /// The limit that a request sent along, and the name of the descriptor's bucket under it.
     ///
-    /// The numbers are no part of that name, so a changed figure keeps the tokens; the period is.
+    /// The numbers are no part of that name, so a changed figure keeps the tokens; the period is. `tier` is what
+    /// [`known_tier`](Self::known_tier) says of the request: it stands for whatever tier the descriptor names.
     ///
     /// # Errors
     /// As [`Limit::new`].
@@ -117,11 +131,12 @@ impl Domain {
         &self,
         descriptor: &Descriptor,
         limit: LimitOverride,
+        tier: Option<&str>,
     ) -> Result<(Arc<RuleLimit>, Subject), LimitError> {
         let mut subject = Subject::new();
         for entry in &descriptor.entries {
-            push_plain(&mut subject, &entry.key);
-            self.push_entry_value(&mut subject, &entry.key, &entry.value);
+            push_text(&mut subject, &entry.key);
+            self.push_entry_value(&mut subject, &entry.key, read_as(entry, tier));
         }
         let asked = (limit.requests, limit.period);
         if let Some(ready) = self.overrides.ready.lock().get(&asked) {
@@ -144,7 +159,7 @@ impl Domain {
 
     /// A value, or what stands for an API key: entries that hold keys never show a secret.
     fn push_entry_value(&self, subject: &mut Subject, key: &str, value: &str) {
-        if !self.key_names.iter().any(|name| **name == *key) {
+        if !self.holds_api_key(key) {
             return push_value(subject, value);
         }
         match self.keys.of_id_or_secret(value) {
@@ -182,14 +197,8 @@ pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -
         (None, Some(name)) => label(&format!("{name}:{limit}")),
         (None, None) => label(&format!("{}:{limit}", rule.shown)),
     };
-    let (quota, window) = (limit.count(), limit.period().seconds());
-    RuleLimit {
-        policy: format!("\"{label}\";q={quota};w={window}").into(),
-        label: label.into(),
-        key_prefix: key_prefix.into(),
-        name: own.map(Arc::from).or_else(|| rule.name.cloned()),
-        limit,
-    }
+    let name = own.map(Arc::from).or_else(|| rule.name.cloned());
+    RuleLimit::new(limit, name, &key_prefix, &label)
 }
 
 /// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.

@@ -4,6 +4,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
     mistake::{Mistake, Notes, Path, Place, did_you_mean},
+    scalar::{is_number, truth},
     shapes::{REFERENCE, Shape},
     tree::{Node, Value},
 };
@@ -157,7 +158,7 @@ impl Reader<'_> {
                 if !other {
                     return Some(text);
                 }
-                text.as_str()
+                &**text
             }
             Value::List(_) | Value::Map(_) => key.kind(),
         };
@@ -299,23 +300,4 @@ fn home_of(name: &str) -> Option<&'static str> {
         .iter()
         .find(|shape| shape.fields.contains(&name))
         .map(|shape| shape.what)
-}
-
-/// The truth value that a plain scalar stands for, as YAML 1.1 and the reference have it.
-pub fn truth(text: &str) -> Option<bool> {
-    match text {
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => {
-            Some(true)
-        }
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => {
-            Some(false)
-        }
-        _ => None,
-    }
-}
-
-/// Whether a plain scalar stands for a number. Words that Rust takes for floats (`inf`, `nan`) do not.
-pub fn is_number(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.'))
-        && text.parse::<f64>().is_ok()
 }

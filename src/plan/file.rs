@@ -69,7 +69,7 @@ pub struct RuleFile {
     pub replaces: Option<Vec<ReplacesFile>>,
     /// Counts and measures, and never refuses.
     pub shadow_mode: Option<bool>,
-    /// Refuses only together with all other rules in quota mode that the request meets.
+    /// Refuses only together with all other rules in quota mode that the request meets. Goes with one limit.
     pub quota_mode: Option<bool>,
     /// All values that the `*` of this rule stands for share one bucket.
     pub share_threshold: Option<bool>,

@@ -14,7 +14,7 @@ pub struct ApiKey {
     /// The tier it belongs to.
     pub tier: Arc<str>,
     /// The tier's index among the domain's tiers.
-    pub tier_index: usize,
+    pub tier_index: u32,
     /// Whose it is, if the plans say so.
     pub owner: Option<Box<str>>,
 }

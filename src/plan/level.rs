@@ -35,6 +35,14 @@ pub struct Level {
 }
 
 impl Level {
+    /// Room for so many rules.
+    pub fn with_capacity(rules: usize) -> Self {
+        Self {
+            texts: HashMap::with_capacity(rules),
+            ..Self::default()
+        }
+    }
+
     /// Adds a rule by its text: the key, or the joined text `key_value`; a `*` in it makes it a pattern too.
     pub fn add_text(&mut self, text: &str, node: NodeIndex) {
         self.texts.insert(text.as_bytes().into(), node);

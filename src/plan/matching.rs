@@ -6,7 +6,7 @@ use super::{
     domain::{Domain, Node, Unmatched},
     keys::ApiKey,
     level::Met,
-    rule::{Allowance, Match, Rule, Subject},
+    rule::{Allowance, Match, Role, Rule, Subject},
     subject::{Variable, push_hashed, push_mark, push_plain, push_value},
 };
 use crate::descriptor::{Descriptor, Entry, Query};
@@ -19,7 +19,7 @@ const TIER: &str = "tier";
 struct Walk<'p> {
     end: Option<(&'p Node, Subject)>,
     /// The tier whose limits hold, if the last entry is an API key.
-    tier: Option<usize>,
+    tier: Option<u32>,
     /// The rule that refuses an unknown API key.
     denied: Option<&'p Arc<Rule>>,
     /// The known API key that the descriptor names.
@@ -31,10 +31,10 @@ impl Domain {
     ///
     /// Once one descriptor names a known API key, every `tier` entry is read as that key's tier. Rules that another matched
     /// rule replaces are left out. Where no descriptor meets a rule, `unmatched` answers.
-    pub fn matches(&self, query: &Query) -> SmallVec<[Match<'_>; 4]> {
+    pub fn matches(&self, query: &Query) -> SmallVec<[Match<'_>; 2]> {
         let walks = self.walks(query);
         let mut met = false;
-        let mut matches: SmallVec<[Match<'_>; 4]> = query
+        let mut matches: SmallVec<[Match<'_>; 2]> = query
             .descriptors
             .iter()
             .zip(walks)
@@ -56,8 +56,18 @@ impl Domain {
         matches
     }
 
-    fn walks(&self, query: &Query) -> SmallVec<[Walk<'_>; 4]> {
-        let mut walks: SmallVec<[Walk<'_>; 4]> = query
+    /// The tier of the first known API key that a descriptor names.
+    pub fn known_tier(&self, query: &Query) -> Option<&str> {
+        if self.key_names.is_empty() {
+            return None;
+        }
+        let key_of = |descriptor: &Descriptor| self.walk(&descriptor.entries, None).key;
+        let key = query.descriptors.iter().find_map(key_of)?;
+        Some(&key.tier)
+    }
+
+    fn walks(&self, query: &Query) -> SmallVec<[Walk<'_>; 2]> {
+        let mut walks: SmallVec<[Walk<'_>; 2]> = query
             .descriptors
             .iter()
             .map(|descriptor| self.walk(&descriptor.entries, None))
@@ -88,16 +98,14 @@ impl Domain {
             key: None,
         };
         let mut subject = Subject::new();
-        for Entry { key, value } in entries {
-            let value = match tier {
-                Some(tier) if key == TIER => tier,
-                _ => value,
-            };
+        for entry in entries {
+            let key = &entry.key;
+            let value = read_as(entry, tier);
             joined.clear();
             joined.extend_from_slice(key.as_bytes());
             joined.push(b'_');
             joined.extend_from_slice(value.as_bytes());
-            let Some((index, met)) = node.level.find(key, value, &joined) else {
+            let Some((index, met)) = node.find(key, value, &joined) else {
                 return walk;
             };
             node = self.node(index);
@@ -137,8 +145,10 @@ impl Domain {
             None => {
                 push_hashed(subject, value);
                 walk.tier = rule.unknown;
+                // In shadow mode it hides no rule below it.
+                let denies = |denying: &&Arc<Rule>| denying.role != Role::Shadow;
                 if rule.unknown.is_none() {
-                    walk.denied = walk.denied.or(node.rule.as_ref());
+                    walk.denied = walk.denied.or(node.rule.as_ref().filter(denies));
                 }
             }
         }
@@ -175,11 +185,11 @@ impl<'p> Walk<'p> {
         let Some(rule) = &node.rule else {
             return Match::None;
         };
-        let limits = match &rule.allowance {
+        let limits: &[_] = match &rule.allowance {
             Allowance::Unlimited | Allowance::Listed => return Match::Passes(rule),
             Allowance::Denied => return Match::Refuses(rule),
             Allowance::Limits(limits) => limits,
-            Allowance::Tiers(tiers) => match self.tier.and_then(|tier| tiers.get(tier)) {
+            Allowance::Tiers(tiers) => match self.tier.and_then(|tier| tiers.get(tier as usize)) {
                 Some(limits) => limits,
                 None => return Match::Refuses(rule),
             },
@@ -202,9 +212,17 @@ fn push_variable(subject: &mut Subject, variable: Variable, met: Met, value: &st
         Variable::Value => push_value(subject, value),
         Variable::Joined(skip) => {
             // The skipped part is whole characters of the rule's own key, and both parts of an entry are UTF-8.
-            let rest = std::str::from_utf8(&joined[skip..]);
+            let rest = std::str::from_utf8(&joined[skip as usize..]);
             push_value(subject, rest.expect("cut after a whole key"));
         }
+    }
+}
+
+/// An entry's value, or the `tier` of a known API key in its place.
+pub(super) fn read_as<'a>(entry: &'a Entry, tier: Option<&'a str>) -> &'a str {
+    match tier {
+        Some(tier) if entry.key == TIER => tier,
+        _ => &entry.value,
     }
 }
 
@@ -217,7 +235,7 @@ fn names_another_tier(descriptor: &Descriptor, tier: &str) -> bool {
 
 /// Leaves out the rules that others replace, in two passes, so that their order does not matter.
 fn replace(matches: &mut [Match<'_>]) {
-    let replaced: SmallVec<[&str; 4]> = matches
+    let replaced: SmallVec<[&str; 2]> = matches
         .iter()
         .filter_map(rule_of)
         .flat_map(|rule| rule.replaces.iter().map(AsRef::as_ref))

@@ -9,9 +9,9 @@ pub const MOST_MISTAKES: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Line.
-    pub line: usize,
+    pub line: u32,
     /// Column, in characters.
-    pub column: usize,
+    pub column: u32,
 }
 
 /// One mistake or warning. Reads `plans.yaml:4:5: descriptors[0].limitz: unknown field, did you mean `limits`?`.

@@ -155,9 +155,11 @@ impl Plans {
         self.domains.get(name)
     }
 
-    /// All domains, in no order.
+    /// All domains, in the order of their names.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
-        self.domains.values()
+        let mut domains: Vec<_> = self.domains.values().collect();
+        domains.sort_by_key(|domain| domain.name());
+        domains.into_iter()
     }
 
     /// The API key of that secret. Its id opens nothing here.

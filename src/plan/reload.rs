@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -54,6 +54,7 @@ impl SharedPlans {
     /// As [`Plans::load`].
     pub fn open(sources: Vec<PathBuf>) -> Result<Self, LoadError> {
         let plans = Plans::load(&sources, None)?;
+        warn(&plans);
         Ok(Self::new(plans, sources))
     }
 
@@ -140,9 +141,7 @@ impl SharedPlans {
     }
 
     fn put(&self, plans: Plans) {
-        for warning in plans.warnings() {
-            tracing::warn!("{warning}");
-        }
+        warn(&plans);
         let rules: usize = plans.domains().map(|domain| domain.rules().count()).sum();
         tracing::info!(
             version = format!("{:016x}", plans.version()),
@@ -181,6 +180,12 @@ impl SharedPlans {
             }
             new
         });
+    }
+}
+
+fn warn(plans: &Plans) {
+    for warning in plans.warnings() {
+        tracing::warn!("{warning}");
     }
 }
 
@@ -269,9 +274,12 @@ struct Scope {
 /// A file's folder; a folder itself, and its own name in the folder above, which may be a link that is put elsewhere.
 ///
 /// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
+/// Paths are absolute, as those of events are, whatever the sources are.
 fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
     let mut scopes = HashSet::new();
     for source in sources {
+        // Fails only where there is no current folder; then a relative source cannot be read either.
+        let source = &std::path::absolute(source).unwrap_or_else(|_| source.clone());
         let folder = source.is_dir();
         if folder {
             scopes.insert(Scope {
@@ -279,22 +287,14 @@ fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
                 only: None,
             });
         }
-        if let Some(above) = above(source) {
-            let only = folder.then(|| source.clone());
+        if let Some(above) = source.parent() {
             scopes.insert(Scope {
-                folder: above,
-                only,
+                folder: above.to_owned(),
+                only: folder.then(|| source.clone()),
             });
         }
     }
     scopes
-}
-
-fn above(path: &Path) -> Option<PathBuf> {
-    match path.parent()? {
-        parent if parent.as_os_str().is_empty() => Some(PathBuf::from(".")),
-        parent => Some(parent.to_owned()),
-    }
 }
 
 /// Whether an event may have changed a plan file. Our own reading causes access events, which do not.
@@ -305,9 +305,7 @@ fn concerns(event: &Event, scopes: &HashSet<Scope>) -> bool {
     event.need_rescan()
         || event.paths.iter().any(|path| {
             scopes.iter().any(|scope| match &scope.only {
-                Some(only) => {
-                    path.file_name() == only.file_name() && path.parent() == above(only).as_deref()
-                }
+                Some(only) => path == only,
                 None => path.starts_with(&scope.folder) || path.parent() == Some(&scope.folder),
             })
         })

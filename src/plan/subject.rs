@@ -19,7 +19,7 @@ pub enum Variable {
     /// The value; the element has only a key or a network.
     Value,
     /// What of the joined text `key_value` follows so many bytes of literal key.
-    Joined(usize),
+    Joined(u32),
 }
 
 /// Adds a value. An IPv6 address counts as its /64, an IPv4-mapped one as IPv4.
@@ -29,8 +29,15 @@ pub fn push_value(subject: &mut Subject, value: &str) {
             Some(v4) => push_plain(subject, &v4.to_string()),
             None => push_network(subject, address),
         },
-        None if value.len() > LONGEST => push_hashed(subject, value),
-        None => push_plain(subject, value),
+        None => push_text(subject, value),
+    }
+}
+
+/// Adds a text that may have any length.
+pub fn push_text(subject: &mut Subject, text: &str) {
+    match text.len() > LONGEST {
+        true => push_hashed(subject, text),
+        false => push_plain(subject, text),
     }
 }
 

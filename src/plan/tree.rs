@@ -1,9 +1,13 @@
 //! YAML text as a tree that still knows its places, its duplicate keys and the exact text of its scalars.
 //!
 //! A typed deserializer gives up at the first mistake, and an untyped one turns `1.10` into `1.1`; both lose what we need
-//! to report. Bounded: nesting, and the number of nodes after aliases are expanded.
+//! to report. So saphyr-parser tells what stands where, and serde_yaml what a plain scalar means (`scalar`). Equal texts are
+//! kept once. Bounded: nesting, and the number of nodes after aliases are expanded.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 
@@ -30,7 +34,7 @@ pub enum Value {
     /// Text, a number, a truth value or nothing.
     Scalar {
         /// As written, without quotes.
-        text: String,
+        text: Rc<str>,
         /// Written without quotes, so that it may stand for a number, a truth value or nothing.
         plain: bool,
     },
@@ -44,7 +48,7 @@ impl Node {
     /// Whether it stands for nothing: `~`, `null` or an empty value.
     pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true }
-            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+            if matches!(&**text, "" | "~" | "null" | "Null" | "NULL"))
     }
 
     /// What it is, for messages.
@@ -129,16 +133,16 @@ fn next<'t>(parser: &mut Parser<'t, StrInput<'t>>) -> Result<(Event<'t>, Span), 
 
 fn place(span: &Span) -> Place {
     Place {
-        line: span.start.line().max(1),
-        column: span.start.col() + 1,
+        line: span.start.line().max(1) as u32,
+        column: span.start.col() as u32 + 1,
     }
 }
 
 fn syntax(error: &ScanError) -> SyntaxError {
     SyntaxError {
         place: Place {
-            line: error.marker().line().max(1),
-            column: error.marker().col() + 1,
+            line: error.marker().line().max(1) as u32,
+            column: error.marker().col() as u32 + 1,
         },
         message: error.info().to_owned(),
     }
@@ -149,6 +153,8 @@ fn syntax(error: &ScanError) -> SyntaxError {
 struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
+    /// The texts met so far: most of a file's texts are the same few names.
+    texts: HashSet<Rc<str>>,
     nodes: usize,
 }
 
@@ -172,7 +178,7 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
                 let value = Value::Scalar {
-                    text: text.into_owned(),
+                    text: self.shared(&text),
                     plain,
                 };
                 self.count(1, place)?;
@@ -192,6 +198,15 @@ impl Builder {
             }
             _ => Ok(None),
         }
+    }
+
+    fn shared(&mut self, text: &str) -> Rc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Rc::clone(known);
+        }
+        let new: Rc<str> = text.into();
+        self.texts.insert(Rc::clone(&new));
+        new
     }
 
     fn open(

@@ -7,10 +7,10 @@ use super::{Take, Taken};
 use crate::{bucket::Bucket, clock::Timestamp, descriptor::Hits, plan::Role};
 
 /// Buckets of one take: one per distinct key, and for each item the place of its bucket.
-pub type Places = SmallVec<[usize; 4]>;
+pub type Places = SmallVec<[usize; 2]>;
 
 /// For each bucket of a take, whether it changed.
-pub type Changed = SmallVec<[bool; 4]>;
+pub type Changed = SmallVec<[bool; 2]>;
 
 /// Decides `take` on `buckets` at `now`, and leaves in them what is left afterwards.
 ///
@@ -25,10 +25,10 @@ pub fn judge(
     for (item, place) in take.items.iter().zip(places) {
         buckets[*place].refill(&item.limit.limit, now);
     }
-    let untouched: SmallVec<[Bucket; 4]> = buckets.iter().cloned().collect();
-    let mut asked: SmallVec<[u64; 4]> = SmallVec::from_elem(0, buckets.len());
-    let mut wanted: SmallVec<[u64; 4]> = SmallVec::new();
-    let mut fits: SmallVec<[bool; 4]> = SmallVec::new();
+    let untouched: SmallVec<[Bucket; 2]> = buckets.iter().cloned().collect();
+    let mut asked: SmallVec<[u64; 2]> = SmallVec::from_elem(0, buckets.len());
+    let mut wanted: SmallVec<[u64; 2]> = SmallVec::new();
+    let mut fits: SmallVec<[bool; 2]> = SmallVec::new();
     let mut changed = Changed::from_elem(false, buckets.len());
     for (item, place) in take.items.iter().zip(places) {
         let (limit, bucket) = (&item.limit.limit, &mut buckets[*place]);

@@ -93,7 +93,7 @@ impl MemoryStore {
         let now = self.clock.now();
         let (ids, places) = distinct(take);
         let mut shards = self.lock(&ids);
-        let mut buckets: SmallVec<[Bucket; 4]> = ids
+        let mut buckets: SmallVec<[Bucket; 2]> = ids
             .iter()
             .zip(first_items(&places))
             .map(|(id, item)| {
@@ -146,7 +146,7 @@ impl MemoryStore {
 
     /// Locks the shards of these buckets in index order, so that no two takes wait for each other.
     fn lock(&self, ids: &[Id]) -> Locked<'_> {
-        let mut indices: SmallVec<[usize; 4]> = ids.iter().map(shard_of).collect();
+        let mut indices: SmallVec<[usize; 2]> = ids.iter().map(shard_of).collect();
         indices.sort_unstable();
         indices.dedup();
         Locked(
@@ -237,7 +237,7 @@ impl Shard {
     }
 }
 
-struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>);
+struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>);
 
 impl Locked<'_> {
     fn get(&mut self, id: &Id) -> &mut Shard {
@@ -253,8 +253,8 @@ fn shard_of(id: &Id) -> usize {
 }
 
 /// The distinct buckets of a take in order of appearance, and the place of each item's bucket among them.
-fn distinct(take: &Take) -> (SmallVec<[Id; 4]>, Places) {
-    let mut ids: SmallVec<[Id; 4]> = SmallVec::new();
+fn distinct(take: &Take) -> (SmallVec<[Id; 2]>, Places) {
+    let mut ids: SmallVec<[Id; 2]> = SmallVec::new();
     let places = take
         .items
         .iter()

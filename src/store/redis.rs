@@ -15,7 +15,7 @@ mod stats;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -82,7 +82,6 @@ impl RedisSettings {
 pub struct RedisStore {
     shared: Arc<Shared>,
     queues: Vec<mpsc::Sender<Job>>,
-    turn: AtomicUsize,
     _tasks: Vec<Task>,
 }
 
@@ -135,7 +134,6 @@ impl RedisStore {
         Self {
             shared,
             queues,
-            turn: AtomicUsize::new(0),
             _tasks: tasks,
         }
     }
@@ -212,12 +210,16 @@ impl RedisStore {
         self.shared.node()
     }
 
-    /// The lane whose queue is shortest, else each in turn.
+    /// The first lane whose next batch has room, so that batches are large before they are many; else the one with the
+    /// shortest queue.
     fn queue(&self) -> &mpsc::Sender<Job> {
-        let turn = self.turn.fetch_add(1, Relaxed);
-        (0..self.queues.len())
-            .map(|offset| &self.queues[(turn + offset) % self.queues.len()])
-            .max_by_key(|queue| queue.capacity())
+        let has_room =
+            |queue: &&mpsc::Sender<Job>| queue.max_capacity() - queue.capacity() < lane::BATCH;
+        let shortest = || self.queues.iter().max_by_key(|queue| queue.capacity());
+        self.queues
+            .iter()
+            .find(has_room)
+            .or_else(shortest)
             .expect("there is a lane")
     }
 }

@@ -119,7 +119,7 @@ impl Seen {
         if !certain || !self.refuses_one(take, now) {
             return None;
         }
-        let mut buckets = SmallVec::<[Bucket; 4]>::new();
+        let mut buckets = SmallVec::<[Bucket; 2]>::new();
         let mut places = Places::new();
         let mut asked_at = Timestamp::default();
         for (place, item) in take.items.iter().enumerate() {
@@ -249,13 +249,8 @@ mod tests {
     ];
 
     fn rule(text: &str) -> Arc<RuleLimit> {
-        Arc::new(RuleLimit {
-            name: None,
-            limit: text.parse().expect("a limit"),
-            key_prefix: text.into(),
-            label: "".into(),
-            policy: "".into(),
-        })
+        let limit = text.parse().expect("a limit");
+        Arc::new(RuleLimit::new(limit, None, text, ""))
     }
 
     #[derive(Debug, Clone)]
@@ -293,7 +288,7 @@ mod tests {
 
     fn take(wants: &[(usize, Hits, Role)], rules: &[Arc<RuleLimit>]) -> Take {
         let items = wants.iter().map(|(limit, hits, role)| Item {
-            key: BucketKey::new(&rules[*limit].key_prefix, b""),
+            key: BucketKey::new(rules[*limit].key_prefix(), b""),
             limit: rules[*limit].clone(),
             hits: *hits,
             role: *role,

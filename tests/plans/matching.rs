@@ -125,8 +125,10 @@ fn a_changed_figure_of_a_request_sent_limit_keeps_its_bucket() {
             requests,
             period: Period::of(unit),
         };
-        let (limit, subject) = domain.override_limit(&descriptor(entries), limit).unwrap();
-        (limit.key_prefix.to_string(), subject)
+        let (limit, subject) = domain
+            .override_limit(&descriptor(entries), limit, None)
+            .unwrap();
+        (limit.key_prefix().to_string(), subject)
     };
     let first = asked(&[("user", "a")], 5, Unit::Minute);
     assert_eq!(first, asked(&[("user", "a")], 6, Unit::Minute));
@@ -134,6 +136,8 @@ fn a_changed_figure_of_a_request_sent_limit_keeps_its_bucket() {
     assert_ne!(first, asked(&[("user", "a")], 5, Unit::Hour));
     let id = asked(&[("api_key", "demo-free")], 5, Unit::Minute);
     assert_eq!(id, asked(&[("api_key", "demo-free-key")], 5, Unit::Minute));
+    let (_, long) = asked(&[(&"k".repeat(1 << 20), "a")], 5, Unit::Minute);
+    assert!(long.len() < 100, "long keys are named by their hash");
 }
 
 /// Matching as envoyproxy/ratelimit does it, row by row. Source: its `GetLimit`.
@@ -409,7 +413,7 @@ descriptors:
             match &plans.domain("sh/op").unwrap().matches(&asked)[0] {
                 tollgate::plan::Match::Limited { limits, .. } => limits
                     .iter()
-                    .map(|limit| limit.key_prefix.to_string())
+                    .map(|limit| limit.key_prefix().to_string())
                     .collect(),
                 found => panic!("{found:?}"),
             }
@@ -444,7 +448,7 @@ descriptors:
             })
             .map(|limit| {
                 (
-                    limit.policy.to_string(),
+                    limit.policy().to_string(),
                     limit.name.as_deref().map(str::to_owned),
                 )
             })

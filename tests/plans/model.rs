@@ -234,7 +234,7 @@ proptest! {
                 Match::Limited { rule, limits, subject } => {
                     let found = expected.unwrap_or_else(|| panic!("{entries:?} meets {rule:?}"));
                     prop_assert_eq!(rule.name.as_deref(), Some(&*found.0), "{:?}", entries);
-                    let key = BucketKey::new(&limits[0].key_prefix, subject).as_bytes().to_vec();
+                    let key = BucketKey::new(limits[0].key_prefix(), subject).as_bytes().to_vec();
                     prop_assert_eq!(buckets.entry(key.clone()).or_insert(found.clone()), &found);
                     prop_assert_eq!(names.entry(found).or_insert(key.clone()), &key);
                 }

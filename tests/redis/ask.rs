@@ -20,19 +20,14 @@ use crate::redis_server::RedisServer;
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
     let limit: Limit = text.parse().expect("a limit");
-    Arc::new(RuleLimit {
-        name: None,
-        key_prefix: format!("tollgate:1:test:{text}:").into(),
-        limit,
-        label: text.into(),
-        policy: "".into(),
-    })
+    let key_prefix = format!("tollgate:1:test:{text}:");
+    Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }
 
 /// An enforced item.
 pub fn item(limit: &Arc<RuleLimit>, subject: &str, hits: Hits) -> Item {
     Item {
-        key: BucketKey::new(&limit.key_prefix, subject.as_bytes()),
+        key: BucketKey::new(limit.key_prefix(), subject.as_bytes()),
         limit: limit.clone(),
         hits,
         role: Role::Enforced,

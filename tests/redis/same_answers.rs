@@ -105,7 +105,7 @@ fn take(wants: &[Want], limits: &[Vec<Arc<RuleLimit>>], case: u64, plain: bool, 
             want.hits,
         );
         // Variants of one limit are one bucket.
-        item.key = BucketKey::new(&variants[0].key_prefix, subject.as_bytes());
+        item.key = BucketKey::new(variants[0].key_prefix(), subject.as_bytes());
         item.role = want.role;
         item
     });

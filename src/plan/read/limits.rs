@@ -6,6 +6,7 @@ use crate::{
         fields::{Fields, OneOf, Reader},
         file::{LimitFile, RateLimitFile, ReplacesFile},
         mistake::{Path, Place, did_you_mean},
+        scalar::whole_number,
         shapes::{LIMIT, RATE_LIMIT, REPLACES},
         tree::{Node, Value},
     },
@@ -156,12 +157,7 @@ impl Reader<'_> {
         let Some(text) = self.text(node, &path) else {
             return 0;
         };
-        let digits = text.replace('_', "");
-        let number = match digits.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => digits.parse().ok(),
-        };
-        number.unwrap_or_else(|| {
+        whole_number(text).unwrap_or_else(|| {
             let message = format!("`{text}` is not a whole number from 0 to 4294967295");
             self.error(node.place, &path, message);
             0

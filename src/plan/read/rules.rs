@@ -6,9 +6,10 @@ use ipnet::IpNet;
 
 use super::{Context, ON_STORE_ERROR};
 use crate::plan::{
-    fields::{Fields, Reader, is_number, truth},
+    fields::{Fields, Reader},
     file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
     mistake::Path,
+    scalar,
     shapes::RULE,
     tree::{Node, Value},
 };
@@ -170,6 +171,13 @@ impl Reader<'_> {
                 .map_or(fields.place, |node| node.place);
             self.error(place, &path.field("share_threshold"), message);
         }
+        let several = rule.limits.as_ref().is_some_and(|limits| limits.len() > 1);
+        if let (Some(node), Some(true)) = (fields.get("quota_mode"), rule.quota_mode)
+            && (several || fields.get("limits_from").is_some())
+        {
+            let message = "goes with one limit: of several, those that fit would be charged although another refuses; keep one limit, or leave `quota_mode` out";
+            self.error(node.place, &path.field("quota_mode"), message);
+        }
         for name in ["unknown_key", "api_key_is"] {
             if let (Some(node), None) = (fields.get(name), fields.get("limits_from")) {
                 let message = "goes with `limits_from: tier` only";
@@ -249,14 +257,8 @@ impl Reader<'_> {
     fn json(&mut self, node: &Node, path: &Path<'_>) -> serde_json::Value {
         match &node.value {
             _ if node.is_null() => serde_json::Value::Null,
-            Value::Scalar { text, plain } => match (plain, truth(text)) {
-                (true, Some(value)) => value.into(),
-                (true, None) if is_number(text) => match text.parse::<i64>() {
-                    Ok(number) => number.into(),
-                    Err(_) => text.parse::<f64>().unwrap_or_default().into(),
-                },
-                _ => text.as_str().into(),
-            },
+            Value::Scalar { text, plain: true } => scalar::json(text),
+            Value::Scalar { text, .. } => (**text).into(),
             Value::List(items) => items
                 .iter()
                 .enumerate()

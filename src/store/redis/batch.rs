@@ -4,8 +4,10 @@
 //! - the number of distinct limits, then 7 numbers for each: `1, burst, tick_us, whole, part, denominator, ticks` of a token
 //!   bucket, `ticks` being those that fill it from the deepest debt; `2, count, slot_us, 0, 0, 0, 0` of a sliding window;
 //!   `3, count, months, length_us, anchor_us, 0, 0` of a calendar quota, `months` being 0 where the length is fixed;
-//! - the number of takes, then for each `2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
-//!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give.
+//! - the number of takes, then for each `1 + 2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
+//!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give;
+//! - for the usual take, of hits from one token bucket that no other take of the batch names, instead: 0, number of the key,
+//!   place of the limit, hits.
 
 use std::{
     collections::HashMap,
@@ -59,7 +61,7 @@ pub struct Answer {
     /// The decision, as the service answers it.
     pub taken: Taken,
     /// Per item, its bucket after the decision.
-    pub buckets: SmallVec<[Bucket; 4]>,
+    pub buckets: SmallVec<[Bucket; 2]>,
 }
 
 /// The reply is none of this script.
@@ -78,12 +80,16 @@ impl Request {
         let mut by_limit: ByHash<usize> = HashMap::default();
         let mut body = Numbers::with_capacity(16 * items + 64);
         let mut limit_places = Vec::with_capacity(items);
+        let mut named = Vec::with_capacity(items);
         for (t, wanted) in takes.iter().enumerate() {
             for (i, item) in wanted.take.items.iter().enumerate() {
-                places.push(*by_hash.entry(item.key.hash()).or_insert_with(|| {
+                let place = *by_hash.entry(item.key.hash()).or_insert_with(|| {
                     keys.push((t, i));
+                    named.push(0_u32);
                     keys.len() - 1
-                }));
+                });
+                named[place] += 1;
+                places.push(place);
                 let address = Arc::as_ptr(&item.limit).addr();
                 limit_places.push(*by_limit.entry(address).or_insert_with(|| {
                     limits.push(&item.limit);
@@ -96,20 +102,20 @@ impl Request {
             body.limit(&limit.limit);
         }
         body.push(takes.len() as u64);
-        let mut at = places.iter().zip(&limit_places);
+        let mut next = 0;
         for wanted in takes {
-            body.push(2 * wanted.take.items.len() as u64 + u64::from(wanted.take.dry));
-            for item in &wanted.take.items {
-                let (key, limit) = at.next().expect("each item has its places");
-                body.push(*key as u64 + 1);
-                body.push(*limit as u64 * FIELDS + 2);
-                let (hits, gives) = match item.hits {
-                    Hits::Take(hits) => (hits, 0),
-                    Hits::Give(hits) => (hits, 4),
-                };
-                // No limit comes near; more would not be exact in Lua.
-                body.push(hits.min(EXACT as u64));
-                body.push(gives + op(item.role, wanted.forced));
+            let items = next..next + wanted.take.items.len();
+            next = items.end;
+            let place = |item: usize| {
+                let limit = limit_places[item] as u64 * FIELDS + 2;
+                [places[item] as u64 + 1, limit]
+            };
+            match usual_hits(wanted) {
+                Some(hits) if named[places[items.start]] == 1 => {
+                    let [key, limit] = place(items.start);
+                    body.extend([0, key, limit, hits]);
+                }
+                _ => body.take(wanted, items.map(place)),
             }
         }
         Self {
@@ -143,6 +149,18 @@ impl Request {
     }
 }
 
+/// The hits of a take that the script decides the short way, if its bucket stands in no other take of the batch.
+fn usual_hits(wanted: &Wanted<'_>) -> Option<u64> {
+    let [item] = &wanted.take.items[..] else {
+        return None;
+    };
+    let plain = item.role == Role::Enforced && !wanted.forced && !wanted.take.dry;
+    match (item.limit.limit.kind(), item.hits) {
+        (Kind::Bucket { .. }, Hits::Take(hits @ 1..)) if plain => Some(hits.min(EXACT as u64)),
+        _ => None,
+    }
+}
+
 fn op(role: Role, forced: bool) -> u64 {
     match role {
         _ if forced => 3,
@@ -169,6 +187,26 @@ impl Numbers {
     fn push(&mut self, number: u64) {
         write_uint(&mut self.bytes, number).expect("a vector takes every byte");
         self.count += 1;
+    }
+
+    fn extend<const N: usize>(&mut self, numbers: [u64; N]) {
+        for number in numbers {
+            self.push(number);
+        }
+    }
+
+    /// Writes a take; `places` are the key and the limit of each item.
+    fn take(&mut self, wanted: &Wanted<'_>, places: impl Iterator<Item = [u64; 2]>) {
+        self.push(1 + 2 * wanted.take.items.len() as u64 + u64::from(wanted.take.dry));
+        for (item, [key, limit]) in wanted.take.items.iter().zip(places) {
+            let (hits, gives) = match item.hits {
+                Hits::Take(hits) => (hits, 0),
+                Hits::Give(hits) => (hits, 4),
+            };
+            // No limit comes near; more would not be exact in Lua.
+            let hits = hits.min(EXACT as u64);
+            self.extend([key, limit, hits, gives + op(item.role, wanted.forced)]);
+        }
     }
 
     fn limit(&mut self, limit: &Limit) {
@@ -212,9 +250,7 @@ impl Numbers {
                 ]
             }
         };
-        for field in fields {
-            self.push(field);
-        }
+        self.extend(fields);
     }
 
     fn finish(self) -> Vec<u8> {
@@ -241,12 +277,14 @@ impl Reply<'_> {
         asked: &mut [u64],
         now: Timestamp,
     ) -> Result<Answer, Malformed> {
-        let admitted = self.next::<u64>()? == 1;
+        // A usual take has one item, which fits if it is admitted.
+        let head: u64 = self.next()?;
+        let (admitted, usual) = (head % 2 == 1, (head >= 2).then_some(head % 2));
         let mut buckets = SmallVec::with_capacity(places.len());
         let mut balances = SmallVec::with_capacity(places.len());
         for (item, place) in take.items.iter().zip(places) {
             let limit = &item.limit.limit;
-            let code: u64 = self.next()?;
+            let code = usual.map_or_else(|| self.next(), Ok)?;
             if code < 2 {
                 told[*place] = Some(self.bucket(limit, now)?);
             }

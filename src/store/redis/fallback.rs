@@ -77,19 +77,14 @@ fn local_part(take: &Take, replicas: u32, blocked: bool) -> Take {
         .items
         .iter()
         .any(|item| item.role == Role::Quota && policy(item) == OnStoreError::Allow);
-    let items: SmallVec<[Item; 4]> = take
+    let items: SmallVec<[Item; 2]> = take
         .items
         .iter()
         .filter(|item| is_local(item))
         .map(|item| {
             let mut item = item.clone();
-            item.limit = Arc::new(RuleLimit {
-                name: item.limit.name.clone(),
-                limit: share(&item.limit.limit, replicas),
-                key_prefix: "".into(),
-                label: "".into(),
-                policy: "".into(),
-            });
+            let share = share(&item.limit.limit, replicas);
+            item.limit = Arc::new(RuleLimit::new(share, item.limit.name.clone(), "", ""));
             // One quota rule that passes lets all of them pass.
             if quota_allowed && item.role == Role::Quota {
                 item.role = Role::Shadow;

@@ -24,7 +24,10 @@ use crate::{
 };
 
 /// Most takes per batch.
-const BATCH: usize = 128;
+pub const BATCH: usize = 128;
+
+/// Most turns of the other tasks that a batch waits for.
+const MOST_TURNS: usize = 4;
 
 /// A batch ends with the take that brings it to so many items: a long script blocks Redis for everyone.
 const BATCH_ITEMS: usize = 1_024;
@@ -70,16 +73,16 @@ impl Job {
     }
 }
 
-/// The text of `take.lua` and its hash.
+/// `take.lua` as it is sent, and its hash.
 pub struct TakeScript {
     script: Script,
-    code: &'static str,
+    code: String,
 }
 
 impl TakeScript {
-    /// The text.
-    pub fn code(&self) -> &'static str {
-        self.code
+    /// The text, without its comments.
+    pub fn code(&self) -> &str {
+        &self.code
     }
 }
 
@@ -87,9 +90,15 @@ impl TakeScript {
 pub fn script() -> &'static TakeScript {
     static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        let code = include_str!("take.lua");
+        // Without its comments, as Redis takes no more than 16 KiB from a client that it has not let in yet, and then says
+        // something else than what is wrong.
+        let code: String = include_str!("take.lua")
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
         TakeScript {
-            script: Script::new(code),
+            script: Script::new(&code),
             code,
         }
     })
@@ -104,6 +113,7 @@ pub async fn run(shared: Arc<Shared>, index: usize, mut queue: mpsc::Receiver<Jo
         if jobs.is_empty() && queue.recv_many(&mut jobs, BATCH).await == 0 {
             return;
         }
+        gather(&mut jobs, &mut queue).await;
         while late.try_join_next().is_some() {}
         let wire = wires.borrow_and_update().clone();
         match wire {
@@ -118,6 +128,23 @@ pub async fn run(shared: Arc<Shared>, index: usize, mut queue: mpsc::Receiver<Jo
                     shared.not_sent(job, &error);
                 }
             }
+        }
+    }
+}
+
+/// Adds what the tasks that are ready to run now have to ask: they run before this one goes on, and again for as long as
+/// each turn brings more. So a lone request waits for nobody, while a busy server's batches hold what came in together.
+async fn gather(jobs: &mut Vec<Job>, queue: &mut mpsc::Receiver<Job>) {
+    for _ in 0..MOST_TURNS {
+        tokio::task::yield_now().await;
+        let before = jobs.len();
+        while jobs.len() < BATCH
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push(job);
+        }
+        if jobs.len() == before || jobs.len() == BATCH {
+            return;
         }
     }
 }

@@ -63,7 +63,7 @@ impl Ledger {
         }
         let mut rows = self.rows.lock();
         let ids: SmallVec<[u128; PER_BATCH]> = rows.keys().take(PER_BATCH).copied().collect();
-        let items: SmallVec<[Item; 4]> = ids
+        let items: SmallVec<[Item; 2]> = ids
             .iter()
             .filter_map(|id| rows.remove(id))
             .filter(|(_, change)| *change != 0)

@@ -2,12 +2,13 @@
 -- ARGV[1]  time in microseconds since the epoch, or "" for Redis TIME (tests pass a time; production passes "")
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
 -- returns  one flat MessagePack array of integers: now, then per take: admitted, then per item: fits (+2 if its bucket is as
---          last told in this reply), else the bucket after the decision
+--          last told in this reply), else the bucket after the decision; for a usual take admitted + 2, then its bucket
 -- twin     src/bucket.rs and src/bucket/*.rs for the arithmetic, src/store/judge.rs for the decision
 --
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
---   tokens    tokens, fraction, denominator, at_us          calendar   used, start_us
+--   tokens    tokens, fraction, denominator, at_us, ends_s    calendar   used, start_us
 --   sliding   [slot, hits, slot, hits, …], oldest first
+-- A token bucket says when its key expires, since a write that leaves the expiry as it is costs Redis a sixth less.
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; (a - a % b) / b divides them without rounding. What
 -- is stored under a key but is not a bucket counts as a full one, and is replaced when something is taken. A refusal writes
 -- nothing. State is kept in plain tables, one per field, by the key's number: a table per bucket would cost garbage.
@@ -40,17 +41,18 @@ for first = 1, #KEYS, 1000 do
   end
 end
 
--- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, slots; the limit that last refilled
--- it (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it was last told.
-local amount, fraction, denominator, at, slots = {}, {}, {}, {}, {}
+-- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, ends_s, slots; the limit that last refilled it
+-- (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it
+-- was last told.
+local amount, fraction, denominator, at, ends, slots = {}, {}, {}, {}, {}, {}
 local refilled_by, met_in, dirty, told_by = {}, {}, {}, {}
 
 local function read_tokens(value)
-  local tokens, part, parts, time = unpack_numbers(value)
+  local tokens, part, parts, time, ends = unpack_numbers(value)
   -- Comparing what is no number raises an error, which the caller takes for "not a bucket".
-  local exact = tokens % 1 + part % 1 + parts % 1 + time % 1 == 0
+  local exact = tokens % 1 + part % 1 + parts % 1 + time % 1 + ends % 1 == 0
   if exact and tokens > -EXACT and tokens < EXACT and part >= 0 and part < parts and parts < EXACT and time >= 0 and time < EXACT then
-    return tokens, part, parts, time
+    return tokens, part, parts, time, ends
   end
   error("not a bucket")
 end
@@ -114,19 +116,25 @@ local function start_of_period(limit)
   return start
 end
 
-local function refill_tokens(key, limit, fresh)
-  local capacity, tick, parts = data[limit + 1], data[limit + 2], data[limit + 5]
-  local tokens, part, stored_parts, time = amount[key], fraction[key], denominator[key], at[key]
-  if fresh then
-    local ok, value = false, values[key]
-    if value then ok, tokens, part, stored_parts, time = pcall(read_tokens, value) end
-    if not ok then tokens, part, stored_parts, time = capacity, 0, parts, now end
+local function stored_tokens(key, limit)
+  local value = values[key]
+  if value then
+    local ok, tokens, part, parts, time, ends = pcall(read_tokens, value)
+    if ok then return tokens, part, parts, time, ends end
   end
+  return data[limit + 1], 0, data[limit + 5], now, 0
+end
+
+local function refilled_tokens(limit, tokens, part, stored_parts, time)
+  local capacity, tick, parts = data[limit + 1], data[limit + 2], data[limit + 5]
   if stored_parts ~= parts then part = 0 end
   if now > time then
-    local ticks = (now - now % tick) / tick - (time - time % tick) / tick
+    local ticks = now - time
+    if tick > 1 then ticks = (now - now % tick) / tick - (time - time % tick) / tick end
     if ticks >= data[limit + 6] then
       tokens = capacity
+    elseif parts == 1 then
+      tokens = tokens + ticks * data[limit + 3]
     else
       local rate_part = data[limit + 4]
       local rest = ticks % parts
@@ -136,8 +144,15 @@ local function refill_tokens(key, limit, fresh)
     end
     time = now
   end
-  if tokens >= capacity then tokens, part = capacity, 0 end
-  amount[key], fraction[key], denominator[key], at[key] = tokens, part, parts, time
+  if tokens >= capacity then return capacity, 0, time end
+  return tokens, part, time
+end
+
+local function refill_tokens(key, limit, fresh)
+  local tokens, part, parts, time = amount[key], fraction[key], denominator[key], at[key]
+  if fresh then tokens, part, parts, time, ends[key] = stored_tokens(key, limit) end
+  amount[key], fraction[key], at[key] = refilled_tokens(limit, tokens, part, parts, time)
+  denominator[key] = data[limit + 5]
 end
 
 local function refill_slots(key, limit, fresh)
@@ -296,15 +311,55 @@ local function leave_no_trace(kept)
   looks = 0
 end
 
+-- Redis writes a number out slowly, and most buckets of a batch live equally long.
+local lives = {}
+
+local function life_until(full_at)
+  local life = (full_at - now) / 1000000 + MARGIN_S
+  return life < LONGEST_S and life - life % 1 or LONGEST_S
+end
+
+local function store(key, value, life)
+  local text = lives[life]
+  if not text then
+    text = string.format("%.0f", life)
+    lives[life] = text
+  end
+  call("SET", KEYS[key], value, "EX", text)
+end
+
+local function write_tokens(key, limit, tokens, part, time, expires)
+  local parts, missing, full_at = data[limit + 5], data[limit + 1] - tokens, time
+  if missing > 0 then
+    local rate = data[limit + 3] * parts + data[limit + 4]
+    -- Without a rate the time is endless, which the longest life stands for.
+    full_at = time + (missing * parts / rate + 1) * data[limit + 2]
+  end
+  if expires * 1000000 > full_at then
+    return call("SET", KEYS[key], pack_numbers(tokens, part, parts, time, expires), "KEEPTTL")
+  end
+  local life = life_until(full_at)
+  store(key, pack_numbers(tokens, part, parts, time, (now - now % 1000000) / 1000000 + life), life)
+end
+
+local function write(key)
+  local limit = math.abs(refilled_by[key])
+  local kind = data[limit]
+  if kind == TOKENS then
+    write_tokens(key, limit, amount[key], fraction[key], at[key], ends[key])
+  elseif kind == SLIDING then
+    local list = slots[key]
+    store(key, pack_numbers(list), life_until(#list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now))
+  else
+    store(key, pack_numbers(amount[key], at[key]), life_until(at[key] + data[limit + 3]))
+  end
+end
+
 local reply, told = { now }, 1
+
 local fits = {}
-local cursor = 1 + FIELDS * data[1] + 1
-local takes = data[cursor]
-for number = 1, takes do
-  local head = data[cursor + 1]
-  local dry = head % 2
-  local items = (head - dry) / 2
-  local first, last = cursor + 2, cursor + 1 + 4 * items
+
+local function take_together(number, first, last, dry)
   for item = first, last, 4 do
     local key, limit = data[item], data[item + 1]
     if refilled_by[key] ~= limit then
@@ -372,38 +427,31 @@ for number = 1, takes do
     end
   end
   if looks > 0 then leave_no_trace(admitted and dry == 0) end
-  cursor = last
 end
 
--- Redis writes a number out slowly, and most buckets of a batch live equally long.
-local lives = {}
-
-local function write(key)
-  local limit = math.abs(refilled_by[key])
-  local kind, value, full_at = data[limit], nil, nil
-  if kind == TOKENS then
-    local parts = data[limit + 5]
-    local rate = data[limit + 3] * parts + data[limit + 4]
-    value = pack_numbers(amount[key], fraction[key], parts, at[key])
-    local missing = data[limit + 1] - amount[key]
-    -- Without a rate the time is endless, which the longest life stands for.
-    full_at = missing > 0 and at[key] + (missing * parts / rate + 1) * data[limit + 2] or at[key]
-  elseif kind == SLIDING then
-    local list = slots[key]
-    value = pack_numbers(list)
-    full_at = #list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now
+local cursor = 1 + FIELDS * data[1] + 1
+for number = 1, data[cursor] do
+  local head = data[cursor + 1]
+  if head == 0 then
+    -- The usual take: it wants hits of one token bucket, which no other take of the batch names. As below, without the books
+    -- that takes on the same bucket need.
+    local key, limit, hits = data[cursor + 2], data[cursor + 3], data[cursor + 4]
+    local tokens, part, parts, time, expires = stored_tokens(key, limit)
+    tokens, part, time = refilled_tokens(limit, tokens, part, parts, time)
+    local admitted = 2
+    if tokens >= hits then
+      tokens, admitted = tokens - hits, 3
+      write_tokens(key, limit, tokens, part, time, expires)
+    end
+    reply[told + 1], reply[told + 2], reply[told + 3], reply[told + 4] = admitted, tokens, part, time - now
+    told = told + 4
+    cursor = cursor + 4
   else
-    value = pack_numbers(amount[key], at[key])
-    full_at = at[key] + data[limit + 3]
+    local dry = (head - 1) % 2
+    local last = cursor + 1 + 2 * (head - 1 - dry)
+    take_together(number, cursor + 2, last, dry)
+    cursor = last
   end
-  local life = (full_at - now) / 1000000 + MARGIN_S
-  life = life < LONGEST_S and life - life % 1 or LONGEST_S
-  local text = lives[life]
-  if not text then
-    text = string.format("%.0f", life)
-    lives[life] = text
-  end
-  call("SET", KEYS[key], value, "EX", text)
 end
 
 for key = 1, #KEYS do
