@@ -992,6 +992,66 @@ async fn a_reader_that_goes_changes_no_answer() {
     }
 }
 
+#[test]
+fn the_readme_and_the_help_agree_on_flags_and_commands() {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let help = |args: &[&str]| {
+        let output = tollgate_command().args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let code = |cell: &str| -> Vec<String> {
+        let parts = cell.split('`').skip(1).step_by(2);
+        parts.map(str::to_owned).collect()
+    };
+    let mut flags = Vec::new();
+    let serve = help(&["serve", "--help"]);
+    for row in readme.lines().filter(|line| line.starts_with("| `--")) {
+        let row = row.replace("\\|", "/");
+        let cells: Vec<&str> = row.trim_matches('|').split('|').collect();
+        let [named, variables, defaults] = cells[..] else {
+            panic!("{row}")
+        };
+        for flag in code(named).iter().filter(|text| text.starts_with("--")) {
+            let flag = flag.split(' ').next().unwrap();
+            assert!(serve.contains(&format!("{flag} <")), "{flag}");
+            flags.push(flag.to_owned());
+        }
+        for variable in code(variables).iter().filter(|text| text.len() > 1) {
+            assert!(serve.contains(&format!("[env: {variable}")), "{variable}");
+        }
+        for default in code(defaults) {
+            assert!(
+                serve.contains(&format!("[default: {default}]")),
+                "{default}"
+            );
+        }
+    }
+    let words = serve.split_whitespace();
+    let offered = words.filter(|word| word.starts_with("--") && *word != "--help");
+    let offered: Vec<&str> = offered.collect();
+    assert_eq!(flags, offered);
+
+    let commands = readme
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `tollgate "));
+    let mut named = 0;
+    for line in commands {
+        let command: String = line.chars().take_while(char::is_ascii_lowercase).collect();
+        let usage = help(&[&command, "--help"]);
+        let example = line.split('`').next().unwrap();
+        for flag in example
+            .split([' ', '[', ']'])
+            .filter(|word| word.starts_with("--"))
+        {
+            assert!(usage.contains(flag), "{flag} of {command}");
+        }
+        named += 1;
+    }
+    assert_eq!(named, 6);
+}
+
 #[tokio::test]
 async fn reflection_and_health_list_the_service() {
     use tonic_reflection::pb::v1::{

@@ -11,6 +11,7 @@ mod story;
 
 use std::{
     env,
+    ffi::OsString,
     io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -71,6 +72,11 @@ pub enum DemoError {
     /// There is no Envoy, and none could be installed.
     #[error(transparent)]
     Envoy(#[from] envoy::EnvoyError),
+    /// There is no redis-server.
+    #[error(
+        "`{0}` is no program that can be run; set REDIS_SERVER_BIN to a redis-server, or put `redis-server` on PATH"
+    )]
+    Redis(String),
     /// Envoy's configuration is not one whose ports can be moved.
     #[error(transparent)]
     EnvoyConfig(#[from] envoy_config::EnvoyConfigError),
@@ -130,6 +136,13 @@ async fn run_until_stopped(args: DemoArgs) -> Result<(), DemoError> {
     outcome
 }
 
+/// The redis-server that is `named`, else that of `path`.
+fn redis_server(named: Option<OsString>, path: Option<OsString>) -> Result<PathBuf, DemoError> {
+    let named = named.filter(|named| !named.is_empty());
+    let program = named.unwrap_or_else(|| "redis-server".into());
+    envoy::in_path(&program, path).ok_or_else(|| DemoError::Redis(program.display().to_string()))
+}
+
 fn told_to_stop() -> Result<(), DemoError> {
     super::say("tollgate demo: stopping");
     Ok(())
@@ -177,8 +190,8 @@ impl Demo {
 
     async fn start_redis(&mut self, port: Reserved) -> Result<String, DemoError> {
         let address = port.address();
-        let named = env::var_os("REDIS_SERVER_BIN").filter(|named| !named.is_empty());
-        let mut command = Command::new(named.unwrap_or_else(|| "redis-server".into()));
+        let program = redis_server(env::var_os("REDIS_SERVER_BIN"), env::var_os("PATH"))?;
+        let mut command = Command::new(program);
         command
             .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
             .args([
@@ -367,6 +380,29 @@ impl Ports {
             grpc: self.grpc.address(),
             http: self.http.address(),
             admin: self.admin.address(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_redis_server_names_the_variable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Some(folder.path().as_os_str().to_owned());
+        for (named, shown) in [
+            (None, "`redis-server`"),
+            (Some("/nowhere/redis"), "`/nowhere/redis`"),
+            (Some(""), "`redis-server`"),
+        ] {
+            let told = redis_server(named.map(OsString::from), path.clone()).unwrap_err();
+            let told = told.to_string();
+            assert!(
+                told.contains(shown) && told.contains("REDIS_SERVER_BIN"),
+                "{told}"
+            );
         }
     }
 }

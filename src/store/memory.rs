@@ -192,7 +192,7 @@ impl MemoryStore {
             buckets = self.capacity(),
             forgotten = self.forgotten(),
             "the buckets in memory are too few: those nearest to full are forgotten, so that short limits admit too much; \
-             raise --max-buckets"
+             with `--store memory`, raise --max-buckets"
         );
     }
 }
