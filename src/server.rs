@@ -1,5 +1,8 @@
 //! Builds everything from settings, serves, drains.
 
+mod coalesced;
+
+use self::coalesced::Coalesced;
 use std::{
     io,
     os::unix::fs::FileTypeExt,
@@ -13,7 +16,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
@@ -313,12 +316,14 @@ async fn serve_grpc(
     match socket {
         Socket::Tcp(listener) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
         Socket::Unix(listener) => {
             let incoming = UnixListenerStream::new(listener);
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;

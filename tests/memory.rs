@@ -173,7 +173,7 @@ fn threads_admit_exactly_the_limit() {
 
 #[test]
 fn full_buckets_are_forgotten_first() {
-    let (clock, store) = store(64 * 10);
+    let (clock, store) = store(64 * 40);
     let (fast, slow) = (limit("100/second"), limit("2/hour"));
     for i in 0..100 {
         assert!(
