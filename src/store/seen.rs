@@ -30,7 +30,7 @@ use crate::{
 pub const LIFE: Duration = Duration::from_secs(1);
 
 /// From this age on, one request renews a report that refuses, while it still refuses the others.
-const RENEW: Duration = Duration::from_millis(950);
+const RENEW: Duration = Duration::from_millis(990);
 
 const SHARDS: usize = 64;
 
@@ -88,10 +88,7 @@ impl Seen {
             renewing: false,
         };
         let mut shard = self.shard(&item.key).lock();
-        let id = item.key.hash();
-        if shard.get(id).is_none_or(|known| report.replaces(known)) {
-            shard.put(id, report, self.half);
-        }
+        shard.put(item.key.hash(), report, self.half);
     }
 
     /// Forgets a bucket that this replica is about to give to.
@@ -144,10 +141,18 @@ impl Seen {
     fn refuses_one(&self, take: &Take, now: Instant) -> bool {
         take.items.iter().any(|item| {
             item.role != Role::Shadow
+                && !self.certainly_fits(item)
                 && self
                     .fresh(item, now)
                     .is_some_and(|(bucket, _)| !bucket.fits(&item.limit.limit, item.hits))
         })
+    }
+
+    /// Whether no report could refuse, as the bucket of the last one has room without any refill.
+    fn certainly_fits(&self, item: &Item) -> bool {
+        let mut shard = self.shard(&item.key).lock();
+        let report = shard.get(item.key.hash());
+        report.is_none_or(|report| report.bucket.fits(&item.limit.limit, item.hits))
     }
 
     /// The bucket and the store's time at `now`, from a report that may still refuse.
@@ -182,8 +187,18 @@ impl Shard {
         }
     }
 
+    /// Keeps `report`, unless what is known is newer.
     fn put(&mut self, id: u128, report: Report, half: usize) {
-        if self.young.len() >= half && !self.young.contains_key(&id) {
+        if let Some(known) = self.young.get_mut(&id) {
+            if report.replaces(known) {
+                *known = report;
+            }
+            return;
+        }
+        if self.old.get(&id).is_some_and(|known| !report.replaces(known)) {
+            return;
+        }
+        if self.young.len() >= half {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(id, report);
@@ -374,9 +389,9 @@ mod tests {
         seen.report(item, &Bucket::full(&item.limit.limit, at), at, start);
         let after = |millis| start + Duration::from_millis(millis);
         assert!(seen.refusal(&ask, after(949)).is_some());
-        assert!(seen.refusal(&ask, after(950)).is_none(), "one renews");
+        assert!(seen.refusal(&ask, after(990)).is_none(), "one renews");
         assert!(
-            seen.refusal(&ask, after(951)).is_some(),
+            seen.refusal(&ask, after(991)).is_some(),
             "the others need not"
         );
         assert!(seen.refusal(&ask, after(1_000)).is_none());
