@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smallvec::SmallVec;
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
@@ -276,10 +277,16 @@ impl Shared {
             timeout: self.settings.timeout,
         };
         let decided = self.without_redis(&asked.take, error, false);
-        if let Ok(taken) = &decided {
-            // The lane reads this once it finds nobody waiting, which is after `close`.
-            asked.meanwhile.get_or_init(|| taken.clone());
-        }
+        // The lane reads this once it finds nobody waiting, which is after `close`. A caller that got an error was not
+        // admitted, so what Redis takes for it is given back.
+        asked.meanwhile.get_or_init(|| match &decided {
+            Ok(taken) => taken.clone(),
+            Err(_) => Taken {
+                admitted: false,
+                balances: SmallVec::new(),
+                degraded: true,
+            },
+        });
         answer.close();
         // What the lane has handed over by now, it does not look after any more.
         match answer.try_recv() {

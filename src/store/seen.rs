@@ -195,7 +195,11 @@ impl Shard {
             }
             return;
         }
-        if self.old.get(&id).is_some_and(|known| !report.replaces(known)) {
+        if self
+            .old
+            .get(&id)
+            .is_some_and(|known| !report.replaces(known))
+        {
             return;
         }
         if self.young.len() >= half {

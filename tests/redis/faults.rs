@@ -170,6 +170,20 @@ async fn what_redis_takes_for_a_request_refused_meanwhile_is_given_back() {
 }
 
 #[tokio::test]
+async fn what_is_taken_for_a_caller_that_got_an_error_is_given_back() {
+    let server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let limit = rule("3/day");
+    let mut take = one(&limit, "mine", 1);
+    take.items[0].on_store_error = OnStoreError::Error;
+    server.send("CLIENT PAUSE 80");
+    let deadline = Instant::now() + Duration::from_secs(1);
+    assert!(store.take(take, deadline).await.is_err());
+    settles_at(&server, &limit, "mine", 3).await;
+    assert_eq!(store.stats().given_back.load(Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_read_only_redis_is_not_waited_for_and_used_again_when_it_takes_writes() {
     let server = RedisServer::start();
     let store = connected(usual(&server)).await;
