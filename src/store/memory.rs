@@ -26,6 +26,7 @@ use crate::{
     clock::{Clock, Timestamp},
 };
 
+/// Fewest shards.
 const SHARDS: usize = 64;
 
 /// Between two warnings that buckets are forgotten.
@@ -59,6 +60,13 @@ struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Id([u64; 2]);
 
+impl Id {
+    /// Its shard out of `count`. The maps use the first half.
+    fn shard(self, count: usize) -> usize {
+        (self.0[1] % count as u64) as usize
+    }
+}
+
 impl Hash for Id {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[0]);
@@ -68,8 +76,9 @@ impl Hash for Id {
 impl MemoryStore {
     /// A store of at most `max_buckets` buckets (at least one per shard) that reads `clock`.
     pub fn new(max_buckets: usize, clock: Arc<dyn Clock>) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let shard_capacity = (max_buckets / SHARDS).max(1);
+        let count = shards_for(max_buckets);
+        let shards = (0..count).map(|_| Mutex::default()).collect();
+        let shard_capacity = (max_buckets / count).max(1);
         Self {
             shards,
             shard_capacity,
@@ -136,7 +145,7 @@ impl MemoryStore {
 
     /// Most buckets that are kept.
     pub fn capacity(&self) -> usize {
-        self.shard_capacity * SHARDS
+        self.shard_capacity * self.shards.len()
     }
 
     /// Part-used buckets that had to be forgotten since the start, for want of room.
@@ -146,15 +155,15 @@ impl MemoryStore {
 
     /// Locks the shards of these buckets in index order, so that no two takes wait for each other.
     fn lock(&self, ids: &[Id]) -> Locked<'_> {
-        let mut indices: SmallVec<[usize; 2]> = ids.iter().map(shard_of).collect();
+        let mut indices: SmallVec<[usize; 2]> =
+            ids.iter().map(|id| id.shard(self.shards.len())).collect();
         indices.sort_unstable();
         indices.dedup();
-        Locked(
-            indices
-                .into_iter()
-                .map(|index| (index, self.shards[index].lock()))
-                .collect(),
-        )
+        let lock = |index: usize| (index, self.shards[index].lock());
+        Locked {
+            guards: indices.into_iter().map(lock).collect(),
+            of: self.shards.len(),
+        }
     }
 
     /// Keeps a bucket; answers whether a part-used one had to be forgotten for it, or was itself.
@@ -237,19 +246,30 @@ impl Shard {
     }
 }
 
-struct Locked<'a>(SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>);
+/// The shards of one take, by index, out of so many.
+struct Locked<'a> {
+    guards: SmallVec<[(usize, MutexGuard<'a, Shard>); 2]>,
+    of: usize,
+}
 
 impl Locked<'_> {
     fn get(&mut self, id: &Id) -> &mut Shard {
-        let index = shard_of(id);
-        let place = self.0.iter().position(|(locked, _)| *locked == index);
-        &mut self.0[place.expect("every bucket's shard is locked")].1
+        let index = id.shard(self.of);
+        let place = self.guards.iter().position(|(locked, _)| *locked == index);
+        &mut self.guards[place.expect("every bucket's shard is locked")].1
     }
 }
 
-fn shard_of(id: &Id) -> usize {
-    // The map uses the first half's low bits.
-    (id.0[1] % SHARDS as u64) as usize
+/// So many shards, [`SHARDS`] at least, that each one's table is nearly full when the store is. Tables double: one that had to
+/// grow once more would stand half empty.
+// Source: std's HashMap has a power of two of places, and fills seven of eight.
+fn shards_for(max_buckets: usize) -> usize {
+    let shards_of = |places: u32| max_buckets.div_ceil((7 << places) >> 3);
+    let tight = (3..40)
+        .map(shards_of)
+        .take_while(|count| *count >= SHARDS)
+        .last();
+    tight.unwrap_or(SHARDS)
 }
 
 /// The distinct buckets of a take in order of appearance, and the place of each item's bucket among them.
