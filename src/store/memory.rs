@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::BinaryHeap,
     hash::{BuildHasherDefault, Hash, Hasher},
     sync::{
         Arc,
@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use indexmap::IndexMap;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
@@ -44,7 +45,9 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Shard {
-    buckets: HashMap<Id, Entry, BuildHasherDefault<TakeFirst>>,
+    /// Entries stand in a dense list, and only their places in a table: it may grow without costing much, as it does when
+    /// forgotten entries leave holes in it.
+    buckets: IndexMap<Id, Entry, BuildHasherDefault<TakeFirst>>,
     /// One row per bucket, soonest full first. A row may be out of date, as a bucket in use fills later and later: it is
     /// put right when it comes up.
     by_full_at: BinaryHeap<Reverse<(Timestamp, Id)>>,
@@ -226,7 +229,7 @@ impl Shard {
             Some(entry) if entry.full_at > until => {
                 self.by_full_at.push(Reverse((entry.full_at, id)))
             }
-            _ => drop(self.buckets.remove(&id)),
+            _ => drop(self.buckets.swap_remove(&id)),
         }
     }
 
@@ -260,9 +263,8 @@ impl Locked<'_> {
     }
 }
 
-/// So many shards, [`SHARDS`] at least, that each one's table is nearly full when the store is. Tables double: one that had to
+/// So many shards, [`SHARDS`] at least, that each one's list is nearly full when the store is. Lists double: one that had to
 /// grow once more would stand half empty.
-// Source: std's HashMap has a power of two of places, and fills seven of eight.
 fn shards_for(max_buckets: usize) -> usize {
     let shards_of = |places: u32| max_buckets.div_ceil((7 << places) >> 3);
     let tight = (3..40)
