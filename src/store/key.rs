@@ -1,6 +1,10 @@
 //! The name of a bucket.
 
-use std::{fmt, hash::Hasher as _, sync::OnceLock};
+use std::{
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    sync::OnceLock,
+};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -39,6 +43,35 @@ impl BucketKey {
 impl fmt::Debug for BucketKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BucketKey({})", self.bytes.escape_ascii())
+    }
+}
+
+/// Builds the hasher of tables whose keys nobody outside could aim at: [`BucketKey::hash`] or a part of it, or addresses.
+pub type Prehashed = BuildHasherDefault<PrehashedKey>;
+
+/// Takes a key that is a hash already as it is, and spreads an address.
+#[derive(Default)]
+pub struct PrehashedKey(u64);
+
+impl Hasher for PrehashedKey {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("the keys are integers");
+    }
+
+    fn write_u64(&mut self, half: u64) {
+        self.0 = half;
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        self.0 = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 }
 

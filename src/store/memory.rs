@@ -6,7 +6,7 @@
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    hash::{BuildHasherDefault, Hash, Hasher},
+    hash::{Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +21,7 @@ use smallvec::SmallVec;
 use super::{
     Item, Take, Taken,
     judge::{Places, judge},
+    key::Prehashed,
 };
 use crate::{
     bucket::Bucket,
@@ -47,7 +48,7 @@ pub struct MemoryStore {
 struct Shard {
     /// Entries stand in a dense list, and only their places in a table: it may grow without costing much, as it does when
     /// forgotten entries leave holes in it.
-    buckets: IndexMap<Id, Entry, BuildHasherDefault<TakeFirst>>,
+    buckets: IndexMap<Id, Entry, Prehashed>,
     /// One row per bucket, soonest full first. A row may be out of date, as a bucket in use fills later and later: it is
     /// put right when it comes up.
     by_full_at: BinaryHeap<Reverse<(Timestamp, Id)>>,
@@ -302,22 +303,4 @@ fn first_items(places: &[usize]) -> impl Iterator<Item = usize> {
         seen += usize::from(first);
         first.then_some(item)
     })
-}
-
-/// The keys are hashes already.
-#[derive(Default)]
-struct TakeFirst(u64);
-
-impl Hasher for TakeFirst {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {
-        unreachable!("Id hashes one u64");
-    }
-
-    fn write_u64(&mut self, half: u64) {
-        self.0 = half;
-    }
 }

@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
     time::{Duration, Instant},
 };
 
@@ -17,6 +16,7 @@ use smallvec::SmallVec;
 use super::{
     BucketKey, Item, Take, Taken,
     judge::{Places, judge},
+    key::Prehashed,
 };
 use crate::{
     bucket::Bucket,
@@ -47,8 +47,8 @@ pub struct Seen {
 /// Two halves: when the young one is full it becomes the old one, whose reports nobody has renewed for longest.
 #[derive(Debug, Default)]
 struct Shard {
-    young: HashMap<u128, Report, BuildHasherDefault<TakeLow>>,
-    old: HashMap<u128, Report, BuildHasherDefault<TakeLow>>,
+    young: HashMap<u128, Report, Prehashed>,
+    old: HashMap<u128, Report, Prehashed>,
 }
 
 #[derive(Debug)]
@@ -226,24 +226,6 @@ impl Report {
         let age = now.saturating_duration_since(self.sent_at);
         bucket.refill(limit, self.at.after(age));
         bucket
-    }
-}
-
-/// The keys are hashes already.
-#[derive(Default)]
-struct TakeLow(u64);
-
-impl Hasher for TakeLow {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {
-        unreachable!("the keys are u128");
-    }
-
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
     }
 }
 

@@ -9,11 +9,7 @@
 //! - for the usual take, of hits from one token bucket that no other take of the batch names, instead: 0, number of the key,
 //!   place of the limit, hits.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use rmp::{
     decode::{bytes::Bytes, read_array_len, read_int},
@@ -27,7 +23,7 @@ use crate::{
     descriptor::Hits,
     limit::{EXACT, Kind, Limit, Unit},
     plan::{Role, RuleLimit},
-    store::{Take, Taken},
+    store::{Take, Taken, key::Prehashed},
 };
 
 /// Numbers per limit.
@@ -339,26 +335,4 @@ impl Reply<'_> {
     }
 }
 
-type ByHash<K> = HashMap<K, usize, BuildHasherDefault<Fold>>;
-
-/// Keys of these maps are keyed hashes or addresses: nothing a client could aim at.
-#[derive(Default)]
-struct Fold(u64);
-
-impl Hasher for Fold {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {
-        unreachable!("the keys are integers");
-    }
-
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
-    }
-
-    fn write_usize(&mut self, address: usize) {
-        self.0 = (address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
+type ByHash<K> = HashMap<K, usize, Prehashed>;
