@@ -41,12 +41,6 @@ for first = 1, #KEYS, 1000 do
   end
 end
 
--- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, ends_s, slots; the limit that last refilled it
--- (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it
--- was last told.
-local amount, fraction, denominator, at, ends, slots = {}, {}, {}, {}, {}, {}
-local refilled_by, met_in, dirty, told_by = {}, {}, {}, {}
-
 local function read_tokens(value)
   local tokens, part, parts, time, ends = unpack_numbers(value)
   -- Comparing what is no number raises an error, which the caller takes for "not a bucket".
@@ -55,65 +49,6 @@ local function read_tokens(value)
     return tokens, part, parts, time, ends
   end
   error("not a bucket")
-end
-
-local function read_spent(value)
-  local used, start = unpack_numbers(value)
-  if used % 1 + start % 1 == 0 and used >= 0 and used < EXACT and start >= 0 and start < EXACT then
-    return used, start
-  end
-  error("not a bucket")
-end
-
-local function read_slots(value)
-  local list = unpack_numbers(value)
-  local used, newest = 0, -1
-  for i = 1, #list, 2 do
-    local slot, hits = list[i], list[i + 1]
-    if slot % 1 + hits % 1 ~= 0 or slot <= newest or slot >= EXACT or hits <= 0 or hits >= EXACT then
-      error("not a bucket")
-    end
-    used, newest = used + hits, slot
-  end
-  if used >= EXACT then error("not a bucket") end
-  return list, used
-end
-
-local function months_since_epoch(day)
-  day = day + 719468
-  local of_era = day % 146097
-  local era = (day - of_era) / 146097
-  local year = (of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096))
-  year = (year - year % 365) / 365
-  local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
-  local from_march = math.floor((5 * of_year + 2) / 153)
-  return (era * 400 + year) * 12 + from_march + 2 - 1970 * 12
-end
-
-local function first_of_month(months)
-  local since_march = months + 1970 * 12 - 2
-  local from_march = since_march % 12
-  local year = (since_march - from_march) / 12
-  local era = math.floor(year / 400)
-  return era * 146097 + 365 * (year % 400) + math.floor(year % 400 / 4) - math.floor(year % 400 / 100)
-    + math.floor((153 * from_march + 2) / 5) - 719468
-end
-
-local starts = {}
-local function start_of_period(limit)
-  local start = starts[limit]
-  if start then return start end
-  local months, length, anchor = data[limit + 2], data[limit + 3], data[limit + 4]
-  if months > 0 then
-    local month = months_since_epoch((now - now % DAY_US) / DAY_US)
-    start = first_of_month(month - month % months) * DAY_US
-  elseif now < anchor then
-    start = 0
-  else
-    start = now - (now - anchor) % length
-  end
-  starts[limit] = start
-  return start
 end
 
 local function stored_tokens(key, limit)
@@ -148,169 +83,6 @@ local function refilled_tokens(limit, tokens, part, stored_parts, time)
   return tokens, part, time
 end
 
-local function refill_tokens(key, limit, fresh)
-  local tokens, part, parts, time = amount[key], fraction[key], denominator[key], at[key]
-  if fresh then tokens, part, parts, time, ends[key] = stored_tokens(key, limit) end
-  amount[key], fraction[key], at[key] = refilled_tokens(limit, tokens, part, parts, time)
-  denominator[key] = data[limit + 5]
-end
-
-local function refill_slots(key, limit, fresh)
-  local list, used = slots[key], amount[key]
-  if fresh then
-    local ok, value = false, values[key]
-    if value then ok, list, used = pcall(read_slots, value) end
-    if not ok then list, used = {}, 0 end
-  end
-  local slot_us = data[limit + 2]
-  local oldest = (now - now % slot_us) / slot_us - SLOTS
-  local first = 1
-  while list[first] and list[first] < oldest do
-    used = used - list[first + 1]
-    first = first + 2
-  end
-  if first > 1 then
-    local kept = {}
-    for i = first, #list do kept[i - first + 1] = list[i] end
-    list = kept
-  end
-  slots[key], amount[key] = list, used
-end
-
-local function refill_spent(key, limit, fresh)
-  local used, start = amount[key], at[key]
-  local present = start_of_period(limit)
-  if fresh then
-    local ok, value = false, values[key]
-    if value then ok, used, start = pcall(read_spent, value) end
-    if not ok then used, start = 0, present end
-  end
-  if present > start then used, start = 0, present end
-  amount[key], at[key] = used, start
-end
-
--- What the take at hand has changed so far, to take it back if it is refused.
-local undo, undo_key, undo_amount, undo_fraction, undo_slots = 0, {}, {}, {}, {}
-
--- Adds to the present slot, or to the newest one if the clock went back, and says how many hits it added.
-local function add_to_slots(key, limit, hits)
-  local list, slot_us = slots[key], data[limit + 2]
-  local room = 2 * data[limit + 1] - amount[key]
-  if hits > room then hits = room end
-  if hits <= 0 then return 0 end
-  local slot, length = (now - now % slot_us) / slot_us, #list
-  if length > 0 and list[length - 1] >= slot then
-    list[length] = list[length] + hits
-  else
-    list[length + 1], list[length + 2] = slot, hits
-  end
-  amount[key] = amount[key] + hits
-  return hits
-end
-
-local function remove_from_slots(list, hits)
-  local length = #list
-  while length > 0 and hits > 0 do
-    if list[length] > hits then
-      list[length] = list[length] - hits
-      return
-    end
-    hits = hits - list[length]
-    list[length - 1], list[length] = nil, nil
-    length = length - 2
-  end
-end
-
-local function apply_slots(key, limit, hits, gives)
-  local used, list = amount[key], slots[key]
-  if gives then
-    if used == 0 or hits == 0 then return end
-    local copy = {}
-    for i = 1, #list do copy[i] = list[i] end
-    remove_from_slots(copy, hits)
-    slots[key], amount[key] = copy, used > hits and used - hits or 0
-  else
-    list = add_to_slots(key, limit, hits)
-    if list == 0 then return end
-  end
-  undo = undo + 1
-  undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, used, false, list
-end
-
--- Applies hits to a refilled bucket. Debt ends at one capacity, giving at full.
-local function apply(key, limit, hits, gives)
-  local kind, capacity, before = data[limit], data[limit + 1], amount[key]
-  local after
-  if kind == TOKENS then
-    if gives then
-      after = before + hits
-      if after > capacity then after = capacity end
-    else
-      after = before - hits
-      if after < -capacity then after = before < -capacity and before or -capacity end
-    end
-  elseif kind == SLIDING then
-    return apply_slots(key, limit, hits, gives)
-  elseif gives then
-    after = before > hits and before - hits or 0
-  else
-    after = before + hits
-    if after > 2 * capacity then after = 2 * capacity end
-    if after < before then after = before end
-  end
-  if after == before then return end
-  undo = undo + 1
-  undo_key[undo], undo_amount[undo], undo_fraction[undo] = key, before, fraction[key]
-  amount[key] = after
-  if kind == TOKENS and after >= capacity then fraction[key] = 0 end
-end
-
-local function take_back()
-  for i = undo, 1, -1 do
-    local key, changed = undo_key[i], undo_slots[i]
-    if undo_fraction[i] == false then
-      -- The list from before a gift, or the hits added since.
-      if type(changed) == "table" then
-        slots[key] = changed
-      else
-        remove_from_slots(slots[key], changed)
-      end
-    else
-      fraction[key] = undo_fraction[i]
-    end
-    amount[key] = undo_amount[i]
-  end
-end
-
--- Buckets from before a take looked at them under another limit: takes under two limits meet while replicas reload. What
--- only looked must leave no trace: the bucket is put back if it is to be written, else read anew.
-local looks, look_key, look_state = 0, {}, {}
-
-local function remember(key)
-  looks = looks + 1
-  look_key[looks] = key
-  local refilled = dirty[key] and refilled_by[key] or nil
-  look_state[looks] = { amount[key], fraction[key], denominator[key], at[key], slots[key], refilled }
-end
-
-local function leave_no_trace(kept)
-  local changed = {}
-  for i = 1, kept and undo or 0 do changed[undo_key[i]] = true end
-  for i = looks, 1, -1 do
-    local key = look_key[i]
-    if changed[key] then
-      -- It may hold more than the last of the limits allows: the next take refills it again.
-      refilled_by[key] = -math.abs(refilled_by[key])
-    else
-      local state = look_state[i]
-      amount[key], fraction[key], denominator[key] = state[1], state[2], state[3]
-      at[key], slots[key], refilled_by[key] = state[4], state[5], state[6]
-      told_by[key] = nil
-    end
-  end
-  looks = 0
-end
-
 -- Redis writes a number out slowly, and most buckets of a batch live equally long.
 local lives = {}
 
@@ -342,120 +114,361 @@ local function write_tokens(key, limit, tokens, part, time, expires)
   store(key, pack_numbers(tokens, part, parts, time, (now - now % 1000000) / 1000000 + life), life)
 end
 
-local function write(key)
-  local limit = math.abs(refilled_by[key])
-  local kind = data[limit]
-  if kind == TOKENS then
-    write_tokens(key, limit, amount[key], fraction[key], at[key], ends[key])
-  elseif kind == SLIDING then
-    local list = slots[key]
-    store(key, pack_numbers(list), life_until(#list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now))
-  else
-    store(key, pack_numbers(amount[key], at[key]), life_until(at[key] + data[limit + 3]))
-  end
-end
-
 local reply, told = { now }, 1
 
-local fits = {}
-
-local function take_together(number, first, last, dry)
-  for item = first, last, 4 do
-    local key, limit = data[item], data[item + 1]
-    if refilled_by[key] ~= limit then
-      local fresh = not dirty[key] and met_in[key] ~= number
-      if refilled_by[key] then remember(key) end
-      refilled_by[key], told_by[key] = limit, nil
-      local kind = data[limit]
-      if kind == TOKENS then refill_tokens(key, limit, fresh)
-      elseif kind == SLIDING then refill_slots(key, limit, fresh)
-      else refill_spent(key, limit, fresh) end
-    end
-    met_in[key] = number
+local function take_usual(key, limit, hits)
+  local tokens, part, parts, time, expires = stored_tokens(key, limit)
+  tokens, part, time = refilled_tokens(limit, tokens, part, parts, time)
+  local admitted = 2
+  if tokens >= hits then
+    tokens, admitted = tokens - hits, 3
+    write_tokens(key, limit, tokens, part, time, expires)
   end
-  undo = 0
-  local blocked, quotas, quota_fits = false, false, false
-  for item = first, last, 4 do
-    local key, limit, hits, op = data[item], data[item + 1], data[item + 2], data[item + 3]
-    local gives = op >= 4
-    local balance = amount[key]
-    if data[limit] ~= TOKENS then balance = data[limit + 1] - balance end
-    local role = op % 4
-    local fit = gives or role == 3 or balance >= hits
-    if fit then
-      fits[item] = 1
-      if hits > 0 or gives then apply(key, limit, hits, gives) end
-      if role == 2 then quotas, quota_fits = true, true end
-    else
-      fits[item] = 0
-      if role == 0 then blocked = true
-      elseif role == 2 then quotas = true end
-    end
-  end
-  local admitted = not blocked and (quota_fits or not quotas)
-  if dry == 1 or not admitted then
-    take_back()
-  else
-    for i = 1, undo do
-      local key = undo_key[i]
-      dirty[key], told_by[key] = true, nil
-    end
-  end
-  told = told + 1
-  reply[told] = admitted and 1 or 0
-  for item = first, last, 4 do
-    local key, limit = data[item], data[item + 1]
-    told = told + 1
-    if told_by[key] == limit then
-      reply[told] = fits[item] + 2
-    else
-      reply[told], told_by[key] = fits[item], limit
-      local kind = data[limit]
-      if kind == TOKENS then
-        reply[told + 1], reply[told + 2], reply[told + 3] = amount[key], fraction[key], at[key] - now
-        told = told + 3
-      elseif kind == SLIDING then
-        local list = slots[key]
-        told = told + 1
-        reply[told] = #list / 2
-        for i = 1, #list do reply[told + i] = list[i] end
-        told = told + #list
-      else
-        reply[told + 1], reply[told + 2] = amount[key], at[key]
-        told = told + 2
-      end
-    end
-  end
-  if looks > 0 then leave_no_trace(admitted and dry == 0) end
+  reply[told + 1], reply[told + 2], reply[told + 3], reply[told + 4] = admitted, tokens, part, time - now
+  told = told + 4
 end
 
+-- What takes that are not the usual one need: books over their buckets. Gives two functions, one that decides such a take and one
+-- that writes what they all changed. Most batches do not need them, and to set them up costs as much as a lone take.
+local function open_books()
+  -- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, ends_s, slots; the limit that last refilled it
+  -- (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it
+  -- was last told.
+  local amount, fraction, denominator, at, ends, slots = {}, {}, {}, {}, {}, {}
+  local refilled_by, met_in, dirty, told_by = {}, {}, {}, {}
+
+  local function read_spent(value)
+    local used, start = unpack_numbers(value)
+    if used % 1 + start % 1 == 0 and used >= 0 and used < EXACT and start >= 0 and start < EXACT then
+      return used, start
+    end
+    error("not a bucket")
+  end
+
+  local function read_slots(value)
+    local list = unpack_numbers(value)
+    local used, newest = 0, -1
+    for i = 1, #list, 2 do
+      local slot, hits = list[i], list[i + 1]
+      if slot % 1 + hits % 1 ~= 0 or slot <= newest or slot >= EXACT or hits <= 0 or hits >= EXACT then
+        error("not a bucket")
+      end
+      used, newest = used + hits, slot
+    end
+    if used >= EXACT then error("not a bucket") end
+    return list, used
+  end
+
+  local function months_since_epoch(day)
+    day = day + 719468
+    local of_era = day % 146097
+    local era = (day - of_era) / 146097
+    local year = (of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096))
+    year = (year - year % 365) / 365
+    local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+    local from_march = math.floor((5 * of_year + 2) / 153)
+    return (era * 400 + year) * 12 + from_march + 2 - 1970 * 12
+  end
+
+  local function first_of_month(months)
+    local since_march = months + 1970 * 12 - 2
+    local from_march = since_march % 12
+    local year = (since_march - from_march) / 12
+    local era = math.floor(year / 400)
+    return era * 146097 + 365 * (year % 400) + math.floor(year % 400 / 4) - math.floor(year % 400 / 100)
+      + math.floor((153 * from_march + 2) / 5) - 719468
+  end
+
+  local starts = {}
+  local function start_of_period(limit)
+    local start = starts[limit]
+    if start then return start end
+    local months, length, anchor = data[limit + 2], data[limit + 3], data[limit + 4]
+    if months > 0 then
+      local month = months_since_epoch((now - now % DAY_US) / DAY_US)
+      start = first_of_month(month - month % months) * DAY_US
+    elseif now < anchor then
+      start = 0
+    else
+      start = now - (now - anchor) % length
+    end
+    starts[limit] = start
+    return start
+  end
+
+  local function refill_tokens(key, limit, fresh)
+    local tokens, part, parts, time = amount[key], fraction[key], denominator[key], at[key]
+    if fresh then tokens, part, parts, time, ends[key] = stored_tokens(key, limit) end
+    amount[key], fraction[key], at[key] = refilled_tokens(limit, tokens, part, parts, time)
+    denominator[key] = data[limit + 5]
+  end
+
+  local function refill_slots(key, limit, fresh)
+    local list, used = slots[key], amount[key]
+    if fresh then
+      local ok, value = false, values[key]
+      if value then ok, list, used = pcall(read_slots, value) end
+      if not ok then list, used = {}, 0 end
+    end
+    local slot_us = data[limit + 2]
+    local oldest = (now - now % slot_us) / slot_us - SLOTS
+    local first = 1
+    while list[first] and list[first] < oldest do
+      used = used - list[first + 1]
+      first = first + 2
+    end
+    if first > 1 then
+      local kept = {}
+      for i = first, #list do kept[i - first + 1] = list[i] end
+      list = kept
+    end
+    slots[key], amount[key] = list, used
+  end
+
+  local function refill_spent(key, limit, fresh)
+    local used, start = amount[key], at[key]
+    local present = start_of_period(limit)
+    if fresh then
+      local ok, value = false, values[key]
+      if value then ok, used, start = pcall(read_spent, value) end
+      if not ok then used, start = 0, present end
+    end
+    if present > start then used, start = 0, present end
+    amount[key], at[key] = used, start
+  end
+
+  -- What the take at hand has changed so far, to take it back if it is refused.
+  local undo, undo_key, undo_amount, undo_fraction, undo_slots = 0, {}, {}, {}, {}
+
+  -- Adds to the present slot, or to the newest one if the clock went back, and says how many hits it added.
+  local function add_to_slots(key, limit, hits)
+    local list, slot_us = slots[key], data[limit + 2]
+    local room = 2 * data[limit + 1] - amount[key]
+    if hits > room then hits = room end
+    if hits <= 0 then return 0 end
+    local slot, length = (now - now % slot_us) / slot_us, #list
+    if length > 0 and list[length - 1] >= slot then
+      list[length] = list[length] + hits
+    else
+      list[length + 1], list[length + 2] = slot, hits
+    end
+    amount[key] = amount[key] + hits
+    return hits
+  end
+
+  local function remove_from_slots(list, hits)
+    local length = #list
+    while length > 0 and hits > 0 do
+      if list[length] > hits then
+        list[length] = list[length] - hits
+        return
+      end
+      hits = hits - list[length]
+      list[length - 1], list[length] = nil, nil
+      length = length - 2
+    end
+  end
+
+  local function apply_slots(key, limit, hits, gives)
+    local used, list = amount[key], slots[key]
+    if gives then
+      if used == 0 or hits == 0 then return end
+      local copy = {}
+      for i = 1, #list do copy[i] = list[i] end
+      remove_from_slots(copy, hits)
+      slots[key], amount[key] = copy, used > hits and used - hits or 0
+    else
+      list = add_to_slots(key, limit, hits)
+      if list == 0 then return end
+    end
+    undo = undo + 1
+    undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, used, false, list
+  end
+
+  -- Applies hits to a refilled bucket. Debt ends at one capacity, giving at full.
+  local function apply(key, limit, hits, gives)
+    local kind, capacity, before = data[limit], data[limit + 1], amount[key]
+    local after
+    if kind == TOKENS then
+      if gives then
+        after = before + hits
+        if after > capacity then after = capacity end
+      else
+        after = before - hits
+        if after < -capacity then after = before < -capacity and before or -capacity end
+      end
+    elseif kind == SLIDING then
+      return apply_slots(key, limit, hits, gives)
+    elseif gives then
+      after = before > hits and before - hits or 0
+    else
+      after = before + hits
+      if after > 2 * capacity then after = 2 * capacity end
+      if after < before then after = before end
+    end
+    if after == before then return end
+    undo = undo + 1
+    undo_key[undo], undo_amount[undo], undo_fraction[undo] = key, before, fraction[key]
+    amount[key] = after
+    if kind == TOKENS and after >= capacity then fraction[key] = 0 end
+  end
+
+  local function take_back()
+    for i = undo, 1, -1 do
+      local key, changed = undo_key[i], undo_slots[i]
+      if undo_fraction[i] == false then
+        -- The list from before a gift, or the hits added since.
+        if type(changed) == "table" then
+          slots[key] = changed
+        else
+          remove_from_slots(slots[key], changed)
+        end
+      else
+        fraction[key] = undo_fraction[i]
+      end
+      amount[key] = undo_amount[i]
+    end
+  end
+
+  -- Buckets from before a take looked at them under another limit: takes under two limits meet while replicas reload. What
+  -- only looked must leave no trace: the bucket is put back if it is to be written, else read anew.
+  local looks, look_key, look_state = 0, {}, {}
+
+  local function remember(key)
+    looks = looks + 1
+    look_key[looks] = key
+    local refilled = dirty[key] and refilled_by[key] or nil
+    look_state[looks] = { amount[key], fraction[key], denominator[key], at[key], slots[key], refilled }
+  end
+
+  local function leave_no_trace(kept)
+    local changed = {}
+    for i = 1, kept and undo or 0 do changed[undo_key[i]] = true end
+    for i = looks, 1, -1 do
+      local key = look_key[i]
+      if changed[key] then
+        -- It may hold more than the last of the limits allows: the next take refills it again.
+        refilled_by[key] = -math.abs(refilled_by[key])
+      else
+        local state = look_state[i]
+        amount[key], fraction[key], denominator[key] = state[1], state[2], state[3]
+        at[key], slots[key], refilled_by[key] = state[4], state[5], state[6]
+        told_by[key] = nil
+      end
+    end
+    looks = 0
+  end
+
+  local function write(key)
+    local limit = math.abs(refilled_by[key])
+    local kind = data[limit]
+    if kind == TOKENS then
+      write_tokens(key, limit, amount[key], fraction[key], at[key], ends[key])
+    elseif kind == SLIDING then
+      local list = slots[key]
+      store(key, pack_numbers(list), life_until(#list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now))
+    else
+      store(key, pack_numbers(amount[key], at[key]), life_until(at[key] + data[limit + 3]))
+    end
+  end
+
+  local fits = {}
+
+  local function take_together(number, first, last, dry)
+    for item = first, last, 4 do
+      local key, limit = data[item], data[item + 1]
+      if refilled_by[key] ~= limit then
+        local fresh = not dirty[key] and met_in[key] ~= number
+        if refilled_by[key] then remember(key) end
+        refilled_by[key], told_by[key] = limit, nil
+        local kind = data[limit]
+        if kind == TOKENS then refill_tokens(key, limit, fresh)
+        elseif kind == SLIDING then refill_slots(key, limit, fresh)
+        else refill_spent(key, limit, fresh) end
+      end
+      met_in[key] = number
+    end
+    undo = 0
+    local blocked, quotas, quota_fits = false, false, false
+    for item = first, last, 4 do
+      local key, limit, hits, op = data[item], data[item + 1], data[item + 2], data[item + 3]
+      local gives = op >= 4
+      local balance = amount[key]
+      if data[limit] ~= TOKENS then balance = data[limit + 1] - balance end
+      local role = op % 4
+      local fit = gives or role == 3 or balance >= hits
+      if fit then
+        fits[item] = 1
+        if hits > 0 or gives then apply(key, limit, hits, gives) end
+        if role == 2 then quotas, quota_fits = true, true end
+      else
+        fits[item] = 0
+        if role == 0 then blocked = true
+        elseif role == 2 then quotas = true end
+      end
+    end
+    local admitted = not blocked and (quota_fits or not quotas)
+    if dry == 1 or not admitted then
+      take_back()
+    else
+      for i = 1, undo do
+        local key = undo_key[i]
+        dirty[key], told_by[key] = true, nil
+      end
+    end
+    told = told + 1
+    reply[told] = admitted and 1 or 0
+    for item = first, last, 4 do
+      local key, limit = data[item], data[item + 1]
+      told = told + 1
+      if told_by[key] == limit then
+        reply[told] = fits[item] + 2
+      else
+        reply[told], told_by[key] = fits[item], limit
+        local kind = data[limit]
+        if kind == TOKENS then
+          reply[told + 1], reply[told + 2], reply[told + 3] = amount[key], fraction[key], at[key] - now
+          told = told + 3
+        elseif kind == SLIDING then
+          local list = slots[key]
+          told = told + 1
+          reply[told] = #list / 2
+          for i = 1, #list do reply[told + i] = list[i] end
+          told = told + #list
+        else
+          reply[told + 1], reply[told + 2] = amount[key], at[key]
+          told = told + 2
+        end
+      end
+    end
+    if looks > 0 then leave_no_trace(admitted and dry == 0) end
+  end
+
+  local function write_all()
+    for key = 1, #KEYS do
+      if dirty[key] then write(key) end
+    end
+  end
+
+  return take_together, write_all
+end
+
+local take_together, write_all
 local cursor = 1 + FIELDS * data[1] + 1
 for number = 1, data[cursor] do
   local head = data[cursor + 1]
   if head == 0 then
-    -- The usual take: it wants hits of one token bucket, which no other take of the batch names. As below, without the books
-    -- that takes on the same bucket need.
-    local key, limit, hits = data[cursor + 2], data[cursor + 3], data[cursor + 4]
-    local tokens, part, parts, time, expires = stored_tokens(key, limit)
-    tokens, part, time = refilled_tokens(limit, tokens, part, parts, time)
-    local admitted = 2
-    if tokens >= hits then
-      tokens, admitted = tokens - hits, 3
-      write_tokens(key, limit, tokens, part, time, expires)
-    end
-    reply[told + 1], reply[told + 2], reply[told + 3], reply[told + 4] = admitted, tokens, part, time - now
-    told = told + 4
+    -- The usual take: it wants hits of one token bucket, which no other take of the batch names.
+    take_usual(data[cursor + 2], data[cursor + 3], data[cursor + 4])
     cursor = cursor + 4
   else
+    if not take_together then take_together, write_all = open_books() end
     local dry = (head - 1) % 2
     local last = cursor + 1 + 2 * (head - 1 - dry)
     take_together(number, cursor + 2, last, dry)
     cursor = last
   end
 end
-
-for key = 1, #KEYS do
-  if dirty[key] then write(key) end
-end
+if write_all then write_all() end
 
 return pack_numbers(reply)
