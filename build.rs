@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files([
             "envoy/service/ratelimit/v3/rls.proto",
             "envoy/extensions/common/ratelimit/v3/ratelimit.proto",
+            "tollgate/admin/v1/keys.proto",
         ])?
         .file_descriptor_set();
     fs::write(out.join("rls_descriptors.bin"), descriptors.encode_to_vec())?;

@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+pub mod keys;
 pub mod serve;
 
 use std::{
@@ -56,6 +57,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Ask a running server whether it serves
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Make, show and change API keys, also while a server runs
+    Keys(keys::KeysArgs),
 }
 
 /// How much to log, and how it looks.
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
+        Command::Keys(args) => on_runtime(keys::run(args)),
     }
 }
 

@@ -9,10 +9,14 @@ pub mod limit;
 
 pub mod bucket;
 
+pub mod keys;
+
 pub mod plan;
 pub mod settings;
 
 pub mod store;
+
+pub mod key_store;
 
 pub mod decision;
 pub mod limiter;
@@ -22,6 +26,7 @@ pub mod metrics;
 pub mod proto;
 
 pub mod admin;
+pub mod admin_api;
 pub mod grpc;
 
 pub mod server;

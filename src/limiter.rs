@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
     descriptor::Query,
+    keys::KeyTable,
     limit::LimitError,
     plan::{Allowance, Domain, Match, Plans, Role, Rule, RuleLimit, SharedPlans},
     store::{BucketKey, Item, Store, StoreError, Take, Taken},
@@ -95,7 +96,7 @@ impl Limiter {
         let Some(domain) = plans.domain(&query.domain) else {
             return Ok(unknown_domain(query));
         };
-        let (mut parts, mut take) = plan_take(domain, query)?;
+        let (mut parts, mut take) = plan_take(domain, query, plans.stored_keys())?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry {
@@ -140,6 +141,7 @@ fn unknown_domain(query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
+    stored: &'p KeyTable,
 ) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
@@ -147,9 +149,11 @@ fn plan_take<'p>(
     };
     let mut parts = SmallVec::new();
     let brings_limit = query.descriptors.iter().any(|asked| asked.limit.is_some());
-    let tier = brings_limit.then(|| domain.known_tier(query)).flatten();
+    let tier = brings_limit
+        .then(|| domain.known_tier(query, stored))
+        .flatten();
     for (index, (found, descriptor)) in domain
-        .matches(query)
+        .matches(query, stored)
         .into_iter()
         .zip(&query.descriptors)
         .enumerate()
@@ -157,7 +161,7 @@ fn plan_take<'p>(
         let from = take.items.len();
         if let Some(wanted) = descriptor.limit {
             let (limit, subject) = domain
-                .override_limit(descriptor, wanted, tier)
+                .override_limit(descriptor, wanted, tier, stored)
                 .map_err(|source| DecideError::Override { index, source })?;
             take.items.push(Item {
                 key: BucketKey::new(limit.key_prefix(), &subject),

@@ -11,6 +11,7 @@ pub mod schema;
 pub mod shapes;
 pub mod tree;
 
+mod authentication;
 mod compile;
 mod domain;
 mod fields;
@@ -24,8 +25,9 @@ mod source;
 mod subject;
 
 pub use self::{
+    authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},
     domain::Domain,
-    keys::ApiKey,
+    keys::{ApiKey, KeyCheck, KnownKey},
     mistake::{LoadError, Mistake, Place},
     plans::Plans,
     reload::{ReloadStatus, SharedPlans},

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
@@ -23,12 +23,14 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     admin::{self, Readiness},
+    admin_api,
     clock::SystemClock,
     grpc,
+    key_store::{self, KeyAdmin, KeyHome, KeyStoreError},
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, Settings, StoreChoice},
+    settings::{Address, Settings, StoreChoice, key_home},
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -41,6 +43,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
+/// How often to look for changes of API keys.
+const KEY_POLL: Duration = Duration::from_millis(200);
+
 /// How often the plan files are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -51,6 +56,8 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where the admin API is served, if it is.
+    pub admin: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
@@ -66,6 +73,9 @@ pub enum StartError {
     /// The plans did not load.
     #[error("{0}")]
     Plans(#[from] LoadError),
+    /// The API keys of the state directory could not be read.
+    #[error("API keys: {0}")]
+    Keys(#[from] KeyStoreError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -102,9 +112,10 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans that do not load, an address that cannot be listened on.
+    /// [`StartError`]: plans or keys that do not load, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let plans = Arc::new(SharedPlans::open(settings.config.clone())?);
+        let keys = open_keys(&settings, &plans).await?;
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
@@ -124,6 +135,7 @@ impl Server {
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            admin: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
@@ -140,6 +152,15 @@ impl Server {
         let http = server
             .bind(&settings.http_listen, "HTTP", "--http-listen")
             .await?;
+        let admin = match &settings.admin {
+            Some(admin) => Some((
+                server
+                    .bind(&admin.listen, "the admin API", "--admin-listen")
+                    .await?,
+                admin,
+            )),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
@@ -153,11 +174,25 @@ impl Server {
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
-        let watch = plan::reload::watch(plans, POLL, stop);
-        server
-            .tasks
-            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+        if let Some((listener, admin)) = admin {
+            let app = admin_api::router(keys.clone(), admin.token.clone());
+            server.admin = Some(listener.address);
+            server
+                .tasks
+                .spawn(serve_http(listener.socket, app, stop.clone()));
+        }
+        let watch = plan::reload::watch(plans, POLL, stop.clone());
+        server.watch_over(watch);
+        if let Some(keys) = keys {
+            server.watch_over(key_store::follow(keys, KEY_POLL, stop));
+        }
         Ok(server)
+    }
+
+    /// Takes care that a background task does not end unnoticed.
+    fn watch_over(&mut self, task: JoinHandle<()>) {
+        self.tasks
+            .spawn(async move { task.await.map_err(|error| io::Error::other(error).into()) });
     }
 
     /// The limiter that answers.
@@ -268,6 +303,29 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         std::fs::remove_file(path)?;
     }
     UnixListener::bind(path)
+}
+
+/// The keys that are in no plan file. Those of a state directory are read before anything opens; those in Redis are awaited,
+/// a little while here and then in the background.
+async fn open_keys(
+    settings: &Settings,
+    plans: &Arc<SharedPlans>,
+) -> Result<Option<Arc<KeyAdmin>>, StartError> {
+    let Some(home) = key_home(&settings.store, settings.state_dir.as_deref()) else {
+        return Ok(None);
+    };
+    let needs_files = matches!(home, KeyHome::Folder(_));
+    plans.await_stored_keys();
+    let keys = Arc::new(KeyAdmin::new(home.open(), plans.clone()));
+    match timeout(FIRST_CONNECTION, keys.refresh()).await {
+        Ok(Err(error)) if needs_files => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(
+            "starting without the API keys of the store, so nobody enters with one: {error}"
+        ),
+        // The task that follows them goes on.
+        Err(_) | Ok(Ok(_)) => {}
+    }
+    Ok(Some(keys))
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.

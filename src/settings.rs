@@ -1,14 +1,21 @@
 //! Process settings: what a start needs to know, apart from the plans.
 
+mod token;
+
+pub use self::token::{AdminToken, TokenError};
+
 use std::{
     fmt,
     net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
-use crate::store::redis::{RedisUrl, RedisUrlError};
+use crate::{
+    key_store::KeyHome,
+    store::redis::{RedisUrl, RedisUrlError},
+};
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
@@ -27,6 +34,28 @@ pub struct Settings {
     pub max_buckets: usize,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
+    /// Where this process keeps what must outlive it, where the store does not.
+    pub state_dir: Option<PathBuf>,
+    /// The admin API; off if none.
+    pub admin: Option<AdminSettings>,
+}
+
+/// The admin API: where it listens, and what opens it.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Where it listens.
+    pub listen: Address,
+    /// What opens it.
+    pub token: AdminToken,
+}
+
+/// Where API keys are kept that are in no plan file: with the buckets in Redis, else in the state directory, else nowhere.
+pub fn key_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<KeyHome> {
+    match (store, state_dir) {
+        (StoreChoice::Redis(url), _) => Some(KeyHome::Redis(url.clone())),
+        (StoreChoice::Memory, Some(folder)) => Some(KeyHome::Folder(folder.to_owned())),
+        (StoreChoice::Memory, None) => None,
+    }
 }
 
 /// Where buckets live.

@@ -20,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{LoadError, Mistake, Plans};
+use crate::keys::KeyTable;
 
 /// How long to wait for further changes after the first: one edit is several events.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -80,6 +81,18 @@ impl SharedPlans {
     /// The plans in force, to keep.
     pub fn load_full(&self) -> Arc<Plans> {
         self.plans.load_full()
+    }
+
+    /// From now on keys are awaited that are in no file: until they come, a key that no file has may yet be one.
+    pub fn await_stored_keys(&self) {
+        self.plans
+            .rcu(|before| before.with_stored_keys(Arc::clone(before.stored_keys()), true));
+    }
+
+    /// Puts keys beside those of the files.
+    pub fn set_stored_keys(&self, stored: Arc<KeyTable>) {
+        self.plans
+            .rcu(|before| before.with_stored_keys(Arc::clone(&stored), false));
     }
 
     /// How reloads went.
@@ -149,7 +162,11 @@ impl SharedPlans {
             rules,
             "plans reloaded"
         );
-        self.plans.store(Arc::new(plans));
+        // Keys may have changed since the files were read.
+        self.plans.rcu(|before| {
+            let stored = Arc::clone(before.stored_keys());
+            plans.with_stored_keys(stored, !before.keys_are_complete())
+        });
         self.status.send_modify(|status| {
             status.changed += 1;
             status.error = None;

@@ -230,7 +230,7 @@ proptest! {
                 }],
             };
             let expected = model(&rules, entries);
-            match &domain.matches(&query)[0] {
+            match &domain.matches(&query, plans.stored_keys())[0] {
                 Match::Limited { rule, limits, subject } => {
                     let found = expected.unwrap_or_else(|| panic!("{entries:?} meets {rule:?}"));
                     prop_assert_eq!(rule.name.as_deref(), Some(&*found.0), "{:?}", entries);
@@ -251,7 +251,7 @@ proptest! {
         let plans = Plans::from_texts(&[("plans.yaml", text)]).unwrap();
         let subject = |values: &[String]| {
             let found = super::matching::query("d", &[&[("a", &values[0]), ("b", &values[1])]]);
-            match &plans.domain("d").unwrap().matches(&found)[0] {
+            match &plans.domain("d").unwrap().matches(&found, plans.stored_keys())[0] {
                 Match::Limited { subject, .. } => subject.clone(),
                 found => panic!("{found:?}"),
             }

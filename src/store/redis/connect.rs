@@ -109,6 +109,20 @@ impl RedisUrl {
     pub fn node(&self) -> &Arc<str> {
         &self.node
     }
+
+    /// One connection apart from those of the store, for what is no decision.
+    ///
+    /// # Errors
+    /// What Redis, or the network, says.
+    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DIAL_TIMEOUT))
+            .set_response_timeout(None);
+        let client = redis::Client::open(self.info.clone())?;
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
 }
 
 impl fmt::Debug for RedisUrl {

@@ -1,0 +1,248 @@
+//! `tollgate keys`: API keys that are in no plan file. Works on their home itself, with or without a running server.
+
+mod import;
+mod print;
+
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use self::print::{print_key, print_list, print_made};
+use super::ConfigArgs;
+use crate::{
+    key_store::{KeyAdmin, KeyError, KeyFilter, NewKey, parse_expiry},
+    limit::Limit,
+    plan::SharedPlans,
+    settings::key_home,
+};
+
+/// Flags of `keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    command: KeysCommand,
+    #[command(flatten)]
+    home: HomeArgs,
+}
+
+/// Where keys and plans are: what `serve` was told.
+#[derive(Debug, Args)]
+struct HomeArgs {
+    // The variable is read by `ConfigArgs`, as for `serve`.
+    /// Plan file, or folder of *.yaml and *.yml files; repeatable [env: TOLLGATE_CONFIG] [default: config/]
+    #[arg(long = "config", value_name = "PATH", global = true)]
+    config: Vec<PathBuf>,
+    /// Redis URL of the store, if that keeps the keys
+    #[arg(
+        long,
+        value_name = "STORE",
+        env = "TOLLGATE_STORE",
+        default_value = "memory",
+        hide_env_values = true,
+        global = true
+    )]
+    store: String,
+    /// The state directory, if that keeps the keys
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// How answers look
+    #[arg(long, default_value = "text", global = true)]
+    output: Output,
+}
+
+/// How answers look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make a key; its secret is shown this once
+    Create(CreateArgs),
+    /// List keys
+    List(ListArgs),
+    /// Show a key
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Let a key open nothing, until it is enabled again
+    Disable(ChangeArgs),
+    /// Let a disabled key open again
+    Enable(ChangeArgs),
+    /// Give a key another secret; the one of before opens for a while yet
+    Rotate {
+        #[command(flatten)]
+        change: ChangeArgs,
+        /// How long the secret of before still opens; 0s to end it now
+        #[arg(long, value_name = "D", default_value = "24h", value_parser = humantime::parse_duration)]
+        overlap: Duration,
+    },
+    /// Remove a key for good
+    Revoke(ChangeArgs),
+    /// Take keys over from AWS API Gateway, with the secrets that they have
+    Import(import::ImportArgs),
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// The tier it belongs to
+    #[arg(long)]
+    tier: String,
+    /// Whose it is
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// Its public name [default: drawn]
+    #[arg(long)]
+    id: Option<String>,
+    /// What else there is to know of it; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// A limit in place of the tier's, like `20/second burst 50`; repeatable
+    #[arg(long = "limit", value_name = "LIMIT")]
+    limits: Vec<Limit>,
+    /// When it ends: a time from now, like 90d, or 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = parse_expiry)]
+    expires: Option<u32>,
+    /// Make it, but let it open nothing until it is enabled
+    #[arg(long)]
+    disabled: bool,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only those of this tier
+    #[arg(long)]
+    tier: Option<String>,
+    /// Only those of this owner
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// Only those with this label; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+struct ChangeArgs {
+    /// Its id
+    id: String,
+    /// Only if it still has this revision
+    #[arg(long, value_name = "N")]
+    revision: Option<u32>,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let pair = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}`: write NAME=VALUE"))?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+/// Exit 0 if it was done, 1 if it was not and why, 2 if that could not be told.
+pub async fn run(args: KeysArgs) -> ExitCode {
+    let keys = match open(&args.home) {
+        Ok(keys) => keys,
+        Err(message) => return super::fail(&message),
+    };
+    match execute(&keys, args.command, args.home.output).await {
+        Ok((text, code)) => super::answer(text, code),
+        Err(Failure::No(message)) => {
+            super::say(format_args!("error: {message}"));
+            ExitCode::FAILURE
+        }
+        Err(Failure::CannotTell(message)) => super::fail(&message),
+    }
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// It must not be done.
+    No(String),
+    /// It is not known whether it could be, or was.
+    CannotTell(String),
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(_) | KeyError::Busy | KeyError::NoHome => {
+                Self::CannotTell(super::chain(&error))
+            }
+            _ => Self::No(error.to_string()),
+        }
+    }
+}
+
+fn open(home: &HomeArgs) -> Result<KeyAdmin, String> {
+    let store = super::store(&home.store)?;
+    let keys =
+        key_home(&store, home.state_dir.as_deref()).ok_or_else(|| KeyError::NoHome.to_string())?;
+    let config = ConfigArgs {
+        config: home.config.clone(),
+    };
+    let sources = config.sources();
+    super::readable(&sources)?;
+    let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
+    Ok(KeyAdmin::new(keys.open(), Arc::new(plans)))
+}
+
+async fn execute(
+    keys: &KeyAdmin,
+    command: KeysCommand,
+    output: Output,
+) -> Result<(String, ExitCode), Failure> {
+    let text = match command {
+        KeysCommand::Create(args) => print_made(keys.create(args.into()).await?, output),
+        KeysCommand::List(args) => {
+            let listed = keys.list(&args.into(), "", usize::MAX).await;
+            print_list(listed.map_err(KeyError::from)?, output)
+        }
+        KeysCommand::Show { id } => print_key(keys.show(&id).await?, output),
+        KeysCommand::Disable(args) => print_key(
+            keys.set_enabled(&args.id, false, args.revision).await?,
+            output,
+        ),
+        KeysCommand::Enable(args) => print_key(
+            keys.set_enabled(&args.id, true, args.revision).await?,
+            output,
+        ),
+        KeysCommand::Rotate { change, overlap } => print_made(
+            keys.rotate(&change.id, overlap, change.revision).await?,
+            output,
+        ),
+        KeysCommand::Revoke(args) => {
+            keys.revoke(&args.id, args.revision).await?;
+            print::print_revoked(&args.id, output)
+        }
+        KeysCommand::Import(args) => return import::run(keys, &args, output).await,
+    };
+    Ok((text, ExitCode::SUCCESS))
+}
+
+impl From<CreateArgs> for NewKey {
+    fn from(args: CreateArgs) -> Self {
+        Self {
+            id: args.id,
+            tier: args.tier,
+            owner: args.owner,
+            labels: args.labels.into_iter().collect::<BTreeMap<_, _>>(),
+            limits: args.limits,
+            expires_at: args.expires,
+            disabled: args.disabled,
+        }
+    }
+}
+
+impl From<ListArgs> for KeyFilter {
+    fn from(args: ListArgs) -> Self {
+        Self {
+            tier: args.tier,
+            owner: args.owner,
+            labels: args.labels.into_iter().collect(),
+        }
+    }
+}
