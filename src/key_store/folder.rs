@@ -372,3 +372,177 @@ fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
         false => Err("its checksum does not fit"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::keys::{KeyRecord, Sha256Hash, hash};
+
+    fn record(id: &str) -> Change {
+        Change::Put(KeyRecord {
+            id: id.to_owned(),
+            tier: "free".to_owned(),
+            sha256: Sha256Hash(hash(id.as_bytes())),
+            owner: None,
+            labels: BTreeMap::new(),
+            limits: Vec::new(),
+            enabled: true,
+            expires_at: None,
+            created_at: 1,
+            changed_at: 1,
+            revision: 1,
+            previous: None,
+        })
+    }
+
+    /// A home and the table of it that was read last.
+    struct Kept {
+        home: FolderKeys,
+        table: KeyTable,
+    }
+
+    impl Kept {
+        fn new(folder: &Path) -> Self {
+            Self {
+                home: FolderKeys::new(folder.to_owned()),
+                table: KeyTable::default(),
+            }
+        }
+
+        fn read(&mut self) -> Result<usize, KeyStoreError> {
+            if let Some(new) = self.home.refresh(&self.table)? {
+                self.table = new;
+            }
+            Ok(self.table.len())
+        }
+
+        fn add(&mut self, change: Change) -> Result<(), KeyStoreError> {
+            self.read()?;
+            self.home.append(&self.table, &[change])
+        }
+    }
+
+    #[test]
+    fn two_homes_on_one_folder_see_each_others_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (Kept::new(folder.path()), Kept::new(folder.path()));
+        assert_eq!(other.read().unwrap(), 0);
+        one.add(record("a")).unwrap();
+        let unread = other.home.append(&other.table, &[record("b")]);
+        assert!(matches!(unread, Err(KeyStoreError::Stale)), "{unread:?}");
+        other.add(record("b")).unwrap();
+        one.add(Change::Remove("a".to_owned())).unwrap();
+        assert_eq!((one.read().unwrap(), other.read().unwrap()), (1, 1));
+        assert!(other.table.get("b").is_some());
+        assert_eq!(other.table.version(), 3);
+        assert!(
+            other.home.refresh(&other.table).unwrap().is_none(),
+            "nothing is new"
+        );
+    }
+
+    #[test]
+    fn a_change_that_was_cut_off_never_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = Kept::new(folder.path());
+        kept.add(record("a")).unwrap();
+        let path = kept.home.path();
+        let whole = fs::read(&path).unwrap();
+        kept.add(record("b")).unwrap();
+        let longer = fs::read(&path).unwrap();
+        for length in whole.len()..longer.len() {
+            fs::write(&path, &longer[..length]).unwrap();
+            let mut fresh = Kept::new(folder.path());
+            assert_eq!(fresh.read().unwrap(), 1, "{length}");
+            fresh.add(record("c")).unwrap();
+            assert_eq!(Kept::new(folder.path()).read().unwrap(), 2, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_used_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = Kept::new(folder.path());
+        for id in ["a", "b", "c"] {
+            kept.add(record(id)).unwrap();
+        }
+        assert_eq!(kept.read().unwrap(), 3);
+        let path = kept.home.path();
+        let whole = fs::read(&path).unwrap();
+        let first = whole.iter().position(|byte| *byte == b'\n').unwrap();
+        for place in first + 1..whole.len() - 1 {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            let error = Kept::new(folder.path()).read().unwrap_err();
+            assert!(
+                matches!(error, KeyStoreError::Damaged { .. }),
+                "{place}: {error}"
+            );
+            assert!(
+                Kept::new(folder.path()).add(record("d")).is_err(),
+                "nor written to"
+            );
+        }
+        // A whole line that is missing shows, too.
+        let lines: Vec<_> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+        fs::write(&path, [lines[0], lines[1], lines[3]].concat()).unwrap();
+        let error = Kept::new(folder.path()).read().unwrap_err().to_string();
+        assert!(
+            error.contains("api-keys.log:3: damaged (version 3 after 1)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_refused_and_left_alone() {
+        let newer = framed(&Header {
+            file: MAGIC.to_owned(),
+            format: 2,
+            version: 0,
+        });
+        for (text, reason) in [
+            (b"".to_vec(), "its first line is not that of one"),
+            (b"hello\n".to_vec(), "its first line is not that of one"),
+            (vec![0; 10_000], "its first line is not that of one"),
+            (newer.unwrap(), "it has format 2, and this build reads 1"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut kept = Kept::new(folder.path());
+            fs::write(kept.home.path(), &text).unwrap();
+            let error = kept.add(record("a")).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+            assert_eq!(fs::read(kept.home.path()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_file_of_outdated_changes_is_written_anew_and_readers_follow() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut writer, mut reader) = (Kept::new(folder.path()), Kept::new(folder.path()));
+        writer.add(record("a")).unwrap();
+        reader.read().unwrap();
+        let batch: Vec<_> = (0..1_500).map(|_| record("a")).collect();
+        writer.read().unwrap();
+        writer.home.append(&writer.table, &batch).unwrap();
+        let long = fs::metadata(writer.home.path()).unwrap().len();
+        writer.add(record("b")).unwrap();
+        assert!(fs::metadata(writer.home.path()).unwrap().len() < long / 100);
+        assert_eq!((reader.read().unwrap(), writer.read().unwrap()), (2, 2));
+        assert_eq!(reader.table.version(), 3);
+        assert_eq!(Kept::new(folder.path()).read().unwrap(), 2);
+    }
+
+    #[test]
+    fn only_the_owner_may_read_the_file() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mut kept = Kept::new(&folder.path().join("state"));
+        kept.add(record("a")).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&kept.home.path()), 0o600);
+        assert_eq!(mode(&folder.path().join("state")), 0o700);
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{Router, routing::any};
-use hyper::HeaderMap;
+use hyper::{HeaderMap, Uri};
 use serde_yaml::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::OnceCell};
@@ -74,6 +74,12 @@ impl EnvoyConfig {
     fn connection_manager(&mut self) -> &mut Value {
         let listener = &mut self.0["static_resources"]["listeners"][0];
         &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
+    }
+
+    /// The settings of the filter that asks who a request is from.
+    pub fn ext_authz(&mut self) -> &mut Value {
+        let filters = &mut self.connection_manager()["http_filters"];
+        &mut named(filters, "envoy.filters.http.ext_authz")["typed_config"]
     }
 
     /// The settings of the rate-limit filter.
@@ -224,11 +230,15 @@ impl Upstream {
         Self::run(|listener| stats::serve(listener, settings, CancellationToken::new()))
     }
 
-    /// Answers 200 to everything and keeps the headers that reached it.
+    /// Answers 200 to everything and keeps the headers that reached it, with the path as `test-path`.
     pub fn recording() -> (Self, Arc<Mutex<Vec<HeaderMap>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
-        let keep = async move |headers: HeaderMap| sink.lock().unwrap().push(headers);
+        let keep = async move |uri: Uri, mut headers: HeaderMap| {
+            let path = uri.to_string().parse().expect("it came as one");
+            headers.insert("test-path", path);
+            sink.lock().unwrap().push(headers);
+        };
         let app = Router::new()
             .route("/healthcheck", any(|| async {}))
             .fallback(keep);

@@ -1,10 +1,13 @@
 //! What needs a redis-server: the Redis store against real processes.
 
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
 
 mod ask;
 mod exact;
 mod faults;
+mod keys;
 mod model;
 mod same_answers;
