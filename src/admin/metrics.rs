@@ -73,12 +73,22 @@ impl Collector {
             u64::from(status.error.is_some()),
         )
     }
+
+    fn keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let stored = self.plans.load().stored_keys().len() as u64;
+        let help = "API keys beside those of the plan files";
+        gauge(encoder, "api_keys_stored", help, stored)?;
+        let help = "1 while the home of those API keys cannot be read and older ones are in force";
+        let stale = u64::from(self.plans.keys_are_stale());
+        gauge(encoder, "api_keys_stale", help, stale)
+    }
 }
 
 impl prometheus_client::collector::Collector for Collector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.rules(&mut encoder)?;
         self.reloads(&mut encoder)?;
+        self.keys(&mut encoder)?;
         match &*self.store {
             Store::Memory(memory) => self::memory(&mut encoder, memory),
             Store::Redis(redis) => self::redis(&mut encoder, redis),

@@ -62,7 +62,7 @@ pub struct ServeArgs {
     /// How long to keep serving after a signal, while health says NOT_SERVING
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
-    /// Where to keep API keys that are made at run time, unless --store is Redis, which keeps them then
+    /// Where to keep API keys that are made at run time; a Redis store keeps them itself
     #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]

@@ -179,7 +179,9 @@ impl KeyAdmin {
 
     async fn refresh_from(&self, store: &mut KeyStore) -> Result<bool, KeyStoreError> {
         let plans = self.plans.load_full();
-        let new = store.refresh(plans.stored_keys()).await?;
+        let new = store.refresh(plans.stored_keys()).await;
+        self.plans.set_keys_stale(new.is_err());
+        let new = new?;
         let changed = new.is_some();
         let awaited = !plans.keys_are_complete();
         if let Some(table) = new {

@@ -4,12 +4,7 @@
 //! reader needs no lock and a change among a million keys costs microseconds. An index is a sorted list per shard, which
 //! needs 16 bytes a key and takes the same steps for a key that is there and one that is not.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fmt,
-    hash::Hasher as _,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, hash::Hasher as _, sync::Arc};
 
 use siphasher::sip::SipHasher13;
 
@@ -22,9 +17,8 @@ const SHARDS: usize = 1_024;
 /// A key in the table, packed: a million of them stand in memory.
 pub struct StoredKey {
     sha256: [u8; 32],
-    /// Id, then owner.
+    /// Id, then tier, then owner: one block for all three.
     texts: Box<str>,
-    tier: Arc<str>,
     /// What most keys do not have.
     more: Option<Box<More>>,
     /// 0 for never.
@@ -33,9 +27,13 @@ pub struct StoredKey {
     changed_at: u32,
     revision: u32,
     id_length: u8,
+    tier_length: u8,
     owned: bool,
     enabled: bool,
 }
+
+// With its two counts it fills a block of the allocator, of which a million are in memory.
+const _: () = assert!(size_of::<StoredKey>() == 80);
 
 #[derive(Default)]
 struct More {
@@ -46,24 +44,24 @@ struct More {
 
 impl fmt::Debug for StoredKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StoredKey({} of tier {})", self.id(), self.tier)
+        write!(f, "StoredKey({} of tier {})", self.id(), self.tier())
     }
 }
 
 impl StoredKey {
-    fn new(record: KeyRecord, tier: Arc<str>) -> Self {
+    fn new(record: KeyRecord) -> Self {
         let plain =
             record.labels.is_empty() && record.limits.is_empty() && record.previous.is_none();
         let owner = record.owner.as_deref().unwrap_or_default();
         Self {
             sha256: record.sha256.0,
-            texts: format!("{}{owner}", record.id).into(),
-            tier,
+            texts: [&*record.id, &*record.tier, owner].concat().into(),
             expires_at: record.expires_at.unwrap_or(0),
             created_at: record.created_at,
             changed_at: record.changed_at,
             revision: record.revision,
-            id_length: u8::try_from(record.id.len()).expect("KeyRecord::check() bounds ids"),
+            id_length: length(&record.id),
+            tier_length: length(&record.tier),
             owned: record.owner.is_some(),
             enabled: record.enabled,
             more: (!plain).then(|| {
@@ -81,15 +79,15 @@ impl StoredKey {
         &self.texts[..usize::from(self.id_length)]
     }
 
-    /// Whose it is.
-    pub fn owner(&self) -> Option<&str> {
-        self.owned
-            .then(|| &self.texts[usize::from(self.id_length)..])
+    /// The tier it belongs to.
+    pub fn tier(&self) -> &str {
+        &self.texts[usize::from(self.id_length)..][..usize::from(self.tier_length)]
     }
 
-    /// The tier it belongs to.
-    pub fn tier(&self) -> &Arc<str> {
-        &self.tier
+    /// Whose it is.
+    pub fn owner(&self) -> Option<&str> {
+        let before = usize::from(self.id_length) + usize::from(self.tier_length);
+        self.owned.then(|| &self.texts[before..])
     }
 
     /// Limits in place of its tier's; empty to have the tier's.
@@ -102,7 +100,7 @@ impl StoredKey {
         let more = self.more.as_deref();
         KeyRecord {
             id: self.id().to_owned(),
-            tier: self.tier.to_string(),
+            tier: self.tier().to_owned(),
             sha256: Sha256Hash(self.sha256),
             owner: self.owner().map(str::to_owned),
             labels: more.map(|more| more.labels.clone()).unwrap_or_default(),
@@ -172,7 +170,6 @@ pub struct KeyTable {
     length: usize,
     by_secret: Index,
     by_id: Index,
-    tiers: HashSet<Arc<str>>,
 }
 
 impl Default for KeyTable {
@@ -183,7 +180,6 @@ impl Default for KeyTable {
             length: 0,
             by_secret: vec![Arc::clone(&shard); SHARDS],
             by_id: vec![shard; SHARDS],
-            tiers: HashSet::new(),
         }
     }
 }
@@ -278,8 +274,7 @@ impl TableEditor {
 
     fn put(&mut self, record: KeyRecord) {
         self.remove(&record.id);
-        let tier = self.tier(&record.tier);
-        let key = Arc::new(StoredKey::new(record, tier));
+        let key = Arc::new(StoredKey::new(record));
         let table = &mut self.table;
         for sha256 in key.hashes() {
             insert(&mut table.by_secret, secret_hash(&sha256), &key);
@@ -301,16 +296,6 @@ impl TableEditor {
         table.length -= 1;
     }
 
-    /// One text for all keys of a tier.
-    fn tier(&mut self, name: &str) -> Arc<str> {
-        if let Some(tier) = self.table.tiers.get(name) {
-            return Arc::clone(tier);
-        }
-        let tier: Arc<str> = name.into();
-        self.table.tiers.insert(Arc::clone(&tier));
-        tier
-    }
-
     /// The table as it is by now, still of the old version.
     pub fn table(&self) -> &KeyTable {
         &self.table
@@ -326,6 +311,10 @@ impl TableEditor {
         }
         self.table
     }
+}
+
+fn length(name: &str) -> u8 {
+    u8::try_from(name.len()).expect("KeyRecord::check() bounds names")
 }
 
 fn candidates(index: &Index, hash: u64) -> impl Iterator<Item = &Arc<StoredKey>> {

@@ -143,7 +143,7 @@ impl Domain {
             KnownKey::File(key) => return Some(key.tier_index),
             KnownKey::Stored(key) => key.tier(),
         };
-        let index = self.tiers.iter().position(|name| name == tier)?;
+        let index = self.tiers.iter().position(|name| **name == *tier)?;
         Some(index as u32)
     }
 

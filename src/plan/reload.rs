@@ -6,7 +6,10 @@
 use std::{
     collections::HashSet,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -31,6 +34,8 @@ pub struct SharedPlans {
     sources: Vec<PathBuf>,
     plans: ArcSwap<Plans>,
     status: watch::Sender<ReloadStatus>,
+    /// Whether newer keys than those in force could not be read.
+    keys_stale: AtomicBool,
     /// Held while files are read, so that an older reading never comes after a newer one.
     reloading: Mutex<()>,
 }
@@ -69,6 +74,7 @@ impl SharedPlans {
             sources,
             plans: ArcSwap::from_pointee(plans),
             status: watch::Sender::new(ReloadStatus::default()),
+            keys_stale: AtomicBool::new(false),
             reloading: Mutex::new(()),
         }
     }
@@ -93,6 +99,16 @@ impl SharedPlans {
     pub fn set_stored_keys(&self, stored: Arc<KeyTable>) {
         self.plans
             .rcu(|before| before.with_stored_keys(Arc::clone(&stored), false));
+    }
+
+    /// Says whether newer keys than those in force could not be read.
+    pub fn set_keys_stale(&self, stale: bool) {
+        self.keys_stale.store(stale, Ordering::Relaxed);
+    }
+
+    /// Whether newer keys than those in force could not be read.
+    pub fn keys_are_stale(&self) -> bool {
+        self.keys_stale.load(Ordering::Relaxed)
     }
 
     /// How reloads went.

@@ -76,12 +76,6 @@ impl EnvoyConfig {
         &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
     }
 
-    /// The settings of the filter that asks who a request is from.
-    pub fn ext_authz(&mut self) -> &mut Value {
-        let filters = &mut self.connection_manager()["http_filters"];
-        &mut named(filters, "envoy.filters.http.ext_authz")["typed_config"]
-    }
-
     /// The settings of the rate-limit filter.
     pub fn rate_limit(&mut self) -> &mut Value {
         let filters = &mut self.connection_manager()["http_filters"];

@@ -10,7 +10,10 @@ use tollgate::{
     plan::{Plans, SharedPlans},
 };
 
-use crate::{common::wait_until, redis_server::RedisServer};
+use crate::{
+    common::{Tollgate, plans, tollgate_command, wait_until},
+    redis_server::RedisServer,
+};
 
 const PLANS: &str =
     "domain: shop\ntiers: { free: { limits: [1/hour] }, premium: { limits: [9/hour] } }\n";
@@ -215,6 +218,7 @@ async fn without_redis_the_keys_of_before_stay_and_it_is_said() {
     server.kill();
     let error = replica.keys.refresh().await.unwrap_err();
     assert!(matches!(error, KeyStoreError::Redis { .. }), "{error}");
+    assert!(replica.plans.keys_are_stale());
     assert!(replica.keys.create(free("bob")).await.is_err());
     assert_eq!(replica.opens(secret.expose()).as_deref(), Some("ada"));
 }
@@ -280,4 +284,43 @@ async fn no_secret_gets_into_redis() {
         assert!(!everything.contains(secret), "{everything}");
     }
     assert!(matches!(server.send("DBSIZE"), Value::Int(3)));
+}
+
+#[tokio::test]
+async fn the_command_changes_what_running_replicas_know_and_a_restart_forgets_nothing() {
+    let server = RedisServer::start();
+    let (_folder, config) = plans(PLANS);
+    let url = server.url();
+    let keys = |args: &[&str]| -> serde_json::Value {
+        let mut command = tollgate_command();
+        command
+            .arg("keys")
+            .args(args)
+            .args(["--output", "json", "--store", &url]);
+        let output = command.arg("--config").arg(&config).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let replicas = [1, 2].map(|_| Tollgate::start(&config, &["--store", &url]));
+    let count = |tollgate: &Tollgate| -> u64 {
+        let page: serde_json::Value = serde_json::from_str(&tollgate.page("/plans")).unwrap();
+        page["stored_api_keys"]["count"].as_u64().unwrap()
+    };
+    let made = keys(&["create", "--tier", "free", "--id", "ada"]);
+    for tollgate in &replicas {
+        wait_until("the key", async || count(tollgate) == 1).await;
+    }
+    let late = Tollgate::start(&config, &["--store", &url]);
+    assert_eq!(count(&late), 1, "read before the ports open");
+    keys(&["revoke", "ada"]);
+    for tollgate in replicas.iter().chain([&late]) {
+        wait_until("the key to be gone", async || count(tollgate) == 0).await;
+        assert!(
+            !tollgate
+                .process
+                .log()
+                .contains(made["secret"].as_str().unwrap())
+        );
+    }
 }
