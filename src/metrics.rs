@@ -36,6 +36,8 @@ pub struct Metrics {
     pub unknown_domain: Counter,
     /// Decisions made without the store.
     pub degraded: Counter,
+    /// Requests that passed only since none is refused now.
+    pub spared: Counter,
     /// API key checks, by result.
     pub key_checks: Family<CheckLabels, Counter>,
     registry: Registry,
@@ -79,6 +81,8 @@ pub enum ErrorReason {
     InvalidRequest,
     /// The store did not decide, and the rule leaves it to the caller.
     Store,
+    /// No plans were loaded yet.
+    NoPlans,
 }
 
 impl EncodeLabelValue for ErrorReason {
@@ -86,6 +90,7 @@ impl EncodeLabelValue for ErrorReason {
         encoder.write_str(match self {
             Self::InvalidRequest => "invalid_request",
             Self::Store => "store",
+            Self::NoPlans => "no_plans",
         })
     }
 }
@@ -138,6 +143,7 @@ impl Metrics {
             latency: Histogram::new(LATENCY_BOUNDS),
             unknown_domain: Counter::default(),
             degraded: Counter::default(),
+            spared: Counter::default(),
             key_checks: Family::default(),
             registry: Registry::with_prefix("tollgate"),
         };
@@ -178,6 +184,11 @@ impl Metrics {
             "Decisions made without the store",
             self.degraded.clone(),
         );
+        registry.register(
+            "spared",
+            "Calls answered OK only because the whole service is in shadow mode",
+            self.spared.clone(),
+        );
         registry.register("key_checks", "API key checks", self.key_checks.clone());
     }
 
@@ -204,7 +215,11 @@ mod tests {
     #[test]
     fn label_values_are_snake_case() {
         let metrics = Metrics::new();
-        for reason in [ErrorReason::InvalidRequest, ErrorReason::Store] {
+        for reason in [
+            ErrorReason::InvalidRequest,
+            ErrorReason::Store,
+            ErrorReason::NoPlans,
+        ] {
             metrics.errors.get_or_create(&ErrorLabels { reason }).inc();
         }
         for result in [
@@ -219,6 +234,7 @@ mod tests {
         for sample in [
             r#"errors_total{reason="invalid_request"} 1"#,
             r#"errors_total{reason="store"} 1"#,
+            r#"errors_total{reason="no_plans"} 1"#,
             r#"key_checks_total{result="known"} 1"#,
             r#"key_checks_total{result="unknown"} 1"#,
             r#"key_checks_total{result="missing"} 1"#,
