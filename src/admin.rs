@@ -25,7 +25,7 @@ use crate::{
     explain::{ExplainError, Explanation, Question},
     limiter::{DecideError, Limiter},
     metrics::Metrics,
-    plan::SharedPlans,
+    settings::HealthNeeds,
 };
 
 /// Largest body of a question.
@@ -38,23 +38,25 @@ const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Readiness {
     draining: AtomicBool,
-    /// Plans without which they should not.
-    needs: Option<Arc<SharedPlans>>,
+    needs: HealthNeeds,
+    limiter: Arc<Limiter>,
 }
 
 impl Readiness {
-    /// They should, until told otherwise; and while `needs` has no domain they should not.
-    pub fn new(needs: Option<Arc<SharedPlans>>) -> Self {
+    /// They should until told otherwise, as long as `limiter` has what is needed.
+    pub fn new(needs: HealthNeeds, limiter: Arc<Limiter>) -> Self {
         Self {
             draining: AtomicBool::new(false),
             needs,
+            limiter,
         }
     }
 
     /// Whether health says that it serves.
     pub fn healthy(&self) -> bool {
-        let planned = |plans: &Arc<SharedPlans>| plans.load().domains().next().is_some();
-        !self.draining() && self.needs.as_ref().is_none_or(planned)
+        let planned = || self.limiter.plans().load().domains().next().is_some();
+        let stored = || !self.limiter.store().is_down();
+        !self.draining() && (!self.needs.plans || planned()) && (!self.needs.store || stored())
     }
 
     /// From now on they should not.
@@ -90,7 +92,7 @@ pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readi
         })
 }
 
-/// The process works. It fails while draining, as load balancers that read it expect; it never depends on the store.
+/// The process works. It fails while draining, as load balancers that read it expect; it depends on the store only if told.
 async fn healthcheck(State(app): State<App>) -> Response {
     match app.readiness.healthy() {
         true => "OK".into_response(),

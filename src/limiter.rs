@@ -228,12 +228,13 @@ impl Part<'_> {
         matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
-    /// Whether, where all rules are in quota mode, this is one whose quota is never used up: no rule limits it, and none says
-    /// unlimited, which has no quota at all.
+    /// Whether, where all rules are in quota mode, this is one whose quota is never used up: its rule is in shadow mode, or no
+    /// rule limits it, and none says unlimited, which has no quota at all.
     fn has_free_quota(&self) -> bool {
         let unlimited =
             rule_of(&self.found).is_some_and(|rule| matches!(rule.allowance, Allowance::Unlimited));
-        self.items.0 == self.items.1 && !unlimited && !self.refuses()
+        let limited = self.items.0 < self.items.1;
+        self.role == Role::Shadow || (!limited && !unlimited && !self.refuses())
     }
 
     fn rule(&self) -> Option<&Arc<Rule>> {

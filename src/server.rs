@@ -29,7 +29,7 @@ use crate::{
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, ConnectionAge, Dialect, Settings, StoreChoice},
+    settings::{Address, ConnectionAge, Dialect, HealthNeeds, Settings, StoreChoice},
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -41,6 +41,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// How often gRPC health looks whether what it needs is there.
+const HEALTH_LOOK: Duration = Duration::from_millis(250);
 
 /// How often the plan files are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
@@ -127,8 +130,7 @@ impl Server {
         let (health, health_service) = health().await;
         let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
         let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
-        let needs = settings.healthy_with_plans_only.then(|| plans.clone());
-        let readiness = Arc::new(Readiness::new(needs));
+        let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
         let stop = CancellationToken::new();
         let mut server = Self {
@@ -177,8 +179,8 @@ impl Server {
                 .tasks
                 .spawn(serve_http(debug.socket, app, stop.clone()));
         }
-        if settings.healthy_with_plans_only {
-            let health = follow_plans(server.health.clone(), readiness, plans.clone());
+        if settings.health_needs != HealthNeeds::default() {
+            let health = follow(server.health.clone(), readiness);
             let stop = stop.clone();
             server.tasks.spawn(async move {
                 stop.run_until_cancelled_owned(health).await;
@@ -344,10 +346,11 @@ async fn health() -> (HealthReporter, tonic_health::server::HealthService) {
     (reporter, service)
 }
 
-/// Keeps the service's gRPC health true to whether there are plans.
-async fn follow_plans(health: HealthReporter, readiness: Arc<Readiness>, plans: Arc<SharedPlans>) {
-    let mut changes = plans.changes();
+/// Keeps the service's gRPC health true to whether it has what it needs.
+async fn follow(health: HealthReporter, readiness: Arc<Readiness>) {
+    let mut look = tokio::time::interval(HEALTH_LOOK);
     loop {
+        look.tick().await;
         let status = match readiness.healthy() {
             true => tonic_health::ServingStatus::Serving,
             false => tonic_health::ServingStatus::NotServing,
@@ -355,9 +358,6 @@ async fn follow_plans(health: HealthReporter, readiness: Arc<Readiness>, plans: 
         health
             .set_service_status(grpc::HEALTH_SERVICE, status)
             .await;
-        if changes.changed().await.is_err() {
-            return;
-        }
     }
 }
 

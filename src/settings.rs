@@ -36,8 +36,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// In whose words errors and health are said.
     pub dialect: Dialect,
-    /// Whether health says that it does not serve while no domain is loaded.
-    pub healthy_with_plans_only: bool,
+    /// Without what health says that it does not serve.
+    pub health_needs: HealthNeeds,
     /// How long gRPC connections live.
     pub connection_age: ConnectionAge,
 }
@@ -50,6 +50,15 @@ pub enum Dialect {
     Tollgate,
     /// envoyproxy/ratelimit's: errors are UNKNOWN, and the unnamed health service is SERVING to the end.
     Reference,
+}
+
+/// Without what health says that the service does not serve, though it answers; nothing unless told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HealthNeeds {
+    /// Plans of at least one domain.
+    pub plans: bool,
+    /// A store that can be reached.
+    pub store: bool,
 }
 
 /// How long gRPC connections live. Clients that connect anew spread over replicas that came since.

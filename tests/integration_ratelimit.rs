@@ -28,6 +28,7 @@ descriptors:
   - { key: user, rate_limit: { unit: hour, requests_per_unit: 2 } }
   - { key: page, rate_limit: { unit: day, requests_per_unit: 5, name: pages } }
   - { key: quota, quota_mode: true, rate_limit: { unit: hour, requests_per_unit: 1 } }
+  - { key: shade, shadow_mode: true, rate_limit: { unit: hour, requests_per_unit: 1 } }
   - { key: staff, rate_limit: { unlimited: true } }
   - { key: tagged, detailed_metric: true, rate_limit: { unit: hour, requests_per_unit: 5 }, metadata: { owner: tagged } }
 ";
@@ -555,6 +556,11 @@ async fn global_modes_spare_requests_and_no_statuses() {
         "no rule is room"
     );
     assert_eq!(
+        code(&[user, &[("shade", "x")]], 3).await,
+        Code::Ok,
+        "a rule in shadow mode always has room"
+    );
+    assert_eq!(
         code(&[user, &[("staff", "x")]], 3).await,
         Code::OverLimit,
         "unlimited is none"
@@ -650,6 +656,20 @@ async fn health_follows_plans_when_told_and_the_drain_always() {
         "answered while draining"
     );
     tollgate.process.kill();
+}
+
+#[tokio::test]
+async fn health_depends_on_redis_only_when_told() {
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    let tollgate = runtime
+        .set("REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", "true")
+        .start();
+    assert_eq!(http(&tollgate.http, "GET", "/healthcheck", "").0, 500);
+    wait_until("NOT_SERVING", async || {
+        grpc_health(&tollgate.grpc, "ratelimit").await == 2
+    })
+    .await;
+    assert!(user(&tollgate, "shop").await.is_ok(), "it answers");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::{ConfigArgs, LogArgs};
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
-    settings::{Address, ConnectionAge, Dialect, Settings},
+    settings::{Address, ConnectionAge, Dialect, HealthNeeds, Settings},
 };
 
 /// Flags of `serve`.
@@ -90,7 +90,7 @@ impl ServeArgs {
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,
             dialect: Dialect::Tollgate,
-            healthy_with_plans_only: false,
+            health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
         })
     }

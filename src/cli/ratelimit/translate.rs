@@ -7,7 +7,7 @@ use super::environment::{
 };
 use crate::{
     plan::{LimitHeaders, LoadOptions, MetadataStyle, Modes, ResponseOptions, Sources},
-    settings::{Address, AddressError, ConnectionAge, Dialect, Settings, StoreChoice},
+    settings::{Address, AddressError, ConnectionAge, Dialect, HealthNeeds, Settings, StoreChoice},
     store::redis::RedisUrlError,
 };
 
@@ -70,10 +70,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "REDIS_POOL_ON_EMPTY_BEHAVIOR",
         "no call waits for a connection of its own",
     ),
-    (
-        "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION",
-        "health does not depend on Redis: rules answer by their on_store_error",
-    ),
     ("REDIS_STARTUP_INITIAL_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_ELAPSED_TIME", "starting needs no Redis"),
@@ -134,7 +130,10 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         debug_listen: Some(debug),
         store: StoreChoice::Redis(redis_url(&environment.redis).parse()?),
         dialect: Dialect::Reference,
-        healthy_with_plans_only: listen.healthy_with_at_least_one_config_loaded,
+        health_needs: HealthNeeds {
+            plans: listen.healthy_with_at_least_one_config_loaded,
+            store: environment.redis_start.health_check_active_connection,
+        },
         connection_age: ConnectionAge {
             limit: some_time(listen.grpc_max_connection_age),
             grace: some_time(listen.grpc_max_connection_age_grace),
