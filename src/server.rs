@@ -24,11 +24,13 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admin::{self, Readiness},
     clock::SystemClock,
+    export::{self, MetricsPage, Reference},
     grpc,
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
     settings::{Address, Settings, StoreChoice},
+    statistics::Statistics,
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -51,6 +53,8 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where metrics are served too.
+    pub metrics: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
@@ -115,7 +119,21 @@ impl Server {
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
         let metrics = Arc::new(metrics);
-        let limiter = Arc::new(Limiter::new(plans.clone(), store));
+        let wanted = &settings.statistics;
+        let statistics = wanted
+            .are_wanted()
+            .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
+        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Arc::new(limiter);
+        let reference = statistics.map(|statistics| {
+            let in_ms = wanted.response_time_in_ms;
+            Arc::new(Reference::new(
+                statistics,
+                plans.clone(),
+                metrics.clone(),
+                in_ms,
+            ))
+        });
         let (health, health_service) = health().await;
         let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
         let readiness = Arc::new(Readiness::default());
@@ -124,6 +142,7 @@ impl Server {
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            metrics: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
@@ -140,6 +159,10 @@ impl Server {
         let http = server
             .bind(&settings.http_listen, "HTTP", "--http-listen")
             .await?;
+        let metrics_listener = match &wanted.metrics_listen {
+            Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
@@ -149,7 +172,23 @@ impl Server {
             ));
         }
         server.http = http.address;
-        let app = admin::router(limiter, metrics, readiness);
+        let on_page = reference.clone().filter(|_| wanted.on_pages);
+        let page = Arc::new(MetricsPage::new(metrics, on_page));
+        if let Some(listener) = metrics_listener {
+            server.metrics = Some(listener.address);
+            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            server
+                .tasks
+                .spawn(serve_http(listener.socket, app, stop.clone()));
+        }
+        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
+            let reports = export::statsd::report(reference, statsd.clone(), stop.clone());
+            server.tasks.spawn(async move {
+                reports.await;
+                Ok(())
+            });
+        }
+        let app = admin::router(limiter, page, readiness);
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
