@@ -353,6 +353,16 @@ async fn prometheus_finds_the_names_of_the_reference_beside_our_own() {
         assert!(page.lines().any(|found| found == line), "{line} in {page}");
     }
     assert!(!page.contains("# EOF"), "{page}");
+    let documented = include_str!("../docs/metrics.md").replace("DOMAIN", "no_such");
+    let families = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    for name in families.filter_map(|line| line.split(' ').next()) {
+        let of_rule = name.strip_prefix("ratelimit_service_rate_limit_");
+        let shown = documented.contains(&format!("`{}`", of_rule.unwrap_or(name)));
+        assert!(
+            shown || documented.contains(&format!("`{name}`")),
+            "docs/metrics.md has no {name}"
+        );
+    }
     assert!(
         tollgate.page("/metrics").contains("ratelimit_service_rate"),
         "the usual page has them too"
@@ -468,7 +478,7 @@ async fn a_statsd_that_comes_late_has_missed_nothing_and_the_log_says_so_once() 
     assert_eq!(complaints.matches("StatsD takes no reports").count(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_last_counts_are_reported_when_the_service_stops() {
     let mut statsd = Statsd::listen("127.0.0.1:0");
     let (_folder, config) = plans(SCRAPED);

@@ -203,7 +203,7 @@ impl Compiler<'_> {
         let detailed = file.detailed_metric == Some(true);
         let rule = Arc::new(Rule {
             counters: self.counters_of(&path),
-            statistics: RuleStatistics::new(&domain, &self.levels, detailed),
+            statistics: Box::new(RuleStatistics::new(&domain, &self.levels, detailed)),
             domain,
             path,
             name: name.as_deref().map(Into::into),
@@ -267,7 +267,11 @@ impl Compiler<'_> {
             replaces: Box::default(),
             metadata: None,
             counters: self.counters_of(shown),
-            statistics: RuleStatistics::new(&self.domain, &[unmatched_level()], false),
+            statistics: Box::new(RuleStatistics::new(
+                &self.domain,
+                &[unmatched_level()],
+                false,
+            )),
         });
         self.rules.push(Arc::clone(&rule));
         match file {

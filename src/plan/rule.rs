@@ -28,7 +28,7 @@ pub struct Rule {
     /// What it has decided since the process started; handed on to the rule of the same domain and path at a reload.
     pub counters: Arc<RuleCounters>,
     /// Where it counts under the names of envoyproxy/ratelimit.
-    pub statistics: RuleStatistics,
+    pub statistics: Box<RuleStatistics>,
 }
 
 /// What a rule allows.
