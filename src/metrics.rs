@@ -3,6 +3,8 @@
 //! The request path only touches the atomics here and those of its rules. Labels are bounded: codes and reasons are enums,
 //! and rules beyond [`MAX_RULES`] are added up as `other` when a page is written.
 
+mod process;
+
 use std::{
     fmt::{self, Write as _},
     sync::Arc,
@@ -20,6 +22,9 @@ use prometheus_client::{
 };
 
 use crate::{decision::Code, histogram::Histogram};
+
+/// What our own metrics begin with.
+const PREFIX: &str = "tollgate";
 
 /// Rules that have time series of their own.
 pub const MAX_RULES: usize = 1_000;
@@ -218,14 +223,15 @@ impl Metrics {
             unknown_domain: Counter::default(),
             degraded: Counter::default(),
             key_checks: Family::default(),
-            registry: Registry::with_prefix("tollgate"),
+            registry: Registry::default(),
         };
         metrics.register();
         metrics
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
+        self.registry.register_collector(Box::new(process::Process));
+        let registry = self.registry.sub_registry_with_prefix(PREFIX);
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "What runs here", version);
         let codes = Family::<CodeLabels, Counter>::default();
@@ -257,7 +263,8 @@ impl Metrics {
 
     /// Adds metrics that are read from their owner when a page is written.
     pub fn collect(&mut self, collector: impl Collector) {
-        self.registry.register_collector(Box::new(collector));
+        let registry = self.registry.sub_registry_with_prefix(PREFIX);
+        registry.register_collector(Box::new(collector));
     }
 
     /// The page as Prometheus reads it (OpenMetrics text).

@@ -349,6 +349,8 @@ async fn prometheus_finds_the_names_of_the_reference_beside_our_own() {
         "# TYPE tollgate_decisions_total counter",
         r#"tollgate_decisions_total{code="OVER_LIMIT"} 1"#,
         "# TYPE tollgate_build_info gauge",
+        "# TYPE process_cpu_seconds_total counter",
+        "# TYPE process_resident_memory_bytes gauge",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in {page}");
     }

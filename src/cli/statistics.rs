@@ -11,10 +11,10 @@ pub(super) struct StatisticsArgs {
     /// Show metrics under the names of envoyproxy/ratelimit, too
     #[arg(long, env = "TOLLGATE_RATELIMIT_METRICS")]
     ratelimit_metrics: bool,
-    /// Where to serve metrics on their own, beside --http-listen
+    /// Where to serve the metrics page on its own, too
     #[arg(long, value_name = "ADDR", env = "TOLLGATE_METRICS_LISTEN")]
     metrics_listen: Option<Address>,
-    /// Path of metrics at --metrics-listen
+    /// Path of that page
     #[arg(long, value_name = "PATH", env = "TOLLGATE_METRICS_PATH", default_value = "/metrics", value_parser = path)]
     metrics_path: String,
     /// StatsD server to report to, under the names of envoyproxy/ratelimit: tcp://HOST:PORT or udp://HOST:PORT

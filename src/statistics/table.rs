@@ -21,6 +21,9 @@ pub const MOST_REQUEST_KEYS: usize = 10_000;
 /// Most unknown domains that are told apart; further ones count together, as [`OTHER`].
 pub const MOST_UNKNOWN_DOMAINS: usize = 1_000;
 
+/// Longest key or domain in bytes that is told apart; longer ones count as [`OTHER`].
+pub const LONGEST_NAME: usize = 1_024;
+
 /// What is counted together.
 pub const OTHER: &str = "other";
 
@@ -79,17 +82,21 @@ impl Statistics {
         keys.get_or_add(key.clone(), false)
     }
 
-    /// The counters of a key made of what a request brought along, or of the domain's [`OTHER`] if there are too many keys.
+    /// The counters of a key made of what a request brought along, or of the domain's [`OTHER`] if there are too many
+    /// keys or this one is too long.
     pub fn of_request(&self, key: StatKey) -> Arc<Counts> {
-        if let Some(known) = self.keys.read().counts.get(&key) {
+        let keys = self.keys.read();
+        if let Some(known) = keys.counts.get(&key) {
             return Arc::clone(&known.counts);
         }
-        let mut keys = self.keys.write();
-        if keys.from_requests < MOST_REQUEST_KEYS {
-            return keys.get_or_add(key, true);
-        }
-        // Only known domains come here, so these are as few as the domains.
-        keys.get_or_add(StatKey::new(key.domain(), [OTHER]), true)
+        let key = match keys.from_requests < MOST_REQUEST_KEYS && key.text().len() <= LONGEST_NAME {
+            true => key,
+            // Only known domains come here, so these are as few as the domains.
+            false => StatKey::new(key.domain(), [OTHER]),
+        };
+        let known = keys.counts.get(&key).map(|known| Arc::clone(&known.counts));
+        drop(keys);
+        known.unwrap_or_else(|| self.keys.write().get_or_add(key, true))
     }
 
     /// All keys and their counters, in no order.
@@ -106,6 +113,7 @@ impl Statistics {
         let mut domains = self.unknown_domains.lock();
         let full = domains.len() >= MOST_UNKNOWN_DOMAINS;
         let clean = match sanitized(domain) {
+            clean if clean.len() > LONGEST_NAME => OTHER.into(),
             clean if full && !domains.contains_key(&*clean) => OTHER.into(),
             clean => clean,
         };
@@ -182,6 +190,9 @@ mod tests {
         assert_eq!(all.len(), MOST_REQUEST_KEYS + 1);
         let other = all.iter().find(|(key, _)| key.text() == "shop.other");
         assert_eq!(other.unwrap().1.get(Counter::TotalHits), 5);
+        hit(&statistics.of_request(StatKey::new("long", ["x".repeat(LONGEST_NAME)])));
+        let other = StatKey::new("long", [OTHER]);
+        assert_eq!(statistics.of_rule(&other).get(Counter::TotalHits), 1);
         let rule = statistics.of_rule(&StatKey::new("shop", ["late"]));
         hit(&rule);
         assert!(
@@ -222,8 +233,9 @@ mod tests {
             statistics.unknown_domain(&format!("d{domain}"), 1);
         }
         statistics.unknown_domain("d0", 2);
+        statistics.unknown_domain(&"x".repeat(LONGEST_NAME + 1), 1);
         let domains: HashMap<_, _> = statistics.unknown_domains().into_iter().collect();
         assert_eq!(domains.len(), MOST_UNKNOWN_DOMAINS + 1);
-        assert_eq!((domains["d0"], domains[OTHER]), (3, 5));
+        assert_eq!((domains["d0"], domains[OTHER]), (3, 6));
     }
 }
