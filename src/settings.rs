@@ -133,3 +133,19 @@ impl fmt::Display for Address {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_every_address_of_the_machine() {
+        let Ok(Address::Tcp(address)) = ":9090".parse() else {
+            panic!("no address");
+        };
+        assert!(address.ip().is_unspecified() && address.port() == 9090);
+        for wrong in [":", ":x", ":70000", ":9090/"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -11,6 +11,6 @@ pub mod table;
 pub use self::{
     counts::{Counter, Counts, Judged},
     key::StatKey,
-    rule::{Level, RuleStatistics},
+    rule::{KeyLevel, RuleStatistics},
     table::Statistics,
 };

@@ -49,3 +49,40 @@ impl MetricsPage {
         Ok(("text/plain; version=0.0.4; charset=utf-8", page))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        plan::{Plans, SharedPlans},
+        statistics::Statistics,
+    };
+
+    fn page(response_time_in_ms: bool) -> String {
+        let plans = Plans::from_texts(&[("plans.yaml", "domain: shop\n")]).unwrap();
+        let plans = Arc::new(SharedPlans::fixed(plans));
+        let metrics = Arc::new(Metrics::new());
+        metrics.latency.observe(Duration::from_micros(1_500));
+        let statistics = Arc::new(Statistics::new(0.8));
+        let reference = Reference::new(statistics, plans, metrics.clone(), response_time_in_ms);
+        let page = MetricsPage::new(metrics, Some(Arc::new(reference)));
+        page.write().unwrap().1
+    }
+
+    #[test]
+    fn response_times_are_seconds_unless_milliseconds_are_asked_for() {
+        let name = "ratelimit_service_response_time_seconds";
+        for (in_ms, sum, bound) in [(false, "0.0015", "0.002"), (true, "1.5", "2.0")] {
+            let page = page(in_ms);
+            let method = r#"grpc_method="ShouldRateLimit""#;
+            for line in [
+                format!("{name}_sum{{{method}}} {sum}"),
+                format!(r#"{name}_bucket{{le="{bound}",{method}}} 1"#),
+            ] {
+                assert!(page.lines().any(|found| found == line), "{line} in {page}");
+            }
+        }
+    }
+}

@@ -18,12 +18,15 @@ use crate::settings::StatsdSettings;
 /// Longest wait for the server, to connect and to take a report.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Reports never come closer together.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Shortest and longest wait before a server that is away is tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// Reports until `stop`, and once more then.
 pub async fn report(reference: Arc<Reference>, settings: StatsdSettings, stop: CancellationToken) {
-    let mut ticks = interval(settings.flush_interval);
+    let mut ticks = interval(settings.flush_interval.max(SHORTEST_INTERVAL));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reporter = Reporter {
         lines: Lines::new(&settings),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     limit::{Limit, Period},
-    statistics::{Level as StatLevel, RuleStatistics},
+    statistics::{KeyLevel, RuleStatistics},
 };
 
 /// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
@@ -89,7 +89,7 @@ struct Compiler<'n> {
     nodes: Vec<Node>,
     rules: Vec<Arc<Rule>>,
     /// The levels from the top to the rule at hand, as statistics name them.
-    levels: Vec<StatLevel>,
+    levels: Vec<KeyLevel>,
     key_names: HashSet<Box<str>>,
     notes: &'n mut Notes,
 }
@@ -137,7 +137,7 @@ impl Compiler<'_> {
             }
         });
         let variable = variable(&file);
-        self.levels.push(stat_level(&file));
+        self.levels.push(key_level(&file));
         let branch = !below.is_empty();
         let names = Names {
             element: &element,
@@ -267,11 +267,7 @@ impl Compiler<'_> {
             replaces: Box::default(),
             metadata: None,
             counters: self.counters_of(shown),
-            statistics: Box::new(RuleStatistics::new(
-                &self.domain,
-                &[unmatched_level()],
-                false,
-            )),
+            statistics: Box::new(RuleStatistics::fixed(&self.domain, ["unmatched"])),
         });
         self.rules.push(Arc::clone(&rule));
         match file {
@@ -360,25 +356,16 @@ fn names(file: &RuleFile, place: &Place<'_>) -> (String, String, String) {
 }
 
 /// A rule's level as envoyproxy/ratelimit names it in its statistics.
-fn stat_level(file: &RuleFile) -> StatLevel {
+fn key_level(file: &RuleFile) -> KeyLevel {
     let text = match &file.cidr {
         Some(net) => format!("{}_{net}", file.key),
         None => file.joined(),
     };
-    StatLevel {
+    KeyLevel {
         text: text.into(),
         open: file.value.is_none() || is_pattern(file),
         value_to_metric: file.value_to_metric == Some(true),
         share_threshold: file.share_threshold == Some(true),
-    }
-}
-
-fn unmatched_level() -> StatLevel {
-    StatLevel {
-        text: "unmatched".into(),
-        open: false,
-        value_to_metric: false,
-        share_threshold: false,
     }
 }
 

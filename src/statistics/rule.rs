@@ -14,7 +14,7 @@ use crate::descriptor::Entry;
 
 /// One level of a rule's path, as the plan file has it.
 #[derive(Debug, Clone)]
-pub struct Level {
+pub struct KeyLevel {
     /// Its key, with its value or pattern if it has one.
     pub text: Box<str>,
     /// Whether it stands for many values.
@@ -57,26 +57,30 @@ impl RuleStatistics {
     ///
     /// Source: envoyproxy/ratelimit: a shared threshold shows its pattern, whatever else is said; a detailed rule shows every
     /// value, others those of levels that ask for it.
-    pub fn new(domain: &str, levels: &[Level], detailed: bool) -> Self {
-        let shows = |level: &Level| {
+    pub fn new(domain: &str, levels: &[KeyLevel], detailed: bool) -> Self {
+        let shows = |level: &KeyLevel| {
             level.open && !level.share_threshold && (detailed || level.value_to_metric)
         };
-        let key = if levels.iter().any(shows) {
-            Key::Made {
-                parts: levels
-                    .iter()
-                    .map(|level| match shows(level) {
-                        true => Part::Entry,
-                        false => Part::Text(level.text.clone()),
-                    })
-                    .collect(),
-                underscored: detailed && !levels.iter().any(|level| level.share_threshold),
-            }
-        } else {
-            Key::Fixed(StatKey::new(domain, levels.iter().map(|level| &level.text)))
+        if !levels.iter().any(shows) {
+            return Self::fixed(domain, levels.iter().map(|level| &*level.text));
+        }
+        let part = |level: &KeyLevel| match shows(level) {
+            true => Part::Entry,
+            false => Part::Text(level.text.clone()),
         };
         Self {
-            key,
+            key: Key::Made {
+                parts: levels.iter().map(part).collect(),
+                underscored: detailed && !levels.iter().any(|level| level.share_threshold),
+            },
+            counts: OnceLock::new(),
+        }
+    }
+
+    /// The place of a rule whose key never changes.
+    pub fn fixed<'l>(domain: &str, levels: impl IntoIterator<Item = &'l str>) -> Self {
+        Self {
+            key: Key::Fixed(StatKey::new(domain, levels)),
             counts: OnceLock::new(),
         }
     }
