@@ -29,7 +29,7 @@ use crate::{
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, Settings, StoreChoice},
+    settings::{Address, Settings, StatisticsSettings, StoreChoice},
     statistics::Statistics,
     store::{
         MemoryStore, Store,
@@ -125,15 +125,9 @@ impl Server {
             .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
         let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
         let limiter = Arc::new(limiter);
-        let reference = statistics.map(|statistics| {
-            let in_ms = wanted.response_time_in_ms;
-            Arc::new(Reference::new(
-                statistics,
-                plans.clone(),
-                metrics.clone(),
-                in_ms,
-            ))
-        });
+        let in_ms = wanted.response_time_in_ms;
+        let reference = statistics
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
         let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
         let readiness = Arc::new(Readiness::default());
@@ -172,22 +166,7 @@ impl Server {
             ));
         }
         server.http = http.address;
-        let on_page = reference.clone().filter(|_| wanted.on_pages);
-        let page = Arc::new(MetricsPage::new(metrics, on_page));
-        if let Some(listener) = metrics_listener {
-            server.metrics = Some(listener.address);
-            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
-            server
-                .tasks
-                .spawn(serve_http(listener.socket, app, stop.clone()));
-        }
-        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
-            let reports = export::statsd::report(reference, statsd.clone(), stop.clone());
-            server.tasks.spawn(async move {
-                reports.await;
-                Ok(())
-            });
-        }
+        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
         let app = admin::router(limiter, page, readiness);
         server
             .tasks
@@ -197,6 +176,33 @@ impl Server {
             .tasks
             .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
         Ok(server)
+    }
+
+    /// Hands what is counted to those who want it; answers the page of the HTTP address.
+    fn export(
+        &mut self,
+        metrics: Arc<Metrics>,
+        reference: Option<Reference>,
+        wanted: &StatisticsSettings,
+        listener: Option<Listener>,
+    ) -> Arc<MetricsPage> {
+        let reference = reference.map(Arc::new);
+        let on_page = reference.clone().filter(|_| wanted.on_pages);
+        let page = Arc::new(MetricsPage::new(metrics, on_page));
+        if let Some(listener) = listener {
+            self.metrics = Some(listener.address);
+            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            self.tasks
+                .spawn(serve_http(listener.socket, app, self.stop.clone()));
+        }
+        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
+            let reports = export::statsd::report(reference, statsd.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                reports.await;
+                Ok(())
+            });
+        }
+        page
     }
 
     /// The limiter that answers.
