@@ -1,5 +1,7 @@
 //! The use case: find the rules of a query, take from all their buckets in one step, conclude.
 
+mod statistics;
+
 use std::{
     cmp::Reverse,
     sync::{Arc, atomic::Ordering},
@@ -13,6 +15,7 @@ use crate::{
     descriptor::Query,
     limit::LimitError,
     plan::{Allowance, Domain, Match, Plans, Role, Rule, RuleLimit, SharedPlans},
+    statistics::Statistics,
     store::{BucketKey, Item, Store, StoreError, Take, Taken},
 };
 
@@ -21,6 +24,7 @@ use crate::{
 pub struct Limiter {
     plans: Arc<SharedPlans>,
     store: Arc<Store>,
+    statistics: Option<Arc<Statistics>>,
 }
 
 /// Why a query was not decided.
@@ -49,7 +53,17 @@ struct Part<'p> {
 impl Limiter {
     /// A limiter of these plans on this store.
     pub fn new(plans: Arc<SharedPlans>, store: Arc<Store>) -> Self {
-        Self { plans, store }
+        Self {
+            plans,
+            store,
+            statistics: None,
+        }
+    }
+
+    /// Counts what it decides in `statistics`, too.
+    pub fn with_statistics(mut self, statistics: Option<Arc<Statistics>>) -> Self {
+        self.statistics = statistics;
+        self
     }
 
     /// The plans in force and what happened to them.
@@ -92,7 +106,11 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
+        let statistics = self.statistics.as_deref().filter(|_| !dry);
         let Some(domain) = plans.domain(&query.domain) else {
+            if let Some(statistics) = statistics {
+                statistics.unknown_domain(&query.domain, query.descriptors.len());
+            }
             return Ok(unknown_domain(query));
         };
         let (mut parts, mut take) = plan_take(domain, query)?;
@@ -117,6 +135,9 @@ impl Limiter {
         let decision = conclude(domain, &parts, limits, taken, refused);
         if !dry {
             count(&parts, &decision);
+        }
+        if let Some(statistics) = statistics {
+            statistics::count(statistics, domain, query, &parts, &decision);
         }
         Ok(decision)
     }

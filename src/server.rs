@@ -24,11 +24,13 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admin::{self, Readiness},
     clock::SystemClock,
+    export::{self, MetricsPage, Reference},
     grpc,
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, Settings, StoreChoice},
+    settings::{Address, Settings, StatisticsSettings, StoreChoice},
+    statistics::Statistics,
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -51,6 +53,8 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where metrics are served too.
+    pub metrics: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
@@ -115,7 +119,15 @@ impl Server {
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
         let metrics = Arc::new(metrics);
-        let limiter = Arc::new(Limiter::new(plans.clone(), store));
+        let wanted = &settings.statistics;
+        let statistics = wanted
+            .are_wanted()
+            .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
+        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Arc::new(limiter);
+        let in_ms = wanted.response_time_in_ms;
+        let reference = statistics
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
         let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
         let readiness = Arc::new(Readiness::default());
@@ -124,6 +136,7 @@ impl Server {
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            metrics: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
@@ -140,6 +153,10 @@ impl Server {
         let http = server
             .bind(&settings.http_listen, "HTTP", "--http-listen")
             .await?;
+        let metrics_listener = match &wanted.metrics_listen {
+            Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
@@ -149,7 +166,8 @@ impl Server {
             ));
         }
         server.http = http.address;
-        let app = admin::router(limiter, metrics, readiness);
+        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
+        let app = admin::router(limiter, page, readiness);
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
@@ -158,6 +176,33 @@ impl Server {
             .tasks
             .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
         Ok(server)
+    }
+
+    /// Hands what is counted to those who want it; answers the page of the HTTP address.
+    fn export(
+        &mut self,
+        metrics: Arc<Metrics>,
+        reference: Option<Reference>,
+        wanted: &StatisticsSettings,
+        listener: Option<Listener>,
+    ) -> Arc<MetricsPage> {
+        let reference = reference.map(Arc::new);
+        let on_page = reference.clone().filter(|_| wanted.on_pages);
+        let page = Arc::new(MetricsPage::new(metrics, on_page));
+        if let Some(listener) = listener {
+            self.metrics = Some(listener.address);
+            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            self.tasks
+                .spawn(serve_http(listener.socket, app, self.stop.clone()));
+        }
+        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
+            let reports = export::statsd::report(reference, statsd.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                reports.await;
+                Ok(())
+            });
+        }
+        page
     }
 
     /// The limiter that answers.

@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs};
+use super::{ConfigArgs, LogArgs, statistics::StatisticsArgs};
 use crate::{
     plan::SharedPlans,
     server::Server,
@@ -61,6 +61,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
     #[command(flatten)]
+    statistics: StatisticsArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -74,11 +76,12 @@ impl ServeArgs {
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,
+            statistics: self.statistics.settings(),
         })
     }
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than nothing, like 10ms".to_owned()),
         read => read.map_err(|error| error.to_string()),
@@ -170,6 +173,13 @@ fn banner(server: &Server, settings: &Settings) -> String {
         grpc.join(", ")
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
+    if let Some(metrics) = &server.metrics {
+        let path = &settings.statistics.metrics_path;
+        text += &format!("  metrics (HTTP) on {metrics}{path}\n");
+    }
+    if let Some(statsd) = &settings.statistics.statsd {
+        text += &format!("  statistics to {}\n", statsd.to);
+    }
     text += &format!("  buckets live in {}\n", settings.store);
     for domain in plans.domains() {
         let (rules, keys) = (domain.rules().count(), domain.api_keys().count());

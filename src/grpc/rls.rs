@@ -59,7 +59,7 @@ impl RateLimitService for Service {
             self.metrics.unknown_domain.inc();
         }
         let response = convert::response_to_proto(&query.domain, &decision);
-        self.metrics.latency.observe(start.elapsed().as_secs_f64());
+        self.metrics.latency.observe(start.elapsed());
         Ok(Response::new(response))
     }
 }
