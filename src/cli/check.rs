@@ -1,10 +1,21 @@
-//! `tollgate check`: are these plans good?
+//! `tollgate check`: are these plans good, and what becomes of another service's files?
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use crate::plan::Plans;
+use crate::{
+    migrate::{
+        envoyproxy,
+        limitador::{self, Conversion},
+    },
+    plan::{LARGEST_FILE, Plans},
+};
 
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
@@ -15,6 +26,21 @@ pub struct CheckArgs {
     /// Take warnings for mistakes
     #[arg(long)]
     strict: bool,
+    /// Whose files they are: tell what will differ, or convert them
+    #[arg(long, value_name = "SERVICE")]
+    from: Option<Origin>,
+    /// With `--from limitador`: write the plan files into this folder, not to stdout
+    #[arg(long, value_name = "FOLDER", requires = "from")]
+    write: Option<PathBuf>,
+}
+
+/// The service that files were written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Origin {
+    /// Its files load as they are; tells what they do differently. Needless where a file has no field of ours.
+    Envoyproxy,
+    /// Its limits files become plan files.
+    Limitador,
 }
 
 /// Tells every mistake and warning on stdout, as they are its answer. Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
@@ -22,6 +48,16 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if let Some((file, error)) = super::unreadable(&args.files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
+    match (args.from, &args.write) {
+        (Some(Origin::Limitador), folder) => convert(&args.files, folder.as_deref()),
+        (_, Some(_)) => {
+            super::fail("--write goes with --from limitador: other files need no conversion")
+        }
+        (from, None) => check(args, from),
+    }
+}
+
+fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
     match Plans::load(&args.files, None) {
         Ok(plans) => {
             let good = !args.strict || plans.warnings().is_empty();
@@ -31,12 +67,30 @@ pub fn run(args: &CheckArgs) -> ExitCode {
                 ExitCode::FAILURE
             };
             let warnings = plans.warnings().iter();
-            let lines = warnings.map(|warning| format!("warning: {warning}\n"));
-            let lines: String = lines.chain([summary(&plans)]).collect();
+            let warnings = warnings.map(|warning| format!("warning: {warning}\n"));
+            let lines: String = warnings
+                .chain([differences(&plans, from), summary(&plans)])
+                .collect();
             super::answer(lines, code)
         }
         Err(error) => super::answer(error, ExitCode::FAILURE),
     }
+}
+
+/// What files of envoyproxy/ratelimit will do differently: those that look like it, or all where told so.
+fn differences(plans: &Plans, from: Option<Origin>) -> String {
+    let mut lines = String::new();
+    for file in plans.files() {
+        // A file that has just gone is one that nobody asks about any more.
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let review = envoyproxy::review(&file.display().to_string(), &text);
+        if review.theirs || from == Some(Origin::Envoyproxy) {
+            for note in review.notes {
+                lines += &format!("note: {note}\n");
+            }
+        }
+    }
+    lines
 }
 
 fn summary(plans: &Plans) -> String {
@@ -59,4 +113,79 @@ fn summary(plans: &Plans) -> String {
             domains.join(", ")
         }
     )
+}
+
+/// Plan files go to stdout or into `folder`, what is to be said about them to stderr. Exit 0 if every limit has a
+/// counterpart, 1 if one has none, 2 if a file cannot be read or written.
+fn convert(files: &[PathBuf], folder: Option<&Path>) -> ExitCode {
+    let mut all = Vec::new();
+    for file in files {
+        match read(file) {
+            Ok(text) => all.push(limitador::convert(&file.display().to_string(), &text)),
+            Err(error) => return super::fail(&format!("cannot read {}: {error}", file.display())),
+        }
+    }
+    for conversion in &all {
+        tell(conversion);
+    }
+    let (limits, mapped) = all.iter().fold((0, 0), |(limits, mapped), conversion| {
+        (limits + conversion.limits, mapped + conversion.mapped)
+    });
+    let code = if all.iter().all(|conversion| conversion.unmapped.is_none()) {
+        super::say(format_args!("ok: all {limits} limits have a counterpart"));
+        ExitCode::SUCCESS
+    } else {
+        super::say(format_args!(
+            "{mapped} of {limits} limits have a counterpart"
+        ));
+        ExitCode::FAILURE
+    };
+    let plans: Vec<_> = all
+        .into_iter()
+        .flat_map(|conversion| conversion.plans)
+        .collect();
+    let Some(folder) = folder else {
+        if plans.len() > 1 {
+            super::say(
+                "a plan file holds one domain: part the text at each `---`, or name a folder with --write",
+            );
+        }
+        let texts: Vec<&str> = plans.iter().map(|plan| plan.text.trim_end()).collect();
+        return super::answer(texts.join("\n---\n"), code);
+    };
+    for (plan, name) in plans.iter().zip(limitador::file_names(&plans)) {
+        let path = folder.join(name);
+        if let Err(error) = write_new(&path, &plan.text) {
+            return super::fail(&format!("cannot write {}: {error}", path.display()));
+        }
+        super::say(format_args!(
+            "wrote {}: domain {}",
+            path.display(),
+            plan.domain
+        ));
+    }
+    code
+}
+
+fn tell(conversion: &Conversion) {
+    if let Some(unmapped) = &conversion.unmapped {
+        super::say(unmapped);
+    }
+    for note in &conversion.notes {
+        super::say(format_args!("note: {note}"));
+    }
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    let size = fs::metadata(file)?.len();
+    if size > LARGEST_FILE {
+        let message = format!("it has {size} bytes, more than {LARGEST_FILE}");
+        return Err(io::Error::other(message));
+    }
+    fs::read_to_string(file)
+}
+
+/// Writes a file that must not be there yet.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    fs::File::create_new(path)?.write_all(text.as_bytes())
 }
