@@ -9,7 +9,7 @@ use tollgate::{
     descriptor::{Descriptor, Entry, Query},
     limit::Limit,
     migrate::{
-        envoyproxy::review,
+        envoyproxy::{Counting, Review},
         limitador::{self, Conversion},
     },
     plan::{Match, Plans},
@@ -22,6 +22,11 @@ fn assert_is(text: &str, name: &str) {
         fs::write(&path, text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}");
+}
+
+/// A review where nothing is said from outside.
+fn review(file: &str, text: &str) -> Review {
+    tollgate::migrate::envoyproxy::review(file, text, Counting::default())
 }
 
 /// What is said about a conversion.
@@ -332,4 +337,16 @@ fn check_converts_limitadors_files_and_overwrites_nothing() {
         run(&["check", "--from", "envoyproxy", "--write", into, limits]).0,
         Some(2)
     );
+}
+
+#[test]
+fn what_is_kept_from_outside_is_not_told() {
+    let text = include_str!("migrate/ratelimit.yaml");
+    let kept = Counting {
+        windows: true,
+        charges_apart: true,
+    };
+    let notes = tollgate::migrate::envoyproxy::review("a.yaml", text, kept).notes;
+    assert_eq!(notes.len(), 4, "{notes:?}");
+    assert!(notes[0].message.contains("/64"), "{notes:?}");
 }

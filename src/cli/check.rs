@@ -1,20 +1,14 @@
 //! `tollgate check`: are these plans good, and what becomes of another service's files?
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+mod convert;
+
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
 use crate::{
-    migrate::{
-        envoyproxy,
-        limitador::{self, Conversion},
-    },
-    plan::{LARGEST_FILE, Plans},
+    migrate::envoyproxy::{self, Counting},
+    plan::Plans,
 };
 
 /// Flags of `check`.
@@ -49,7 +43,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
     match (args.from, &args.write) {
-        (Some(Origin::Limitador), folder) => convert(&args.files, folder.as_deref()),
+        (Some(Origin::Limitador), folder) => convert::run(&args.files, folder.as_deref()),
         (_, Some(_)) => {
             super::fail("--write goes with --from limitador: other files need no conversion")
         }
@@ -83,7 +77,7 @@ fn differences(plans: &Plans, from: Option<Origin>) -> String {
     for file in plans.files() {
         // A file that has just gone is one that nobody asks about any more.
         let text = fs::read_to_string(file).unwrap_or_default();
-        let review = envoyproxy::review(&file.display().to_string(), &text);
+        let review = envoyproxy::review(&file.display().to_string(), &text, Counting::default());
         if review.theirs || from == Some(Origin::Envoyproxy) {
             for note in review.notes {
                 lines += &format!("note: {note}\n");
@@ -113,79 +107,4 @@ fn summary(plans: &Plans) -> String {
             domains.join(", ")
         }
     )
-}
-
-/// Plan files go to stdout or into `folder`, what is to be said about them to stderr. Exit 0 if every limit has a
-/// counterpart, 1 if one has none, 2 if a file cannot be read or written.
-fn convert(files: &[PathBuf], folder: Option<&Path>) -> ExitCode {
-    let mut all = Vec::new();
-    for file in files {
-        match read(file) {
-            Ok(text) => all.push(limitador::convert(&file.display().to_string(), &text)),
-            Err(error) => return super::fail(&format!("cannot read {}: {error}", file.display())),
-        }
-    }
-    for conversion in &all {
-        tell(conversion);
-    }
-    let (limits, mapped) = all.iter().fold((0, 0), |(limits, mapped), conversion| {
-        (limits + conversion.limits, mapped + conversion.mapped)
-    });
-    let code = if all.iter().all(|conversion| conversion.unmapped.is_none()) {
-        super::say(format_args!("ok: all {limits} limits have a counterpart"));
-        ExitCode::SUCCESS
-    } else {
-        super::say(format_args!(
-            "{mapped} of {limits} limits have a counterpart"
-        ));
-        ExitCode::FAILURE
-    };
-    let plans: Vec<_> = all
-        .into_iter()
-        .flat_map(|conversion| conversion.plans)
-        .collect();
-    let Some(folder) = folder else {
-        if plans.len() > 1 {
-            super::say(
-                "a plan file holds one domain: part the text at each `---`, or name a folder with --write",
-            );
-        }
-        let texts: Vec<&str> = plans.iter().map(|plan| plan.text.trim_end()).collect();
-        return super::answer(texts.join("\n---\n"), code);
-    };
-    for (plan, name) in plans.iter().zip(limitador::file_names(&plans)) {
-        let path = folder.join(name);
-        if let Err(error) = write_new(&path, &plan.text) {
-            return super::fail(&format!("cannot write {}: {error}", path.display()));
-        }
-        super::say(format_args!(
-            "wrote {}: domain {}",
-            path.display(),
-            plan.domain
-        ));
-    }
-    code
-}
-
-fn tell(conversion: &Conversion) {
-    if let Some(unmapped) = &conversion.unmapped {
-        super::say(unmapped);
-    }
-    for note in &conversion.notes {
-        super::say(format_args!("note: {note}"));
-    }
-}
-
-fn read(file: &Path) -> io::Result<String> {
-    let size = fs::metadata(file)?.len();
-    if size > LARGEST_FILE {
-        let message = format!("it has {size} bytes, more than {LARGEST_FILE}");
-        return Err(io::Error::other(message));
-    }
-    fs::read_to_string(file)
-}
-
-/// Writes a file that must not be there yet.
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    fs::File::create_new(path)?.write_all(text.as_bytes())
 }

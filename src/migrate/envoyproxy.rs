@@ -25,12 +25,12 @@ pub struct Review {
     pub notes: Vec<Mistake>,
 }
 
-/// Reviews a file that loads.
-pub fn review(file: &str, text: &str) -> Review {
+/// Reviews a file that loads. `counting` is what holds where it says nothing.
+pub fn review(file: &str, text: &str, counting: Counting) -> Review {
     let top = parse(text).ok().and_then(|document| document.top);
     let mut found = Found::default();
     if let Some(top) = &top {
-        found.level(top, &Path::Top, Counting::default());
+        found.level(top, &Path::Top, counting);
     }
     Review {
         theirs: found.limits.count > 0 && !found.ours,
@@ -38,11 +38,13 @@ pub fn review(file: &str, text: &str) -> Review {
     }
 }
 
-/// What a file or a rule says about counting, and so those below it.
+/// How much of the reference's way to count is kept: by default, in a file, or below a rule.
 #[derive(Debug, Clone, Copy, Default)]
-struct Counting {
-    windows: bool,
-    charges_apart: bool,
+pub struct Counting {
+    /// Limits count in fixed windows.
+    pub windows: bool,
+    /// Each descriptor is charged on its own.
+    pub charges_apart: bool,
 }
 
 /// How often something stands in a file, and where first.
