@@ -302,7 +302,7 @@ fn check_converts_limitadors_files_and_overwrites_nothing() {
         "{stdout}"
     );
     assert!(
-        stderr.contains("ok: all 7 limits have a counterpart") && stderr.contains("--write"),
+        stderr.contains("7 of 7 limits have a counterpart") && stderr.contains("--write"),
         "{stderr}"
     );
     let folder = tempfile::tempdir().unwrap();
@@ -349,4 +349,34 @@ fn what_is_kept_from_outside_is_not_told() {
     let notes = tollgate::migrate::envoyproxy::review("a.yaml", text, kept).notes;
     assert_eq!(notes.len(), 4, "{notes:?}");
     assert!(notes[0].message.contains("/64"), "{notes:?}");
+}
+
+#[test]
+fn notes_fail_a_strict_conversion_and_nothing_is_printed_of_nothing() {
+    let strict = [
+        "check",
+        "--strict",
+        "--from",
+        "limitador",
+        "tests/migrate/limits.yaml",
+    ];
+    assert_eq!(run(&strict).0, Some(1));
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("limits.yaml");
+    fs::write(&empty, "[]").unwrap();
+    let (code, stdout, _) = run(&["check", "--from", "limitador", empty.to_str().unwrap()]);
+    assert_eq!((code, stdout.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn odd_characters_come_through() {
+    let odd = "a\u{85}b\u{2028}\u{feff}\\ \t\u{7f}é𝄞: #{}";
+    let value = serde_json::Value::from(format!("descriptors[0].k == 'v{odd}'"));
+    let value = value.to_string().replace("\\\\", "");
+    let text = format!("[{{ namespace: n, seconds: 1, max_value: 1, conditions: [{value}] }}]");
+    let plan = limitador::convert("limits.yaml", &text).plans.remove(0);
+    let plans = Plans::from_texts(&[("plan", &plan.text)]).unwrap();
+    let wanted = format!("v{}", odd.replace('\\', ""));
+    let rule = plans.domain("n").unwrap().rules().next().unwrap();
+    assert_eq!(&*rule.path, format!("k={wanted}"));
 }

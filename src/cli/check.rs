@@ -43,7 +43,9 @@ pub fn run(args: &CheckArgs) -> ExitCode {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
     match (args.from, &args.write) {
-        (Some(Origin::Limitador), folder) => convert::run(&args.files, folder.as_deref()),
+        (Some(Origin::Limitador), folder) => {
+            convert::run(&args.files, folder.as_deref(), args.strict)
+        }
         (_, Some(_)) => {
             super::fail("--write goes with --from limitador: other files need no conversion")
         }

@@ -15,11 +15,7 @@ use indexmap::{IndexMap, IndexSet};
 use self::read::{Entry, NamedLimit};
 use crate::{
     limit::Limit,
-    plan::{
-        LoadError, Mistake, Plans,
-        fields::Reader,
-        mistake::{Notes, Place},
-    },
+    plan::{LoadError, Mistake, Plans, fields::Reader, mistake::Notes},
 };
 
 /// What a limits file becomes.
@@ -176,6 +172,3 @@ pub fn file_names(plans: &[PlanText]) -> Vec<String> {
         })
         .collect()
 }
-
-/// The place of a file's top.
-const TOP: Place = Place { line: 1, column: 1 };

@@ -9,13 +9,13 @@ use std::{
 
 use crate::{
     cli,
-    migrate::limitador::{self, Conversion},
+    migrate::limitador::{self, Conversion, PlanText},
     plan::LARGEST_FILE,
 };
 
 /// Plan files go to stdout or into `folder`, what is to be said about them to stderr. Exit 0 if every limit has a
-/// counterpart, 1 if one has none, 2 if a file cannot be read or written.
-pub fn run(files: &[PathBuf], folder: Option<&Path>) -> ExitCode {
+/// counterpart, 1 if one has none or, where `strict`, if there is a note, 2 if a file cannot be read or written.
+pub fn run(files: &[PathBuf], folder: Option<&Path>, strict: bool) -> ExitCode {
     let mut all = Vec::new();
     for file in files {
         match read(file) {
@@ -29,29 +29,42 @@ pub fn run(files: &[PathBuf], folder: Option<&Path>) -> ExitCode {
     let (limits, mapped) = all.iter().fold((0, 0), |(limits, mapped), conversion| {
         (limits + conversion.limits, mapped + conversion.mapped)
     });
-    let code = if all.iter().all(|conversion| conversion.unmapped.is_none()) {
-        cli::say(format_args!("ok: all {limits} limits have a counterpart"));
+    cli::say(format_args!(
+        "{mapped} of {limits} limits have a counterpart"
+    ));
+    let good = |conversion: &Conversion| {
+        conversion.unmapped.is_none() && (conversion.notes.is_empty() || !strict)
+    };
+    let code = if all.iter().all(good) {
         ExitCode::SUCCESS
     } else {
-        cli::say(format_args!(
-            "{mapped} of {limits} limits have a counterpart"
-        ));
         ExitCode::FAILURE
     };
     let plans: Vec<_> = all
         .into_iter()
         .flat_map(|conversion| conversion.plans)
         .collect();
-    let Some(folder) = folder else {
-        if plans.len() > 1 {
-            cli::say(
-                "a plan file holds one domain: part the text at each `---`, or name a folder with --write",
-            );
-        }
-        let texts: Vec<&str> = plans.iter().map(|plan| plan.text.trim_end()).collect();
-        return cli::answer(texts.join("\n---\n"), code);
-    };
-    for (plan, name) in plans.iter().zip(limitador::file_names(&plans)) {
+    match folder {
+        Some(folder) => write(&plans, folder, code),
+        None => print(&plans, code),
+    }
+}
+
+fn print(plans: &[PlanText], code: ExitCode) -> ExitCode {
+    if plans.is_empty() {
+        return code;
+    }
+    if plans.len() > 1 {
+        cli::say(
+            "a plan file holds one domain: part the text at each `---`, or name a folder with --write",
+        );
+    }
+    let texts: Vec<&str> = plans.iter().map(|plan| plan.text.trim_end()).collect();
+    cli::answer(texts.join("\n---\n"), code)
+}
+
+fn write(plans: &[PlanText], folder: &Path, code: ExitCode) -> ExitCode {
+    for (plan, name) in plans.iter().zip(limitador::file_names(plans)) {
         let path = folder.join(name);
         if let Err(error) = write_new(&path, &plan.text) {
             return cli::fail(&format!("cannot write {}: {error}", path.display()));

@@ -1,9 +1,6 @@
 //! Reads the limits file: a list of limits, each with its namespace, figures, conditions and variables.
 
-use super::{
-    TOP,
-    expression::{self, Named},
-};
+use super::expression::{self, Named};
 use crate::{
     limit::{Kind, Limit, Period, Unit},
     plan::{
@@ -79,7 +76,7 @@ impl Reader<'_> {
             );
         }
         let Some(node) = document.top.filter(|node| !node.is_null()) else {
-            self.error(TOP, &top, "has no limits");
+            self.error(Place { line: 1, column: 1 }, &top, "has no limits");
             return (Vec::new(), 0);
         };
         let items = self.list(&node, &top, "limits, as limitador's limits file is");

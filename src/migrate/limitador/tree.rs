@@ -114,7 +114,13 @@ fn shown(limit: &Limit, name: Option<&str>) -> String {
     }
 }
 
-/// Text between quotes, as JSON and so YAML writes it.
+/// Text between quotes, as JSON writes it and YAML reads it; what YAML would take for a line break is escaped too.
 pub fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let odd = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}');
+    let json = serde_json::Value::from(text).to_string();
+    let escaped = json.chars().map(|c| match odd(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    });
+    escaped.collect()
 }
