@@ -9,7 +9,7 @@ use tollgate::{
     descriptor::{Descriptor, Entry, Query},
     limit::Limit,
     migrate::{
-        envoyproxy::{Counting, Review},
+        envoyproxy::{Counting, differences},
         limitador::{self, Conversion},
     },
     plan::{Match, Plans},
@@ -24,9 +24,15 @@ fn assert_is(text: &str, name: &str) {
     assert_eq!(text, fs::read_to_string(&path).unwrap(), "{name}");
 }
 
-/// A review where nothing is said from outside.
-fn review(file: &str, text: &str) -> Review {
-    tollgate::migrate::envoyproxy::review(file, text, Counting::default())
+/// The notes on these files, whosoever they are, where nothing is said from outside.
+fn notes(files: &[(&str, &str)]) -> Vec<String> {
+    let notes = differences(files.iter().copied(), true, Counting::default());
+    notes.iter().map(ToString::to_string).collect()
+}
+
+/// Whether a file looks as if it was written for envoyproxy/ratelimit, and so gets notes unasked.
+fn is_theirs(text: &str) -> bool {
+    !differences([("a.yaml", text)], false, Counting::default()).is_empty()
 }
 
 /// What is said about a conversion.
@@ -221,36 +227,46 @@ proptest! {
 
 #[test]
 fn a_config_of_envoyproxy_is_told_what_differs_by_subject() {
-    let review = review("ratelimit.yaml", include_str!("migrate/ratelimit.yaml"));
-    assert!(review.theirs);
-    let notes: String = review
-        .notes
+    let text = include_str!("migrate/ratelimit.yaml");
+    assert!(is_theirs(text));
+    let lines: String = notes(&[("ratelimit.yaml", text)])
         .iter()
         .map(|note| format!("{note}\n"))
         .collect();
-    assert_is(&notes, "ratelimit.txt");
+    assert_is(&lines, "ratelimit.txt");
+}
+
+#[test]
+fn many_files_get_as_few_notes_as_one() {
+    let text = include_str!("migrate/ratelimit.yaml");
+    let one = notes(&[("a.yaml", text)]);
+    let two = notes(&[("a.yaml", text), ("b.yaml", text), ("c.yaml", "domain: c")]);
+    assert_eq!(one.len(), two.len());
+    for (one, two) in one.iter().zip(&two) {
+        let (one, two) = (one.split_once(' ').unwrap(), two.split_once(' ').unwrap());
+        assert_eq!(one.0, two.0, "the first place");
+        assert_ne!(one.1, two.1, "the count");
+    }
 }
 
 #[test]
 fn what_a_config_keeps_is_not_told() {
     let kept = "domain: edge\nalgorithm: fixed_window\ncharge: independent\non_store_error: error\nresponse: { body: '' }\n\
                 descriptors:\n- { key: a, rate_limit: { unit: month, requests_per_unit: 1 } }\n- { key: b, rate_limit: { unit: day, requests_per_unit: 1 } }\n";
-    let found = review("a.yaml", kept);
-    assert!(!found.theirs);
-    assert_eq!(found.notes, []);
+    assert!(!is_theirs(kept));
+    assert_eq!(notes(&[("a.yaml", kept)]), [""; 0]);
     let rule = "- { key: a, algorithm: fixed_window, descriptors: [{ key: b, rate_limit: { unit: day } }, { key: c, algorithm: token_bucket, rate_limit: { unit: day } }] }";
-    let found = review("a.yaml", &format!("domain: edge\ndescriptors:\n{rule}\n"));
+    let found = notes(&[("a.yaml", &format!("domain: edge\ndescriptors:\n{rule}\n"))]);
     assert!(
-        found.notes[0]
-            .message
-            .starts_with("1 limit: a token bucket"),
-        "{:?}",
-        found.notes
+        found
+            .iter()
+            .any(|note| note.contains("1 limit: a token bucket")),
+        "{found:?}"
     );
-    let native = review("stats-api.yaml", include_str!("../config/stats-api.yaml"));
-    assert!(!native.theirs && native.notes.is_empty());
     let mixed = "domain: a\ndescriptors:\n- { key: a, rate_limit: { unit: day } }\n- { key: b, limits: [1/second] }\n";
-    assert!(!review("a.yaml", mixed).theirs);
+    assert!(!is_theirs(mixed) && !notes(&[("a.yaml", mixed)]).is_empty());
+    let native = include_str!("../config/stats-api.yaml");
+    assert_eq!(notes(&[("stats-api.yaml", native)]), [""; 0]);
 }
 
 /// Exit code, stdout, stderr.
@@ -346,7 +362,7 @@ fn what_is_kept_from_outside_is_not_told() {
         windows: true,
         charges_apart: true,
     };
-    let notes = tollgate::migrate::envoyproxy::review("a.yaml", text, kept).notes;
+    let notes = differences([("a.yaml", text)], false, kept);
     assert_eq!(notes.len(), 4, "{notes:?}");
     assert!(notes[0].message.contains("/64"), "{notes:?}");
 }

@@ -75,18 +75,15 @@ fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
 
 /// What files of envoyproxy/ratelimit will do differently: those that look like it, or all where told so.
 fn differences(plans: &Plans, from: Option<Origin>) -> String {
-    let mut lines = String::new();
-    for file in plans.files() {
-        // A file that has just gone is one that nobody asks about any more.
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let review = envoyproxy::review(&file.display().to_string(), &text, Counting::default());
-        if review.theirs || from == Some(Origin::Envoyproxy) {
-            for note in review.notes {
-                lines += &format!("note: {note}\n");
-            }
-        }
-    }
-    lines
+    let files: Vec<(String, String)> = plans
+        .files()
+        .iter()
+        .filter_map(|file| Some((file.display().to_string(), fs::read_to_string(file).ok()?)))
+        .collect();
+    let files = files.iter().map(|(name, text)| (&**name, &**text));
+    let all = from == Some(Origin::Envoyproxy);
+    let notes = envoyproxy::differences(files, all, Counting::default());
+    notes.iter().map(|note| format!("note: {note}\n")).collect()
 }
 
 fn summary(plans: &Plans) -> String {

@@ -16,26 +16,23 @@ use crate::{
     },
 };
 
-/// What was found in one file.
-#[derive(Debug)]
-pub struct Review {
-    /// Whether it has a limit and no field of ours: most likely it was written for envoyproxy/ratelimit.
-    pub theirs: bool,
-    /// What differs; nothing for a file without limits in the reference's form.
-    pub notes: Vec<Mistake>,
-}
-
-/// Reviews a file that loads. `counting` is what holds where it says nothing.
-pub fn review(file: &str, text: &str, counting: Counting) -> Review {
-    let top = parse(text).ok().and_then(|document| document.top);
-    let mut found = Found::default();
-    if let Some(top) = &top {
-        found.level(top, &Path::Top, counting);
+/// What the files, by name and text, do differently: one note per subject.
+///
+/// `counting` is what holds where a file says nothing. A file with fields of ours was not written for envoyproxy/ratelimit; it is
+/// looked at only where `all` are asked for. All files load.
+pub fn differences<'f>(
+    files: impl IntoIterator<Item = (&'f str, &'f str)>,
+    all: bool,
+    counting: Counting,
+) -> Vec<Mistake> {
+    let mut total = Found::default();
+    for (name, text) in files {
+        let found = Found::in_file(name, text, counting);
+        if all || !found.ours {
+            total.add(found);
+        }
     }
-    Review {
-        theirs: found.limits.count > 0 && !found.ours,
-        notes: found.notes(file),
-    }
+    total.notes()
 }
 
 /// How much of the reference's way to count is kept: by default, in a file, or below a rule.
@@ -47,39 +44,83 @@ pub struct Counting {
     pub charges_apart: bool,
 }
 
-/// How often something stands in a file, and where first.
+/// How often something stands in the files, and where first.
 #[derive(Debug, Default)]
 struct Count {
     count: usize,
-    first: Option<(Place, String)>,
+    first: Option<(Arc<str>, Option<Place>, String)>,
 }
 
 impl Count {
-    fn add(&mut self, place: Place, path: &Path<'_>) {
-        self.count += 1;
-        self.first.get_or_insert_with(|| (place, path.to_string()));
+    fn add(&mut self, more: Self) {
+        self.count += more.count;
+        self.first = self.first.take().or(more.first);
     }
 }
 
 #[derive(Debug, Default)]
 struct Found {
+    file: Arc<str>,
     /// A field that only we have.
     ours: bool,
     on_store_error: bool,
     response: bool,
-    limits: Count,
     buckets: Count,
     long_buckets: Count,
     taken_together: Count,
     addresses: Count,
     statistics: Count,
+    /// Files that leave it to us what answers while the store does not, and what answers show.
+    store_errors: Count,
+    responses: Count,
 }
 
 impl Found {
-    /// The file itself, or a rule.
-    fn level(&mut self, node: &Node, path: &Path<'_>, counting: Counting) {
+    /// Nothing, if the file has no limit in the reference's form.
+    fn in_file(name: &str, text: &str, counting: Counting) -> Self {
+        let mut found = Self {
+            file: name.into(),
+            ..Self::default()
+        };
+        let top = parse(text).ok().and_then(|document| document.top);
+        let limits = top.map_or(0, |top| found.level(&top, &Path::Top, counting));
+        if limits == 0 {
+            return Self::default();
+        }
+        for (said, count) in [
+            (found.on_store_error, &mut found.store_errors),
+            (found.response, &mut found.responses),
+        ] {
+            if !said {
+                count.count = 1;
+                count.first = Some((Arc::clone(&found.file), None, String::new()));
+            }
+        }
+        found
+    }
+
+    fn add(&mut self, file: Self) {
+        self.buckets.add(file.buckets);
+        self.long_buckets.add(file.long_buckets);
+        self.taken_together.add(file.taken_together);
+        self.addresses.add(file.addresses);
+        self.statistics.add(file.statistics);
+        self.store_errors.add(file.store_errors);
+        self.responses.add(file.responses);
+    }
+
+    /// One more, here.
+    fn one(&self, place: Place, path: &Path<'_>) -> Count {
+        Count {
+            count: 1,
+            first: Some((Arc::clone(&self.file), Some(place), path.to_string())),
+        }
+    }
+
+    /// The file itself, or a rule; answers how many limits it has.
+    fn level(&mut self, node: &Node, path: &Path<'_>, counting: Counting) -> usize {
         let Value::Map(fields) = &node.value else {
-            return;
+            return 0;
         };
         let field = |name: &str| {
             let mut named = fields.iter().filter(|(key, _)| text(key) == Some(name));
@@ -101,43 +142,45 @@ impl Found {
             windows: said("algorithm", counting.windows, "token_bucket"),
             charges_apart: said("charge", counting.charges_apart, "all_or_nothing"),
         };
-        if let Some(limit) = field("rate_limit") {
-            self.limit(limit, &path.field("rate_limit"), counting);
-        }
+        let mut limits = match field("rate_limit") {
+            Some(limit) => self.limit(limit, &path.field("rate_limit"), counting),
+            None => 0,
+        };
         if is("detailed_metric") || is("value_to_metric") {
-            self.statistics.add(node.place, path);
+            self.statistics.add(self.one(node.place, path));
         }
         let address = field("key").and_then(text) == Some("remote_address");
         if address && field("value").is_none() {
-            self.addresses.add(node.place, path);
+            self.addresses.add(self.one(node.place, path));
         }
         if let Some(Value::List(rules)) = field("descriptors").map(|rules| &rules.value) {
             let path = path.field("descriptors");
             for (index, rule) in rules.iter().enumerate() {
-                self.level(rule, &path.item(index), counting);
+                limits += self.level(rule, &path.item(index), counting);
             }
         }
+        limits
     }
 
-    fn limit(&mut self, node: &Node, path: &Path<'_>, counting: Counting) {
+    fn limit(&mut self, node: &Node, path: &Path<'_>, counting: Counting) -> usize {
         let Value::Map(fields) = &node.value else {
-            return;
+            return 0;
         };
         self.fields_of_ours(fields);
         let unit = fields.iter().find(|(key, _)| text(key) == Some("unit"));
         let Some(unit) = unit.and_then(|(_, unit)| Unit::parse(text(unit)?)) else {
-            return;
+            return 0;
         };
-        self.limits.add(node.place, path);
         if !counting.windows {
-            self.buckets.add(node.place, path);
+            self.buckets.add(self.one(node.place, path));
             if matches!(unit, Unit::Week | Unit::Month | Unit::Year) {
-                self.long_buckets.add(node.place, path);
+                self.long_buckets.add(self.one(node.place, path));
             }
         }
         if !counting.charges_apart {
-            self.taken_together.add(node.place, path);
+            self.taken_together.add(self.one(node.place, path));
         }
+        1
     }
 
     fn fields_of_ours(&mut self, fields: &[(Node, Node)]) {
@@ -145,43 +188,34 @@ impl Found {
         self.ours |= !fields.iter().all(|(key, _)| theirs(key));
     }
 
-    fn notes(&self, file: &str) -> Vec<Mistake> {
-        if self.limits.count == 0 {
-            return Vec::new();
-        }
-        let file: Arc<str> = file.into();
-        let mut notes = Vec::new();
-        let mut note = |first: Option<&(Place, String)>, message: String| {
-            let (place, path) = first.cloned().unzip();
-            notes.push(Mistake {
-                file: Arc::clone(&file),
-                place,
-                path: path.unwrap_or_default(),
-                message,
-            });
-        };
-        let mut count = |of: &Count, what: &str, message: &str| {
-            if of.count > 0 {
-                let message = format!("{}: {message}", times(of.count, what));
-                note(of.first.as_ref(), message);
-            }
-        };
-        count(&self.buckets, "limit", BUCKETS);
-        count(&self.long_buckets, "limit", LONG_BUCKETS);
+    fn notes(self) -> Vec<Mistake> {
         // Where there is one limit, no other can be spared.
-        if self.taken_together.count > 1 {
-            count(&self.taken_together, "limit", TAKEN_TOGETHER);
-        }
-        count(&self.addresses, "rule", ADDRESSES);
-        count(&self.statistics, "rule", STATISTICS);
-        if !self.on_store_error {
-            note(None, ON_STORE_ERROR.to_owned());
-        }
-        if !self.response {
-            note(None, RESPONSE.to_owned());
-        }
+        let several = self.taken_together.count > 1;
+        let subjects = [
+            (self.buckets, "limit", BUCKETS),
+            (self.long_buckets, "limit", LONG_BUCKETS),
+            (self.addresses, "rule", ADDRESSES),
+            (self.statistics, "rule", STATISTICS),
+            (self.store_errors, "file", ON_STORE_ERROR),
+            (self.responses, "file", RESPONSE),
+        ];
+        let together = several.then_some((self.taken_together, "limit", TAKEN_TOGETHER));
+        let notes = together.into_iter().chain(subjects);
         notes
+            .filter_map(|(count, what, message)| note(count, what, message))
+            .collect()
     }
+}
+
+fn note(count: Count, what: &str, message: &str) -> Option<Mistake> {
+    let (file, place, path) = count.first?;
+    let plural = if count.count == 1 { "" } else { "s" };
+    Some(Mistake {
+        file,
+        place,
+        path,
+        message: format!("{} {what}{plural}: {message}", count.count),
+    })
 }
 
 const BUCKETS: &str = "a token bucket each, where envoyproxy/ratelimit counts in windows that begin anew with each unit: room comes back bit by bit, not at once. To keep windows: `algorithm: fixed_window` in the file or on a rule, or TOLLGATE_ALGORITHM=fixed_window";
@@ -192,12 +226,6 @@ const ADDRESSES: &str =
 const STATISTICS: &str = "detailed_metric or value_to_metric, which make a statistic of each value; their number is bounded, and further values share one";
 const ON_STORE_ERROR: &str = "while Redis does not answer, limits are counted in this process, where envoyproxy/ratelimit fails the call. To keep that: `on_store_error: error`";
 const RESPONSE: &str = "by `tollgate serve`, answers get Retry-After and RateLimit headers, metadata, and a refusal a body: `response` turns each off. Started as `ratelimit`, they get what its variables ask for";
-
-/// `1 limit`, `2 limits`.
-fn times(count: usize, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{plural}")
-}
 
 fn text(node: &Node) -> Option<&str> {
     match &node.value {
