@@ -31,6 +31,7 @@ pub mod grpc;
 pub mod server;
 
 pub mod http_probe;
+pub mod migrate;
 pub mod stats;
 
 pub mod cli;
