@@ -15,7 +15,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State, rejection::JsonRejection},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -23,8 +23,8 @@ use serde_json::json;
 
 use crate::{
     explain::{ExplainError, Explanation, Question},
+    export::MetricsPage,
     limiter::{DecideError, Limiter},
-    metrics::Metrics,
     settings::HealthNeeds,
 };
 
@@ -72,12 +72,16 @@ impl Readiness {
 #[derive(Debug, Clone)]
 struct App {
     limiter: Arc<Limiter>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<MetricsPage>,
     readiness: Arc<Readiness>,
 }
 
 /// All pages.
-pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
+pub fn router(
+    limiter: Arc<Limiter>,
+    metrics: Arc<MetricsPage>,
+    readiness: Arc<Readiness>,
+) -> Router {
     Router::new()
         .route("/healthcheck", get(healthcheck))
         .route("/ready", get(ready))
@@ -111,10 +115,21 @@ async fn ready(State(app): State<App>) -> Response {
     "ready".into_response()
 }
 
+/// The metrics page alone, at `path`.
+pub fn metrics_router(metrics: Arc<MetricsPage>, path: String) -> Router {
+    Router::new().fallback(async move |uri: Uri| match uri.path() == path {
+        true => written(&metrics),
+        false => StatusCode::NOT_FOUND.into_response(),
+    })
+}
+
 async fn metrics_page(State(app): State<App>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match app.metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
+    written(&app.metrics)
+}
+
+fn written(metrics: &MetricsPage) -> Response {
+    match metrics.write() {
+        Ok((content_type, page)) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

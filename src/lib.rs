@@ -9,6 +9,9 @@ pub mod limit;
 
 pub mod bucket;
 
+pub mod histogram;
+pub mod statistics;
+
 pub mod plan;
 pub mod settings;
 
@@ -18,6 +21,7 @@ pub mod decision;
 pub mod limiter;
 
 pub mod explain;
+pub mod export;
 pub mod metrics;
 pub mod proto;
 
@@ -27,6 +31,7 @@ pub mod grpc;
 pub mod server;
 
 pub mod http_probe;
+pub mod migrate;
 pub mod stats;
 
 pub mod cli;

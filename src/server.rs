@@ -25,11 +25,15 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admin::{self, Readiness},
     clock::SystemClock,
+    export::{self, MetricsPage, Reference},
     grpc,
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, ConnectionAge, Dialect, HealthNeeds, Settings, StoreChoice},
+    settings::{
+        Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
+    },
+    statistics::Statistics,
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -57,6 +61,8 @@ pub struct Server {
     pub http: Address,
     /// Where the debug pages are served, if anywhere.
     pub debug: Option<Address>,
+    /// Where metrics are served too.
+    pub metrics: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
@@ -126,7 +132,15 @@ impl Server {
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
         let metrics = Arc::new(metrics);
-        let limiter = Arc::new(Limiter::new(plans.clone(), store));
+        let wanted = &settings.statistics;
+        let statistics = wanted
+            .are_wanted()
+            .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
+        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Arc::new(limiter);
+        let in_ms = wanted.response_time_in_ms;
+        let reference = statistics
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
         let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
         let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
@@ -137,6 +151,7 @@ impl Server {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
             debug: None,
+            metrics: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
@@ -158,6 +173,10 @@ impl Server {
             Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
             None => None,
         };
+        let metrics_listener = match &wanted.metrics_listen {
+            Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
@@ -167,7 +186,8 @@ impl Server {
             ));
         }
         server.http = http.address;
-        let pages = admin::router(limiter, metrics, readiness.clone());
+        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
+        let pages = admin::router(limiter, page, readiness.clone());
         let app = pages.merge(grpc::json::router(rls));
         server
             .tasks
@@ -192,6 +212,33 @@ impl Server {
             .tasks
             .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
         Ok(server)
+    }
+
+    /// Hands what is counted to those who want it; answers the page of the HTTP address.
+    fn export(
+        &mut self,
+        metrics: Arc<Metrics>,
+        reference: Option<Reference>,
+        wanted: &StatisticsSettings,
+        listener: Option<Listener>,
+    ) -> Arc<MetricsPage> {
+        let reference = reference.map(Arc::new);
+        let on_page = reference.clone().filter(|_| wanted.on_pages);
+        let page = Arc::new(MetricsPage::new(metrics, on_page));
+        if let Some(listener) = listener {
+            self.metrics = Some(listener.address);
+            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            self.tasks
+                .spawn(serve_http(listener.socket, app, self.stop.clone()));
+        }
+        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
+            let reports = export::statsd::report(reference, statsd.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                reports.await;
+                Ok(())
+            });
+        }
+        page
     }
 
     /// The limiter that answers.

@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs};
+use super::{ConfigArgs, LogArgs, statistics::StatisticsArgs};
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
@@ -67,6 +67,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
     #[command(flatten)]
+    statistics: StatisticsArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -92,6 +94,7 @@ impl ServeArgs {
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
+            statistics: self.statistics.settings(),
         })
     }
 
@@ -100,7 +103,7 @@ impl ServeArgs {
     }
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than nothing, like 10ms".to_owned()),
         read => read.map_err(|error| error.to_string()),
@@ -204,6 +207,13 @@ fn banner(server: &Server, settings: &Settings) -> String {
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
     if let Some(debug) = &server.debug {
         text += &format!("  debug pages on {debug}\n");
+    }
+    if let Some(metrics) = &server.metrics {
+        let path = &settings.statistics.metrics_path;
+        text += &format!("  metrics (HTTP) on {metrics}{path}\n");
+    }
+    if let Some(statsd) = &settings.statistics.statsd {
+        text += &format!("  statistics to {}\n", statsd.to);
     }
     text += &format!("  buckets live in {}\n", settings.store);
     for domain in plans.domains() {
