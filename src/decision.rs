@@ -46,6 +46,8 @@ pub struct Decision {
     pub decided_by: Option<DecidedBy>,
     /// The rules that let their descriptor pass and have `metadata`, in the query's order.
     pub passed_with_metadata: SmallVec<[Arc<Rule>; 1]>,
+    /// Whether it passes only because all requests do: see [`Modes::shadow`](crate::limiter::Modes::shadow).
+    pub shadowed: bool,
     /// Decided without the store.
     pub degraded: bool,
     /// Whether any plan has the domain.

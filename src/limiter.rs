@@ -13,7 +13,7 @@ use crate::{
     descriptor::Query,
     limit::LimitError,
     plan::{Allowance, Domain, Match, Plans, Role, Rule, RuleLimit, SharedPlans},
-    store::{BucketKey, Item, Store, StoreError, Take, Taken},
+    store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
 };
 
 /// Decides queries by the plans in force.
@@ -21,6 +21,17 @@ use crate::{
 pub struct Limiter {
     plans: Arc<SharedPlans>,
     store: Arc<Store>,
+    modes: Modes,
+}
+
+/// What holds for all rules alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modes {
+    /// Every request passes. Its statuses tell what would have been, and a decision that it would have been refused.
+    pub shadow: bool,
+    /// Every rule counts as one in quota mode, and what no rule matches as a quota rule that passes. A rule of several limits
+    /// stays what it is.
+    pub quota: bool,
 }
 
 /// Why a query was not decided.
@@ -44,12 +55,31 @@ struct Part<'p> {
     found: Match<'p>,
     /// Its items in the take: from, to.
     items: (usize, usize),
+    /// How its rule takes part, by what the rule and the modes say.
+    role: Role,
+    /// The same in view of the others: a quota rule beside one that passes refuses as little as one in shadow mode.
+    acts_as: Role,
 }
 
 impl Limiter {
     /// A limiter of these plans on this store.
     pub fn new(plans: Arc<SharedPlans>, store: Arc<Store>) -> Self {
-        Self { plans, store }
+        let modes = Modes::default();
+        Self {
+            plans,
+            store,
+            modes,
+        }
+    }
+
+    /// The same under these modes.
+    pub fn in_modes(self, modes: Modes) -> Self {
+        Self { modes, ..self }
+    }
+
+    /// What holds for all rules alike.
+    pub fn modes(&self) -> Modes {
+        self.modes
     }
 
     /// The plans in force and what happened to them.
@@ -95,10 +125,10 @@ impl Limiter {
         let Some(domain) = plans.domain(&query.domain) else {
             return Ok(unknown_domain(query));
         };
-        let (mut parts, mut take) = plan_take(domain, query)?;
+        let (mut parts, mut take) = plan_take(domain, query, self.modes)?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
-        if refused && !dry {
+        if refused && !dry && !self.modes.shadow {
             // The answer is certain: no store is asked, and none that fails can turn it into an error.
             take.items.clear();
             parts.iter_mut().for_each(|part| part.items = (0, 0));
@@ -114,7 +144,7 @@ impl Limiter {
         } else {
             self.store.take(take, deadline).await?
         };
-        let decision = conclude(domain, &parts, limits, taken, refused);
+        let decision = conclude(domain, &parts, limits, taken, refused, self.modes);
         if !dry {
             count(&parts, &decision);
         }
@@ -130,6 +160,7 @@ fn unknown_domain(query: &Query) -> Decision {
         retry_after: None,
         decided_by: None,
         passed_with_metadata: SmallVec::new(),
+        shadowed: false,
         degraded: false,
         known_domain: false,
         response: Arc::default(),
@@ -140,6 +171,7 @@ fn unknown_domain(query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
+    modes: Modes,
 ) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
@@ -164,12 +196,10 @@ fn plan_take<'p>(
                 limit,
                 hits: descriptor.hits,
                 role: Role::Enforced,
+                charge: domain.counting().charge_of(descriptor),
                 on_store_error: domain.on_store_error(),
             });
-            parts.push(Part {
-                found: Match::None,
-                items: (from, take.items.len()),
-            });
+            parts.push(Part::new(Match::None, (from, take.items.len()), modes));
             continue;
         }
         if let Match::Limited {
@@ -183,32 +213,80 @@ fn plan_take<'p>(
                 limit: limit.clone(),
                 hits: descriptor.hits,
                 role: rule.role,
+                charge: rule.counting.charge_of(descriptor),
                 on_store_error: rule.on_store_error,
             }));
         }
-        parts.push(Part {
-            found,
-            items: (from, take.items.len()),
-        });
+        parts.push(Part::new(found, (from, take.items.len()), modes));
     }
+    settle_roles(&mut parts, &mut take, modes);
     Ok((parts, take))
 }
 
+/// Gives each item the role in which it decides.
+fn settle_roles(parts: &mut [Part<'_>], take: &mut Take, modes: Modes) {
+    let quota_passes = parts.iter().any(|part| part.passes_as_quota(modes));
+    for part in parts {
+        part.acts_as = match part.role {
+            // One quota rule that passes lets all of them pass.
+            Role::Quota if quota_passes => Role::Shadow,
+            role => role,
+        };
+        for item in &mut take.items[part.items.0..part.items.1] {
+            // A request that passes anyhow is charged like one: what is over never keeps the rest from it.
+            item.role = if modes.shadow {
+                Role::Shadow
+            } else {
+                part.acts_as
+            };
+        }
+    }
+}
+
+impl<'p> Part<'p> {
+    fn new(found: Match<'p>, items: (usize, usize), modes: Modes) -> Self {
+        let rule = rule_of(&found);
+        let own = rule.map_or(Role::Enforced, |rule| rule.role);
+        let role = match own {
+            Role::Enforced if modes.quota && items.1 - items.0 == 1 => Role::Quota,
+            role => role,
+        };
+        Self {
+            found,
+            items,
+            role,
+            acts_as: role,
+        }
+    }
+}
+
+fn rule_of<'a>(found: &'a Match<'_>) -> Option<&'a Arc<Rule>> {
+    match found {
+        Match::None => None,
+        Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
+    }
+}
+
 impl Part<'_> {
+    /// Whether it stands for a quota rule that passes, without any count.
+    // Source: envoyproxy/ratelimit looks at statuses, and a rule in shadow mode has OK in its own.
+    fn passes_as_quota(&self, modes: Modes) -> bool {
+        match &self.found {
+            Match::None => modes.quota && self.items.0 == self.items.1,
+            Match::Passes(rule) => modes.quota && matches!(rule.allowance, Allowance::Listed),
+            Match::Refuses(rule) | Match::Limited { rule, .. } => {
+                rule.role == Role::Shadow && (modes.quota || rule.quota)
+            }
+        }
+    }
+
     /// Whether its rule refuses the request without counting. A quota rule does too: what is allowed nothing has no quota.
     fn refuses(&self) -> bool {
         matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
     fn rule(&self) -> Option<&Arc<Rule>> {
-        match &self.found {
-            Match::None => None,
-            Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
-        }
-    }
-
-    fn role(&self) -> Role {
-        self.rule().map_or(Role::Enforced, |rule| rule.role)
+        rule_of(&self.found)
     }
 
     /// The status of this descriptor; `limits` are those of its items.
@@ -224,10 +302,10 @@ impl Part<'_> {
     }
 
     fn status_of(&self, state: &LimitState) -> Status {
-        let over = !state.balance.fits && self.role() != Role::Shadow;
+        let over = !state.balance.fits && self.role != Role::Shadow;
         let limit = &state.limit.limit;
         let remaining = if state.balance.fits {
-            state.balance.remaining
+            state.balance.remaining()
         } else {
             0
         };
@@ -250,6 +328,7 @@ fn conclude(
     limits: SmallVec<[Arc<RuleLimit>; 2]>,
     taken: Taken,
     refused: bool,
+    modes: Modes,
 ) -> Decision {
     let limits: SmallVec<[LimitState; 2]> = limits
         .into_iter()
@@ -269,9 +348,10 @@ fn conclude(
         .filter(|(_, status)| status.code == Code::Ok)
         .filter_map(|(part, _)| part.rule().filter(|rule| rule.metadata.is_some()).cloned())
         .collect();
-    let over = refused || !taken.admitted;
+    let over = (refused || !taken.admitted) && !modes.shadow;
     Decision {
         code: if over { Code::OverLimit } else { Code::Ok },
+        shadowed: modes.shadow && (refused || !admits(roles_and_fits(parts, &limits))),
         statuses,
         retry_after: if over && !refused {
             wait(parts, &limits)
@@ -287,6 +367,15 @@ fn conclude(
     }
 }
 
+fn roles_and_fits(parts: &[Part<'_>], limits: &[LimitState]) -> impl Iterator<Item = (Role, bool)> {
+    parts.iter().flat_map(|part| {
+        let states = &limits[part.items.0..part.items.1];
+        states
+            .iter()
+            .map(|state| (part.acts_as, state.balance.fits))
+    })
+}
+
 /// The limit that a status of several shows: when over, the one with the longest wait; else the one with the least
 /// remaining.
 fn deciding(limits: &[LimitState]) -> Option<&LimitState> {
@@ -298,7 +387,7 @@ fn deciding_order(state: &LimitState) -> (bool, bool, Duration, Reverse<u64>) {
     let balance = &state.balance;
     let wait = balance.retry_after.unwrap_or_default();
     let never = !balance.fits && balance.retry_after.is_none();
-    (!balance.fits, never, wait, Reverse(balance.remaining))
+    (!balance.fits, never, wait, Reverse(balance.remaining()))
 }
 
 /// How long until the request would pass: every enforced limit, and at least one quota rule if there are any.
@@ -313,7 +402,7 @@ fn wait(parts: &[Part<'_>], limits: &[LimitState]) -> Option<Duration> {
             .try_fold(Duration::ZERO, |longest, state| {
                 Some(longest.max(state.balance.retry_after?))
             });
-        match part.role() {
+        match part.acts_as {
             Role::Enforced => longest = longest.max(wait?),
             Role::Quota if !states.is_empty() => {
                 quota = Some(match (quota.flatten(), wait) {
@@ -339,7 +428,7 @@ fn decided_by(parts: &[Part<'_>], limits: &[LimitState], over: bool) -> Option<D
     }
     parts
         .iter()
-        .filter(|part| part.role() != Role::Shadow)
+        .filter(|part| part.acts_as != Role::Shadow)
         .flat_map(|part| {
             limits[part.items.0..part.items.1]
                 .iter()

@@ -29,6 +29,9 @@ pub use self::{
     mistake::{LoadError, Mistake, Place},
     plans::Plans,
     reload::{ReloadStatus, SharedPlans},
-    rule::{Allowance, Match, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
+    rule::{
+        Allowance, Charge, Counting, Match, OnStoreError, ResponseOptions, Role, Rule,
+        RuleCounters, RuleLimit,
+    },
     source::LARGEST_FILE,
 };

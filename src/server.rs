@@ -104,18 +104,23 @@ impl Server {
     /// # Errors
     /// [`StartError`]: plans that do not load, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let plans = Arc::new(SharedPlans::open(settings.config.clone())?);
+        let plans = Arc::new(SharedPlans::open_counting(
+            settings.config.clone(),
+            settings.counting.defaults,
+        )?);
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
             settings.max_buckets,
+            settings.counting.local_cache,
         )
         .await;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
         let metrics = Arc::new(metrics);
-        let limiter = Arc::new(Limiter::new(plans.clone(), store));
+        let limiter = Limiter::new(plans.clone(), store).in_modes(settings.counting.modes);
+        let limiter = Arc::new(limiter);
         let (health, health_service) = health().await;
         let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
         let readiness = Arc::new(Readiness::default());
@@ -271,12 +276,18 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.
-pub async fn connect_store(choice: &StoreChoice, timeout: Duration, max_buckets: usize) -> Store {
+pub async fn connect_store(
+    choice: &StoreChoice,
+    timeout: Duration,
+    max_buckets: usize,
+    local_cache: bool,
+) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
         StoreChoice::Redis(url) => {
             let mut settings = RedisSettings::new(url.clone());
             settings.timeout = timeout;
+            settings.local_cache = local_cache;
             let redis = RedisStore::connect(settings);
             if !redis.first_connection(FIRST_CONNECTION).await {
                 tracing::warn!(node = %url.node(), "starting without the store: rules answer by their on_store_error until it is there");

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use crate::store::redis::{RedisUrl, RedisUrlError};
+use crate::{
+    limiter::Modes,
+    plan::Counting,
+    store::redis::{RedisUrl, RedisUrlError},
+};
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
@@ -25,8 +29,21 @@ pub struct Settings {
     pub store_timeout: Duration,
     /// Most buckets of the memory store.
     pub max_buckets: usize,
+    /// How limits count and are charged, where a plan file does not say it.
+    pub counting: CountingSettings,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
+}
+
+/// How requests are counted, as far as the process says it and not the plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CountingSettings {
+    /// What holds where a plan file says nothing else.
+    pub defaults: Counting,
+    /// What holds for all rules alike.
+    pub modes: Modes,
+    /// As [`RedisSettings::local_cache`](crate::store::redis::RedisSettings::local_cache).
+    pub local_cache: bool,
 }
 
 /// Where buckets live.

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use tollgate::{
     clock::{ManualClock, Timestamp},
     descriptor::Hits,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{BucketKey, Item, MemoryStore, Take, Taken},
 };
 
@@ -28,6 +28,7 @@ fn item(limit: &Arc<RuleLimit>, who: &str, hits: u64, role: Role) -> Item {
         limit: limit.clone(),
         hits: Hits::Take(hits),
         role,
+        charge: Charge::AllOrNothing,
         on_store_error: OnStoreError::Local,
     }
 }
@@ -43,7 +44,7 @@ fn remaining(taken: &Taken) -> SmallVec<[u64; 4]> {
     taken
         .balances
         .iter()
-        .map(|balance| balance.remaining)
+        .map(|balance| balance.remaining())
         .collect()
 }
 

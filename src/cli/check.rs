@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 
+use super::counting::CountingArgs;
 use crate::plan::Plans;
 
 /// Flags of `check`.
@@ -15,6 +16,8 @@ pub struct CheckArgs {
     /// Take warnings for mistakes
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    counting: CountingArgs,
 }
 
 /// Tells every mistake and warning on stdout, as they are its answer. Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
@@ -22,7 +25,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if let Some((file, error)) = super::unreadable(&args.files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
-    match Plans::load(&args.files, None) {
+    match Plans::load_counting(&args.files, args.counting.settings().defaults, None) {
         Ok(plans) => {
             let good = !args.strict || plans.warnings().is_empty();
             let code = if good {

@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs};
+use super::{ConfigArgs, LogArgs, counting::CountingArgs};
 use crate::{
     plan::SharedPlans,
     server::Server,
@@ -54,6 +54,8 @@ pub struct ServeArgs {
         default_value = "1000000"
     )]
     max_buckets: NonZeroUsize,
+    #[command(flatten)]
+    counting: CountingArgs,
     /// Threads that serve [default: number of cores]
     #[arg(long, value_name = "N", env = "TOLLGATE_WORKER_THREADS")]
     worker_threads: Option<NonZeroUsize>,
@@ -73,6 +75,7 @@ impl ServeArgs {
             store: super::store(&self.store)?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
+            counting: self.counting.settings(),
             drain_delay: self.drain_delay,
         })
     }

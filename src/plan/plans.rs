@@ -17,6 +17,7 @@ use super::{
     keys::{ApiKey, ApiKeys},
     mistake::{LoadError, Mistake, Notes},
     read::read,
+    rule::Counting,
     source::{Source, gather},
 };
 
@@ -24,6 +25,7 @@ use super::{
 #[derive(Debug)]
 pub struct Plans {
     domains: HashMap<Arc<str>, Domain>,
+    counting: Counting,
     keys: ApiKeys,
     files: Vec<PathBuf>,
     warnings: Vec<Mistake>,
@@ -37,9 +39,22 @@ impl Plans {
     /// # Errors
     /// All mistakes of all files, each with its place. Nothing is loaded then.
     pub fn load(sources: &[PathBuf], previous: Option<&Self>) -> Result<Self, LoadError> {
+        let counting = previous.map(|plans| plans.counting).unwrap_or_default();
+        Self::load_counting(sources, counting, previous)
+    }
+
+    /// As [`Plans::load`], with limits that count as told where their file does not say it. Reloads keep to that.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn load_counting(
+        sources: &[PathBuf],
+        counting: Counting,
+        previous: Option<&Self>,
+    ) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
         let sources = gather(sources, &mut notes);
-        Self::build(&sources, previous, notes)
+        Self::build(&sources, counting, previous, notes)
     }
 
     /// Loads `sources` unless they are word for word what `previous` was made of.
@@ -55,7 +70,7 @@ impl Plans {
         if notes.total() == 0 && version(&sources) == previous.version {
             return Ok(None);
         }
-        Self::build(&sources, Some(previous), notes).map(Some)
+        Self::build(&sources, previous.counting, Some(previous), notes).map(Some)
     }
 
     /// Loads texts as if they were files of those names.
@@ -70,11 +85,12 @@ impl Plans {
                 text: (*text).to_owned(),
             })
             .collect();
-        Self::build(&sources, None, Notes::default())
+        Self::build(&sources, Counting::default(), None, Notes::default())
     }
 
     fn build(
         sources: &[Source],
+        counting: Counting,
         previous: Option<&Self>,
         mut notes: Notes,
     ) -> Result<Self, LoadError> {
@@ -98,6 +114,7 @@ impl Plans {
         }
         let mut plans = Self {
             domains: HashMap::with_capacity(files.len()),
+            counting,
             keys: ApiKeys::default(),
             files: sources.iter().map(|source| source.path.clone()).collect(),
             warnings: Vec::new(),
@@ -127,7 +144,7 @@ impl Plans {
             .map(|key| (key.sha256, key.id.clone()))
             .collect();
         let before = previous.and_then(|plans| plans.domain(&file.domain));
-        let domain = compile(file, name, before, notes);
+        let domain = compile(file, name, self.counting, before, notes);
         for (sha256, id) in hashes {
             let Some(key) = domain.keys.of_id_or_secret(&id) else {
                 continue;

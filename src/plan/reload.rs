@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Mistake, Plans};
+use super::{Counting, LoadError, Mistake, Plans};
 
 /// How long to wait for further changes after the first: one edit is several events.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -53,7 +53,15 @@ impl SharedPlans {
     /// # Errors
     /// As [`Plans::load`].
     pub fn open(sources: Vec<PathBuf>) -> Result<Self, LoadError> {
-        let plans = Plans::load(&sources, None)?;
+        Self::open_counting(sources, Counting::default())
+    }
+
+    /// As [`SharedPlans::open`], with limits that count as told where their file does not say it.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn open_counting(sources: Vec<PathBuf>, counting: Counting) -> Result<Self, LoadError> {
+        let plans = Plans::load_counting(&sources, counting, None)?;
         warn(&plans);
         Ok(Self::new(plans, sources))
     }

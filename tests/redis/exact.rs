@@ -69,7 +69,7 @@ async fn a_forgotten_script_is_loaded_again_and_no_take_is_lost_or_doubled() {
     assert_eq!(asking.await.expect("no panic"), 1_600);
     assert!(server.errors("NOSCRIPT") > 1, "the flush came too late");
     let left = ask(&store, one(&rule("2000/day"), "shop", 0)).await;
-    assert_eq!(left.balances[0].remaining, 400);
+    assert_eq!(left.balances[0].remaining(), 400);
     assert_eq!(store.stats().degraded.load(Relaxed), 0);
 }
 
@@ -127,8 +127,8 @@ async fn a_cached_refusal_is_the_refusal_of_redis() {
     assert_eq!((cached.admitted, asked.admitted), (false, false));
     for (cached, asked) in cached.balances.iter().zip(&asked.balances) {
         assert_eq!(
-            (cached.fits, cached.remaining),
-            (asked.fits, asked.remaining)
+            (cached.fits, cached.remaining()),
+            (asked.fits, asked.remaining())
         );
         let ahead = cached.reset_after.abs_diff(asked.reset_after);
         assert!(ahead < Duration::from_secs(2), "{cached:?} {asked:?}");
@@ -184,7 +184,7 @@ async fn a_foreign_value_is_no_bucket_and_harms_no_other() {
             let taken = ask(&store, take).await;
             assert!(!taken.degraded, "{:?}", store.is_down());
             assert_eq!(
-                (taken.admitted, taken.balances[0].remaining),
+                (taken.admitted, taken.balances[0].remaining()),
                 (true, 2),
                 "{limit:?} {value:?}"
             );

@@ -66,7 +66,7 @@ async fn settles_at(server: &RedisServer, limit: &Arc<RuleLimit>, subject: &str,
             dry: true,
             ..one(limit, subject, 0)
         };
-        let remaining = ask(&fresh, look).await.balances[0].remaining;
+        let remaining = ask(&fresh, look).await.balances[0].remaining();
         if remaining == expected {
             return;
         }
@@ -277,7 +277,7 @@ async fn without_redis_each_item_answers_by_its_own_policy_and_all_or_nothing_ho
     let (enforced, quota, shadow) = (Role::Enforced, Role::Quota, Role::Shadow);
     let (local, allow) = (OnStoreError::Local, OnStoreError::Allow);
     let (deny, error) = (OnStoreError::Deny, OnStoreError::Error);
-    let left = |taken: &Taken| taken.balances[0].remaining;
+    let left = |taken: &Taken| taken.balances[0].remaining();
 
     // A denied item takes nothing from the others; an allowed one does not stop them.
     let denied = ask(
