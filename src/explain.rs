@@ -286,6 +286,12 @@ fn summary(decision: &Decision) -> String {
         .as_ref()
         .map_or("the request's own limit", |rule| &rule.path);
     match (decision.code, &by.limit) {
+        (Code::Ok, Some(limit)) if decision.shadowed => {
+            format!(
+                "passes, as all requests do; {} of {rule} would refuse",
+                limit.limit
+            )
+        }
         (Code::Ok, Some(limit)) => {
             format!("passes; {} of {rule} has the least remaining", limit.limit)
         }

@@ -245,29 +245,19 @@ fn settle_roles(parts: &mut [Part<'_>], take: &mut Take, modes: Modes) {
 
 impl<'p> Part<'p> {
     fn new(found: Match<'p>, items: (usize, usize), modes: Modes) -> Self {
-        let rule = rule_of(&found);
-        let own = rule.map_or(Role::Enforced, |rule| rule.role);
-        let role = match own {
+        let mut part = Self {
+            found,
+            items,
+            role: Role::Enforced,
+            acts_as: Role::Enforced,
+        };
+        part.role = match part.rule().map(|rule| rule.role).unwrap_or_default() {
             Role::Enforced if modes.quota && items.1 - items.0 == 1 => Role::Quota,
             role => role,
         };
-        Self {
-            found,
-            items,
-            role,
-            acts_as: role,
-        }
+        part
     }
-}
 
-fn rule_of<'a>(found: &'a Match<'_>) -> Option<&'a Arc<Rule>> {
-    match found {
-        Match::None => None,
-        Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
-    }
-}
-
-impl Part<'_> {
     /// Whether it stands for a quota rule that passes, without any count.
     // Source: envoyproxy/ratelimit looks at statuses, and a rule in shadow mode has OK in its own.
     fn passes_as_quota(&self, modes: Modes) -> bool {
@@ -286,7 +276,10 @@ impl Part<'_> {
     }
 
     fn rule(&self) -> Option<&Arc<Rule>> {
-        rule_of(&self.found)
+        match &self.found {
+            Match::None => None,
+            Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
+        }
     }
 
     /// The status of this descriptor; `limits` are those of its items.
