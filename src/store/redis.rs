@@ -162,10 +162,10 @@ impl RedisStore {
         // Redis' time is not that of these tests.
         if shared.settings.local_cache
             && shared.settings.clock.is_none()
-            && let Some(split) = Split::of(&take, &shared.seen, Instant::now())
+            && let Some((split, rest)) = Split::of(&take, &shared.seen, Instant::now())
         {
             shared.stats.deny_cache_hits.fetch_add(1, Relaxed);
-            let rest = match split.rest() {
+            let rest = match rest {
                 Some(rest) => Some(self.take_from_redis(rest, deadline).await?),
                 None => None,
             };

@@ -58,7 +58,7 @@ fn a_rule_says_it_for_itself_and_those_below_a_file_for_all_and_settings_for_the
         charge: Charge::StopWhenOver,
         overdraw: false,
     };
-    let plans = Plans::load_counting(&[path.clone()], settings, None).unwrap();
+    let plans = Plans::load_counting(std::slice::from_ref(&path), settings, None).unwrap();
     let file = Counting {
         charge: Charge::Independent,
         ..settings

@@ -466,16 +466,21 @@ async fn what_was_charged_without_redis_is_told_to_it_though_it_was_refused() {
         }
     };
     assert!(ask(&store, take(1)).await.admitted);
-    server.send("CLIENT PAUSE 300");
+    server.send("CLIENT PAUSE 1000");
     for (admitted, left) in [(true, 0), (false, -4), (false, -8)] {
         let taken = ask(&store, take(4)).await;
         assert!(taken.degraded);
         assert_eq!((taken.admitted, taken.balances[0].left), (admitted, left));
     }
+    down(&store).await;
+    let trips = store.stats().trips.load(Relaxed);
     let fresh = connected(patient(&server)).await;
     let begun = Instant::now();
     while ask(&fresh, take(0)).await.balances[0].left != -8 {
         assert!(begun.elapsed() < Duration::from_secs(20), "not settled");
         sleep(Duration::from_millis(10)).await;
     }
+    back(&store).await;
+    assert_eq!(ask(&store, take(0)).await.balances[0].left, -8);
+    assert_eq!(store.stats().trips.load(Relaxed), trips);
 }

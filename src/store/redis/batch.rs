@@ -146,7 +146,7 @@ impl Request {
                     .split_at_checked(wanted.take.items.len())
                     .ok_or(Malformed)?;
                 rest = others;
-                reply.answer(wanted.take, places, &mut told, &mut asked, now)
+                reply.answer(wanted, places, &mut told, &mut asked, now)
             })
             .collect()
     }
@@ -293,12 +293,13 @@ impl Reply<'_> {
 
     fn answer(
         &mut self,
-        take: &Take,
+        wanted: &Wanted<'_>,
         places: &[usize],
         told: &mut [Option<Bucket>],
         asked: &mut [u64],
         now: Timestamp,
     ) -> Result<Answer, Malformed> {
+        let take = wanted.take;
         // A usual take has one item, which fits if it is admitted.
         let head: u64 = self.next()?;
         let (admitted, usual) = (head % 2 == 1, (head >= 2).then_some(head % 2));
@@ -307,8 +308,9 @@ impl Reply<'_> {
         let mut fits = Flags::with_capacity(places.len());
         for (item, place) in take.items.iter().zip(places) {
             let code = usual.map_or_else(|| self.next(), Ok)?;
-            let independent = usual.is_none() && item.charge == Charge::Independent;
-            lefts.push(independent.then(|| self.next()).transpose()?);
+            let independent = item.charge == Charge::Independent;
+            let tells_left = independent && usual.is_none() && !wanted.forced;
+            lefts.push(tells_left.then(|| self.next()).transpose()?);
             if code < 2 {
                 told[*place] = Some(self.bucket(&item.limit.limit, now)?);
             }

@@ -17,12 +17,12 @@ use crate::{
 pub struct Split {
     /// By item, what the cache says.
     known: SmallVec<[Option<Balance>; 2]>,
-    rest: Take,
 }
 
 impl Split {
-    /// None where the cache refuses nothing, or where all or nothing binds items together.
-    pub fn of(take: &Take, seen: &Seen, now: Instant) -> Option<Self> {
+    /// The parting, and what Redis is to decide, if anything. None where the cache refuses nothing, or where all or nothing
+    /// binds items together.
+    pub fn of(take: &Take, seen: &Seen, now: Instant) -> Option<(Self, Option<Take>)> {
         let apart = |item: &Item| matches!(item.charge, Charge::Independent | Charge::StopWhenOver);
         if take.dry || !take.items.iter().all(apart) {
             return None;
@@ -51,12 +51,8 @@ impl Split {
             items: rest.collect(),
             dry: false,
         };
-        Some(Self { known, rest })
-    }
-
-    /// What Redis is to decide, if anything.
-    pub fn rest(&self) -> Option<Take> {
-        (!self.rest.items.is_empty()).then(|| self.rest.clone())
+        let rest = (!rest.items.is_empty()).then_some(rest);
+        Some((Self { known }, rest))
     }
 
     /// The answer to `take`, when Redis has decided the `rest`.
