@@ -151,7 +151,7 @@ impl RedisStore {
         tokio::time::timeout(limit, connected).await.is_ok()
     }
 
-    /// Takes all of `take`, or nothing. Waits for Redis until `deadline` or for the store timeout, whichever ends sooner;
+    /// Decides `take` whole. Waits for Redis until `deadline` or for the store timeout, whichever ends sooner;
     /// then decides without it, as each item's `on_store_error` says. Balances have the length and order of `take.items`.
     ///
     /// # Errors
