@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod check;
+mod counting;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;

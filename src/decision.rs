@@ -46,10 +46,10 @@ pub struct Decision {
     pub decided_by: Option<DecidedBy>,
     /// The rules that let their descriptor pass and have `metadata`, in the query's order.
     pub passed_with_metadata: SmallVec<[Arc<Rule>; 1]>,
+    /// Whether it passes only because all requests do: see [`Modes::shadow`](crate::plan::Modes::shadow).
+    pub shadowed: bool,
     /// Decided without the store.
     pub degraded: bool,
-    /// It is OVER_LIMIT, and said to be OK since no request is refused now.
-    pub spared: bool,
     /// Whether any plan has the domain.
     pub known_domain: bool,
     /// What the answer shows of all this.

@@ -16,7 +16,7 @@ use crate::{
     limit::LimitError,
     plan::{Allowance, Domain, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
     statistics::Statistics,
-    store::{BucketKey, Item, Store, StoreError, Take, Taken},
+    store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
 };
 
 /// Decides queries by the plans in force.
@@ -50,10 +50,12 @@ pub enum DecideError {
 /// What one descriptor has to do with the items of the request's take.
 struct Part<'p> {
     found: Match<'p>,
-    /// How it takes part in the decision.
-    role: Role,
     /// Its items in the take: from, to.
     items: (usize, usize),
+    /// How its rule takes part, by what the rule and the modes say.
+    role: Role,
+    /// The same in view of the others: a quota rule beside one that passes refuses as little as one in shadow mode.
+    acts_as: Role,
 }
 
 impl Limiter {
@@ -125,7 +127,7 @@ impl Limiter {
         let (mut parts, mut take) = plan_take(domain, query, plans.modes())?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
-        if refused && !dry {
+        if refused && !dry && !plans.modes().shadow {
             // The answer is certain: no store is asked, and none that fails can turn it into an error.
             take.items.clear();
             parts.iter_mut().for_each(|part| part.items = (0, 0));
@@ -141,13 +143,11 @@ impl Limiter {
         } else {
             self.store.take(take, deadline).await?
         };
-        let mut decision = conclude(domain, &parts, limits, taken, refused);
-        if plans.modes().shadow && decision.code == Code::OverLimit {
-            decision.code = Code::Ok;
-            decision.spared = true;
-            if let Some(statistics) = statistics {
-                statistics.count_global_shadow();
-            }
+        let decision = conclude(domain, &parts, limits, taken, refused, plans.modes());
+        if decision.shadowed
+            && let Some(statistics) = statistics
+        {
+            statistics.count_global_shadow();
         }
         if !dry {
             count(&parts, &decision);
@@ -167,8 +167,8 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
         retry_after: None,
         decided_by: None,
         passed_with_metadata: SmallVec::new(),
+        shadowed: false,
         degraded: false,
-        spared: false,
         known_domain: false,
         response: plans.response().clone(),
     }
@@ -202,14 +202,11 @@ fn plan_take<'p>(
                 key: BucketKey::new(limit.key_prefix(), &subject),
                 limit,
                 hits: descriptor.hits,
-                role: modes.role(Role::Enforced),
+                role: Role::Enforced,
+                charge: domain.counting().charge_of(descriptor),
                 on_store_error: domain.on_store_error(),
             });
-            parts.push(Part {
-                found: Match::None,
-                role: modes.role(Role::Enforced),
-                items: (from, take.items.len()),
-            });
+            parts.push(Part::new(Match::None, (from, take.items.len()), modes));
             continue;
         }
         if let Match::Limited {
@@ -222,51 +219,74 @@ fn plan_take<'p>(
                 key: BucketKey::new(limit.key_prefix(), subject),
                 limit: limit.clone(),
                 hits: descriptor.hits,
-                role: modes.role(rule.role),
+                role: rule.role,
+                charge: rule.counting.charge_of(descriptor),
                 on_store_error: rule.on_store_error,
             }));
         }
-        let role = rule_of(&found).map_or(Role::Enforced, |rule| rule.role);
-        parts.push(Part {
-            found,
-            role: modes.role(role),
-            items: (from, take.items.len()),
-        });
+        parts.push(Part::new(found, (from, take.items.len()), modes));
     }
-    if modes.quota && parts.iter().any(Part::has_free_quota) {
-        take.items.iter_mut().for_each(Item::never_refuse);
-    }
+    settle_roles(&mut parts, &mut take, modes);
     Ok((parts, take))
 }
 
-fn rule_of<'a>(found: &Match<'a>) -> Option<&'a Arc<Rule>> {
-    match found {
-        Match::None => None,
-        Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
+/// Gives each item the role in which it decides.
+fn settle_roles(parts: &mut [Part<'_>], take: &mut Take, modes: Modes) {
+    let quota_passes = parts.iter().any(|part| part.passes_as_quota(modes));
+    for part in parts {
+        part.acts_as = match part.role {
+            // One quota rule that passes lets all of them pass.
+            Role::Quota if quota_passes => Role::Shadow,
+            role => role,
+        };
+        for item in &mut take.items[part.items.0..part.items.1] {
+            // A request that passes anyhow is charged like one: what is over never keeps the rest from it.
+            item.role = if modes.shadow {
+                Role::Shadow
+            } else {
+                part.acts_as
+            };
+        }
     }
 }
 
-impl Part<'_> {
+impl<'p> Part<'p> {
+    fn new(found: Match<'p>, items: (usize, usize), modes: Modes) -> Self {
+        let mut part = Self {
+            found,
+            items,
+            role: Role::Enforced,
+            acts_as: Role::Enforced,
+        };
+        part.role = match part.rule().map(|rule| rule.role).unwrap_or_default() {
+            Role::Enforced if modes.quota && items.1 - items.0 == 1 => Role::Quota,
+            role => role,
+        };
+        part
+    }
+
+    /// Whether it stands for a quota rule that passes, without any count.
+    // Source: envoyproxy/ratelimit looks at statuses, and a rule in shadow mode has OK in its own.
+    fn passes_as_quota(&self, modes: Modes) -> bool {
+        match &self.found {
+            Match::None => modes.quota && self.items.0 == self.items.1,
+            Match::Passes(rule) => modes.quota && matches!(rule.allowance, Allowance::Listed),
+            Match::Refuses(rule) | Match::Limited { rule, .. } => {
+                rule.role == Role::Shadow && (modes.quota || rule.quota)
+            }
+        }
+    }
+
     /// Whether its rule refuses the request without counting. A quota rule does too: what is allowed nothing has no quota.
     fn refuses(&self) -> bool {
         matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
-    /// Whether, where all rules are in quota mode, this is one whose quota is never used up: its rule is in shadow mode, or no
-    /// rule limits it, and none says unlimited, which has no quota at all.
-    fn has_free_quota(&self) -> bool {
-        let unlimited =
-            rule_of(&self.found).is_some_and(|rule| matches!(rule.allowance, Allowance::Unlimited));
-        let limited = self.items.0 < self.items.1;
-        self.role == Role::Shadow || (!limited && !unlimited && !self.refuses())
-    }
-
     fn rule(&self) -> Option<&Arc<Rule>> {
-        rule_of(&self.found)
-    }
-
-    fn role(&self) -> Role {
-        self.role
+        match &self.found {
+            Match::None => None,
+            Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
+        }
     }
 
     /// The status of this descriptor; `limits` are those of its items.
@@ -282,16 +302,16 @@ impl Part<'_> {
     }
 
     fn status_of(&self, state: &LimitState) -> Status {
-        let over = !state.balance.fits && self.role() != Role::Shadow;
+        let over = !state.balance.fits && self.role != Role::Shadow;
         let limit = &state.limit.limit;
         let remaining = if state.balance.fits {
-            state.balance.remaining
+            state.balance.remaining()
         } else {
             0
         };
         Status {
             code: if over { Code::OverLimit } else { Code::Ok },
-            quota: self.role() == Role::Quota,
+            quota: self.role == Role::Quota,
             limit: Some(ShownLimit {
                 count: limit.count(),
                 period: limit.period(),
@@ -309,6 +329,7 @@ fn conclude(
     limits: SmallVec<[Arc<RuleLimit>; 2]>,
     taken: Taken,
     refused: bool,
+    modes: Modes,
 ) -> Decision {
     let limits: SmallVec<[LimitState; 2]> = limits
         .into_iter()
@@ -328,9 +349,10 @@ fn conclude(
         .filter(|(_, status)| status.code == Code::Ok)
         .filter_map(|(part, _)| part.rule().filter(|rule| rule.metadata.is_some()).cloned())
         .collect();
-    let over = refused || !taken.admitted;
+    let over = (refused || !taken.admitted) && !modes.shadow;
     Decision {
         code: if over { Code::OverLimit } else { Code::Ok },
+        shadowed: modes.shadow && (refused || !admits(roles_and_fits(parts, &limits))),
         statuses,
         retry_after: if over && !refused {
             wait(parts, &limits)
@@ -341,10 +363,18 @@ fn conclude(
         passed_with_metadata,
         limits,
         degraded: taken.degraded,
-        spared: false,
         known_domain: true,
         response: domain.response().clone(),
     }
+}
+
+fn roles_and_fits(parts: &[Part<'_>], limits: &[LimitState]) -> impl Iterator<Item = (Role, bool)> {
+    parts.iter().flat_map(|part| {
+        let states = &limits[part.items.0..part.items.1];
+        states
+            .iter()
+            .map(|state| (part.acts_as, state.balance.fits))
+    })
 }
 
 /// The limit that a status of several shows: when over, the one with the longest wait; else the one with the least
@@ -358,7 +388,7 @@ fn deciding_order(state: &LimitState) -> (bool, bool, Duration, Reverse<u64>) {
     let balance = &state.balance;
     let wait = balance.retry_after.unwrap_or_default();
     let never = !balance.fits && balance.retry_after.is_none();
-    (!balance.fits, never, wait, Reverse(balance.remaining))
+    (!balance.fits, never, wait, Reverse(balance.remaining()))
 }
 
 /// How long until the request would pass: every enforced limit, and at least one quota rule if there are any.
@@ -373,7 +403,7 @@ fn wait(parts: &[Part<'_>], limits: &[LimitState]) -> Option<Duration> {
             .try_fold(Duration::ZERO, |longest, state| {
                 Some(longest.max(state.balance.retry_after?))
             });
-        match part.role() {
+        match part.acts_as {
             Role::Enforced => longest = longest.max(wait?),
             Role::Quota if !states.is_empty() => {
                 quota = Some(match (quota.flatten(), wait) {
@@ -399,7 +429,7 @@ fn decided_by(parts: &[Part<'_>], limits: &[LimitState], over: bool) -> Option<D
     }
     parts
         .iter()
-        .filter(|part| part.role() != Role::Shadow)
+        .filter(|part| part.acts_as != Role::Shadow)
         .flat_map(|part| {
             limits[part.items.0..part.items.1]
                 .iter()

@@ -65,7 +65,7 @@ pub struct Metrics {
     /// Decisions made without the store.
     pub degraded: Counter,
     /// Requests that passed only since none is refused now.
-    pub spared: Counter,
+    pub shadowed: Counter,
     /// API key checks, by result.
     pub key_checks: Family<CheckLabels, Counter>,
     registry: Registry,
@@ -227,7 +227,7 @@ impl Metrics {
             latency: Latency::default(),
             unknown_domain: Counter::default(),
             degraded: Counter::default(),
-            spared: Counter::default(),
+            shadowed: Counter::default(),
             key_checks: Family::default(),
             registry: Registry::default(),
         };
@@ -265,9 +265,9 @@ impl Metrics {
             self.degraded.clone(),
         );
         registry.register(
-            "spared",
+            "shadowed",
             "Calls answered OK only because the whole service is in shadow mode",
-            self.spared.clone(),
+            self.shadowed.clone(),
         );
         registry.register("key_checks", "API key checks", self.key_checks.clone());
     }

@@ -33,8 +33,8 @@ pub use self::{
     plans::Plans,
     reload::{ReloadStatus, SharedPlans},
     rule::{
-        Allowance, LimitHeaders, Match, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
-        RuleCounters, RuleLimit,
+        Allowance, Charge, Counting, LimitHeaders, Match, MetadataStyle, OnStoreError,
+        ResponseOptions, Role, Rule, RuleCounters, RuleLimit,
     },
     source::LARGEST_FILE,
 };

@@ -126,6 +126,7 @@ impl Server {
             &settings.store,
             settings.store_timeout,
             settings.max_buckets,
+            settings.local_cache,
         )
         .await;
         let store = Arc::new(store);
@@ -367,12 +368,18 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.
-pub async fn connect_store(choice: &StoreChoice, timeout: Duration, max_buckets: usize) -> Store {
+pub async fn connect_store(
+    choice: &StoreChoice,
+    timeout: Duration,
+    max_buckets: usize,
+    local_cache: bool,
+) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
         StoreChoice::Redis(url) => {
             let mut settings = RedisSettings::new(url.clone());
             settings.timeout = timeout;
+            settings.local_cache = local_cache;
             let redis = RedisStore::connect(settings);
             if !redis.first_connection(FIRST_CONNECTION).await {
                 tracing::warn!(node = %url.node(), "starting without the store: rules answer by their on_store_error until it is there");

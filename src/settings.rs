@@ -39,6 +39,8 @@ pub struct Settings {
     pub store_timeout: Duration,
     /// Most buckets of the memory store.
     pub max_buckets: usize,
+    /// As [`RedisSettings::local_cache`](crate::store::redis::RedisSettings::local_cache).
+    pub local_cache: bool,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
     /// What is counted and shown beyond our own metrics.

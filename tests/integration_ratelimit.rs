@@ -532,7 +532,7 @@ async fn global_modes_spare_requests_and_no_statuses() {
     let last = last.unwrap();
     assert_eq!(last.overall_code(), Code::Ok);
     assert_eq!(last.statuses[0].code(), Code::OverLimit);
-    assert_eq!(tollgate.metric("tollgate_spared_total"), 1.0);
+    assert_eq!(tollgate.metric("tollgate_shadowed_total"), 1.0);
     drop(tollgate);
 
     let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);

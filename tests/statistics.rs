@@ -74,6 +74,7 @@ fn descriptor(entries: &[(&str, &str)], hits: u64) -> Descriptor {
             .map(|(key, value)| Entry::new(*key, *value))
             .collect(),
         hits: Hits::Take(hits),
+        says_hits: false,
         limit: None,
     }
 }

@@ -96,6 +96,7 @@ fn line(tier: &str, limit: &RuleLimit) -> Line {
     let told = period.multiplier == 1
         && match limit.limit.kind() {
             Kind::Bucket { burst } => burst == limit.limit.count(),
+            Kind::FixedWindow => true,
             Kind::Sliding | Kind::Calendar => false,
         };
     Line {

@@ -6,9 +6,11 @@ use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
+use super::counting::CountingArgs;
 use crate::{
+    limit::Algorithm,
     migrate::envoyproxy::{self, Counting},
-    plan::Plans,
+    plan::{self, Charge, LoadOptions, Plans, Sources},
 };
 
 /// Flags of `check`.
@@ -26,6 +28,8 @@ pub struct CheckArgs {
     /// With `--from limitador`: write the plan files into this folder, not to stdout
     #[arg(long, value_name = "FOLDER", requires = "from")]
     write: Option<PathBuf>,
+    #[command(flatten)]
+    counting: CountingArgs,
 }
 
 /// The service that files were written for.
@@ -54,7 +58,14 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
-    match Plans::load(&args.files.clone().into(), None) {
+    let sources = Sources {
+        paths: args.files.clone(),
+        options: LoadOptions {
+            counting: args.counting.counting(),
+            ..LoadOptions::default()
+        },
+    };
+    match Plans::load(&sources, None) {
         Ok(plans) => {
             let good = !args.strict || plans.warnings().is_empty();
             let code = if good {
@@ -65,7 +76,10 @@ fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
             let warnings = plans.warnings().iter();
             let warnings = warnings.map(|warning| format!("warning: {warning}\n"));
             let lines: String = warnings
-                .chain([differences(&plans, from), summary(&plans)])
+                .chain([
+                    differences(&plans, from, args.counting.counting()),
+                    summary(&plans),
+                ])
                 .collect();
             super::answer(lines, code)
         }
@@ -74,7 +88,7 @@ fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
 }
 
 /// What files of envoyproxy/ratelimit will do differently: those that look like it, or all where told so.
-fn differences(plans: &Plans, from: Option<Origin>) -> String {
+fn differences(plans: &Plans, from: Option<Origin>, counting: plan::Counting) -> String {
     let files: Vec<(String, String)> = plans
         .files()
         .iter()
@@ -82,7 +96,11 @@ fn differences(plans: &Plans, from: Option<Origin>) -> String {
         .collect();
     let files = files.iter().map(|(name, text)| (&**name, &**text));
     let all = from == Some(Origin::Envoyproxy);
-    let notes = envoyproxy::differences(files, all, Counting::default());
+    let counting = Counting {
+        windows: counting.algorithm == Algorithm::FixedWindow,
+        charges_apart: counting.charge != Charge::AllOrNothing,
+    };
+    let notes = envoyproxy::differences(files, all, counting);
     notes.iter().map(|note| format!("note: {note}\n")).collect()
 }
 

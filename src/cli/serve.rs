@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs, statistics::StatisticsArgs};
+use super::{ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs};
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
@@ -60,6 +60,8 @@ pub struct ServeArgs {
         default_value = "1000000"
     )]
     max_buckets: NonZeroUsize,
+    #[command(flatten)]
+    counting: CountingArgs,
     /// Threads that serve [default: number of cores]
     #[arg(long, value_name = "N", env = "TOLLGATE_WORKER_THREADS")]
     worker_threads: Option<NonZeroUsize>,
@@ -80,6 +82,7 @@ impl ServeArgs {
                 paths: self.config.sources(),
                 options: LoadOptions {
                     merge_domains: self.merge_domains,
+                    counting: self.counting.counting(),
                     ..LoadOptions::default()
                 },
             },
@@ -90,6 +93,7 @@ impl ServeArgs {
             store: super::store(&self.store)?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
+            local_cache: false,
             drain_delay: self.drain_delay,
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),

@@ -71,6 +71,7 @@ fn descriptor_from_proto(
         .hits_addend
         .map_or(request_hits, |hits| hits.value);
     Ok(Descriptor {
+        says_hits: descriptor.hits_addend.is_some(),
         entries: descriptor
             .entries
             .into_iter()
@@ -230,7 +231,7 @@ fn ratelimit(limits: &[LimitState]) -> String {
     let mut text = String::with_capacity(48 * limits.len());
     for LimitState { limit, balance } in limits {
         let comma = if text.is_empty() { "" } else { ", " };
-        let remaining = if balance.fits { balance.remaining } else { 0 };
+        let remaining = if balance.fits { balance.remaining() } else { 0 };
         let seconds = whole_seconds(balance.reset_after);
         let written = write!(
             text,
@@ -267,7 +268,7 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
     let Some(LimitState { limit, balance }) = state else {
         return Vec::new();
     };
-    let remaining = if balance.fits { balance.remaining } else { 0 };
+    let remaining = if balance.fits { balance.remaining() } else { 0 };
     vec![
         header("x-ratelimit-limit", limit.limit.count().to_string()),
         header("x-ratelimit-remaining", remaining.to_string()),

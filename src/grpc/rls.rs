@@ -76,8 +76,8 @@ impl Service {
         if decision.degraded {
             self.metrics.degraded.inc();
         }
-        if decision.spared {
-            self.metrics.spared.inc();
+        if decision.shadowed {
+            self.metrics.shadowed.inc();
         }
         if !decision.known_domain {
             self.metrics.unknown_domain.inc();

@@ -2,7 +2,7 @@
 
 use super::{Part, deciding};
 use crate::{
-    decision::{Code, Decision, LimitState},
+    decision::{Decision, LimitState},
     descriptor::{Descriptor, Hits, Query},
     plan::{Domain, Match, Role},
     statistics::{Judged, StatKey, Statistics, key::level},
@@ -18,7 +18,7 @@ pub(super) fn count(
 ) {
     for (part, descriptor) in parts.iter().zip(&query.descriptors) {
         let states = &decision.limits[part.items.0..part.items.1];
-        let Some(judged) = judged(part, descriptor, states, decision.code) else {
+        let Some(judged) = judged(part, descriptor, states) else {
             continue;
         };
         let shown = |entry| domain.public_value(entry);
@@ -40,13 +40,8 @@ pub(super) fn count(
 
 /// How a descriptor fared. Of several limits the one counts that its status shows. None where nothing was limited, or where
 /// another descriptor refused so that nobody looked.
-fn judged(
-    part: &Part<'_>,
-    descriptor: &Descriptor,
-    states: &[LimitState],
-    code: Code,
-) -> Option<Judged> {
-    let shadow = part.role() == Role::Shadow;
+fn judged(part: &Part<'_>, descriptor: &Descriptor, states: &[LimitState]) -> Option<Judged> {
+    let shadow = part.role == Role::Shadow;
     if matches!(part.found, Match::Refuses(_)) {
         return Some(Judged {
             hits: descriptor.hits,
@@ -58,18 +53,20 @@ fn judged(
         });
     }
     let LimitState { limit, balance } = deciding(states)?;
-    // All or nothing: the balances of a refused request are those of untouched buckets.
-    let charged = balance.fits && code == Code::Ok;
     let taken = match descriptor.hits {
-        Hits::Take(hits) if charged => hits,
+        Hits::Take(hits) if balance.charged => hits,
         _ => 0,
     };
     Some(Judged {
         hits: descriptor.hits,
         capacity: u64::from(limit.limit.capacity()),
-        left: balance.remaining.saturating_add(taken),
+        left: balance
+            .left
+            .saturating_add_unsigned(taken)
+            .max(0)
+            .unsigned_abs(),
         fits: balance.fits,
         shadow,
-        by_cache: false,
+        by_cache: balance.cached,
     })
 }

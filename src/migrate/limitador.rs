@@ -48,6 +48,7 @@ pub fn convert(file: &str, text: &str) -> Conversion {
     let mut reader = Reader {
         file: Arc::from(file),
         notes: &mut notes,
+        reference: false,
     };
     let (limits, total) = reader.limitador_limits(text);
     let mut namespaces: IndexMap<&str, Vec<&NamedLimit>> = IndexMap::new();

@@ -13,14 +13,15 @@ use super::{
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
     mistake::{Mistake, Notes, Path},
+    options::LoadOptions,
     rule::{
-        Allowance, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule, RuleCounters,
-        RuleLimit,
+        Allowance, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
+        RuleCounters, RuleLimit,
     },
     subject::{Variable, escaped},
 };
 use crate::{
-    limit::{Limit, Period},
+    limit::{Algorithm, Limit, Period},
     statistics::{KeyLevel, RuleStatistics},
 };
 
@@ -28,11 +29,11 @@ use crate::{
 const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
 
 /// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of. What
-/// the file does not say of answers is as in `answers`.
+/// the file does not say of answers and of counting is as in `outer`.
 pub fn compile(
     file: PlanFile,
     name: &Arc<str>,
-    answers: &ResponseOptions,
+    outer: &LoadOptions,
     previous: Option<&Domain>,
     notes: &mut Notes,
 ) -> Domain {
@@ -52,6 +53,9 @@ pub fn compile(
         domain,
     };
     let on_store_error = file.on_store_error.map(Into::into).unwrap_or_default();
+    let counting = outer
+        .counting
+        .but(file.algorithm, file.charge, file.overdraw);
     compiler.nodes.push(Node {
         level: None,
         rule: None,
@@ -64,13 +68,15 @@ pub fn compile(
         shown: "",
         escaped: "",
         on_store_error,
+        counting,
     };
     compiler.level(0, file.descriptors.unwrap_or_default(), &top);
-    let unmatched = compiler.unmatched(file.unmatched, on_store_error);
+    let unmatched = compiler.unmatched(file.unmatched, on_store_error, counting);
     let keys = compiler.keys(file.api_keys.unwrap_or_default());
     Domain {
-        response: Arc::new(response(file.response, answers)),
+        response: Arc::new(response(file.response, &outer.response)),
         on_store_error,
+        counting,
         replaces: compiler.rules.iter().any(|rule| !rule.replaces.is_empty()),
         tiers: compiler
             .tiers
@@ -113,6 +119,7 @@ struct Place<'a> {
     shown: &'a str,
     escaped: &'a str,
     on_store_error: OnStoreError,
+    counting: Counting,
 }
 
 impl Compiler<'_> {
@@ -152,6 +159,9 @@ impl Compiler<'_> {
         let (element, shown, escaped) = names(&file, place);
         let key = format!("{}.{}", place.key, file.shown());
         let on_store_error = file.on_store_error.map_or(place.on_store_error, Into::into);
+        let counting = place
+            .counting
+            .but(file.algorithm, file.charge, file.overdraw);
         let below = file.descriptors.take().unwrap_or_default();
         let key_rule = file.limits_from.map(|_| {
             self.key_names.insert(file.key.as_str().into());
@@ -171,8 +181,9 @@ impl Compiler<'_> {
             key: &key,
             shown: &shown,
             escaped: &escaped,
+            path,
         };
-        let rule = self.compiled(file, &names, on_store_error, branch);
+        let rule = self.compiled(file, &names, on_store_error, counting, branch);
         let index = self.nodes.len() as NodeIndex;
         self.nodes.push(Node {
             level: None,
@@ -186,6 +197,7 @@ impl Compiler<'_> {
             shown: &shown,
             escaped: &escaped,
             on_store_error,
+            counting,
         };
         self.level(index, below, &place);
         self.levels.pop();
@@ -197,6 +209,7 @@ impl Compiler<'_> {
         file: RuleFile,
         names: &Names<'_>,
         on_store_error: OnStoreError,
+        counting: Counting,
         branch: bool,
     ) -> Option<Arc<Rule>> {
         let limited =
@@ -217,17 +230,33 @@ impl Compiler<'_> {
             shown: names.element,
             name: name.as_ref(),
         };
+        let mut shared = None;
         let allowance = match (rate_limit, file.limits, file.limits_from) {
-            (Some(rate_limit), ..) => from_rate_limit(&rate_limit, limit_names),
-            (_, Some(limits), _) => Allowance::Limits(from_limits(&limits, limit_names)),
-            (_, _, Some(_)) => Allowance::Tiers(
-                self.tiers
-                    .iter()
-                    .map(|(_, tier)| from_limits(&tier.limits, limit_names))
-                    .collect(),
-            ),
+            (Some(rate_limit), ..) => from_rate_limit(&rate_limit, counting.algorithm, limit_names),
+            (_, Some(limits), _) => {
+                let limits = counted(&limits, counting.algorithm);
+                shared = shared_bucket(&limits);
+                Allowance::Limits(from_limits(&limits, limit_names))
+            }
+            (_, _, Some(_)) => {
+                let tiers = self.tiers.iter();
+                let tiers = tiers.map(|(_, tier)| {
+                    let limits = counted(&tier.limits, counting.algorithm);
+                    shared = shared.take().or_else(|| shared_bucket(&limits));
+                    from_limits(&limits, limit_names)
+                });
+                Allowance::Tiers(tiers.collect())
+            }
             _ => Allowance::Listed,
         };
+        if let Some(message) = shared {
+            self.notes.error(Mistake {
+                file: Arc::clone(&self.file),
+                place: Some(file.place),
+                path: names.path.to_string(),
+                message,
+            });
+        }
         let path = self.free_path(names);
         let detailed = file.detailed_metric == Some(true);
         let rule = Arc::new(Rule {
@@ -243,6 +272,8 @@ impl Compiler<'_> {
                 (_, Some(true)) => Role::Quota,
                 _ => Role::Enforced,
             },
+            quota: file.quota_mode == Some(true),
+            counting,
             on_store_error,
             replaces: replaces
                 .unwrap_or_default()
@@ -272,7 +303,12 @@ impl Compiler<'_> {
         self.counters.get(path).map(Arc::clone).unwrap_or_default()
     }
 
-    fn unmatched(&mut self, file: UnmatchedFile, on_store_error: OnStoreError) -> Unmatched {
+    fn unmatched(
+        &mut self,
+        file: UnmatchedFile,
+        on_store_error: OnStoreError,
+        counting: Counting,
+    ) -> Unmatched {
         let (shown, path) = UNMATCHED;
         let names = RuleNames {
             domain: &Arc::clone(&self.domain),
@@ -284,7 +320,8 @@ impl Compiler<'_> {
             UnmatchedFile::Allow => return Unmatched::Allow,
             UnmatchedFile::Deny => Allowance::Denied,
             UnmatchedFile::Limit(limit) => {
-                Allowance::Limits(from_limits(std::slice::from_ref(limit), names))
+                let limits = counted(std::slice::from_ref(limit), counting.algorithm);
+                Allowance::Limits(from_limits(&limits, names))
             }
         };
         let rule = Arc::new(Rule {
@@ -294,6 +331,8 @@ impl Compiler<'_> {
             name: None,
             allowance,
             role: Role::Enforced,
+            quota: false,
+            counting,
             on_store_error,
             replaces: Box::default(),
             metadata: None,
@@ -365,6 +404,8 @@ struct Names<'a> {
     key: &'a str,
     shown: &'a str,
     escaped: &'a str,
+    /// Where it stands in the file.
+    path: &'a Path<'a>,
 }
 
 /// A rule's element, and its paths for people and for buckets.
@@ -416,10 +457,10 @@ fn variable(file: &RuleFile) -> Variable {
     }
 }
 
-fn from_rate_limit(file: &RateLimitFile, names: RuleNames<'_>) -> Allowance {
+fn from_rate_limit(file: &RateLimitFile, algorithm: Algorithm, names: RuleNames<'_>) -> Allowance {
     match (file.unlimited, file.unit) {
         (false, Some(unit)) => {
-            let limit = Limit::per(file.requests_per_unit, Period::of(unit))
+            let limit = Limit::per(file.requests_per_unit, Period::of(unit), algorithm)
                 .expect("read() rejects limits that cannot be counted");
             Allowance::Limits(smallvec![Arc::new(rule_limit(names, limit, None))])
         }
@@ -427,10 +468,35 @@ fn from_rate_limit(file: &RateLimitFile, names: RuleNames<'_>) -> Allowance {
     }
 }
 
-fn from_limits<L: FromIterator<Arc<RuleLimit>>>(files: &[LimitFile], names: RuleNames<'_>) -> L {
-    files
-        .iter()
-        .map(|file| Arc::new(rule_limit(names, file.limit.clone(), file.name.as_deref())))
+/// Limits, each with its own name, as they count under `algorithm`.
+fn counted(files: &[LimitFile], algorithm: Algorithm) -> Vec<(Limit, Option<&str>)> {
+    let limits = files.iter().map(|file| match algorithm {
+        Algorithm::FixedWindow if file.plain => {
+            (file.limit.in_fixed_windows(), file.name.as_deref())
+        }
+        _ => (file.limit.clone(), file.name.as_deref()),
+    });
+    limits.collect()
+}
+
+/// What is wrong with limits of which two are one bucket. `read` refuses those that are so whatever the algorithm.
+fn shared_bucket(limits: &[(Limit, Option<&str>)]) -> Option<String> {
+    limits.iter().enumerate().find_map(|(index, (limit, _))| {
+        let same = |(first, _): &&(Limit, _)| first.identity() == limit.identity();
+        let (first, _) = limits[..index].iter().find(same)?;
+        Some(format!(
+            "under `algorithm: fixed_window`, `{first}` and `{limit}` are of one kind and period and would share a bucket; keep one, or write another period or kind"
+        ))
+    })
+}
+
+fn from_limits<L: FromIterator<Arc<RuleLimit>>>(
+    limits: &[(Limit, Option<&str>)],
+    names: RuleNames<'_>,
+) -> L {
+    let limits = limits.iter();
+    limits
+        .map(|(limit, own)| Arc::new(rule_limit(names, limit.clone(), *own)))
         .collect()
 }
 

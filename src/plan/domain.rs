@@ -8,7 +8,7 @@ use super::{
     keys::ApiKeys,
     level::{Level, Met, NodeIndex},
     matching::read_as,
-    rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
@@ -25,6 +25,7 @@ pub struct Domain {
     pub(super) name: Arc<str>,
     pub(super) response: Arc<ResponseOptions>,
     pub(super) on_store_error: OnStoreError,
+    pub(super) counting: Counting,
     pub(super) rules: Vec<Arc<Rule>>,
     /// Every place of the tree; the first is the top.
     pub(super) nodes: Vec<Node>,
@@ -100,6 +101,11 @@ impl Domain {
         self.on_store_error
     }
 
+    /// How limits count and when hits are charged, where no rule says otherwise.
+    pub fn counting(&self) -> Counting {
+        self.counting
+    }
+
     /// Its rules in file order; last the one for what no rule matches, if it is not to pass.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.rules.iter()
@@ -153,7 +159,7 @@ impl Domain {
         if let Some(ready) = self.overrides.ready.lock().get(&asked) {
             return Ok((Arc::clone(ready), subject));
         }
-        let built = Limit::per(limit.requests, limit.period)?;
+        let built = Limit::per(limit.requests, limit.period, self.counting.algorithm)?;
         let names = RuleNames {
             domain: &self.name,
             path: "%override",

@@ -9,9 +9,6 @@ use super::{
     tree::{Node, Value},
 };
 
-/// The reference's words about a value of the wrong type.
-pub const UNMARSHAL: &str = "error loading config file: yaml: unmarshal errors";
-
 /// The reference's words about a list that holds other than maps.
 pub const NOT_A_MAP: &str = "config error, yaml file contains list of type other than map";
 
@@ -22,6 +19,8 @@ pub struct Reader<'n> {
     pub file: Arc<str>,
     /// Where mistakes go.
     pub notes: &'n mut Notes,
+    /// Whether the reference reads such files too, so that mistakes carry its words.
+    pub reference: bool,
 }
 
 /// The fields of a map by name, each once.
@@ -44,6 +43,14 @@ impl<'t> Fields<'t> {
 }
 
 impl Reader<'_> {
+    /// The reference's words about a value of the wrong type, to end a message with.
+    pub fn unmarshal(&self) -> &'static str {
+        match self.reference {
+            true => " (error loading config file: yaml: unmarshal errors)",
+            false => "",
+        }
+    }
+
     /// Notes a mistake.
     pub fn error(&mut self, place: Place, path: &Path<'_>, message: impl Into<String>) {
         let mistake = self.mistake(place, path, message.into());
@@ -196,7 +203,7 @@ impl Reader<'_> {
             Value::List(items) => items,
             _ => {
                 let found = node.kind();
-                let message = format!("expected a list of {of}, found {found} ({UNMARSHAL})");
+                let message = format!("expected a list of {of}, found {found}{}", self.unmarshal());
                 self.error(node.place, path, message);
                 &[]
             }
@@ -254,7 +261,7 @@ impl Reader<'_> {
                 Value::Scalar { text, .. } => format!("`{text}`"),
                 _ => node.kind().to_owned(),
             };
-            let message = format!("expected true or false, found {found} ({UNMARSHAL})");
+            let message = format!("expected true or false, found {found}{}", self.unmarshal());
             self.error(node.place, &path.field(name), message);
         }
         value

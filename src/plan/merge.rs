@@ -28,6 +28,9 @@ pub fn merge(
         unmatched,
         response,
         on_store_error,
+        algorithm,
+        charge,
+        overdraw,
     } = more;
     let mut take = |field: &str, here: bool, there: bool| {
         if here && there {
@@ -53,6 +56,15 @@ pub fn merge(
     let (here, there) = (all.on_store_error.is_some(), on_store_error.is_some());
     if take("on_store_error", here, there) {
         all.on_store_error = on_store_error;
+    }
+    if take("algorithm", all.algorithm.is_some(), algorithm.is_some()) {
+        all.algorithm = algorithm;
+    }
+    if take("charge", all.charge.is_some(), charge.is_some()) {
+        all.charge = charge;
+    }
+    if take("overdraw", all.overdraw.is_some(), overdraw.is_some()) {
+        all.overdraw = overdraw;
     }
     let descriptors = descriptors.unwrap_or_default();
     let mut rules = mem::take(&mut all.descriptors).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::rule::{ResponseOptions, Role};
+use super::rule::{Counting, ResponseOptions};
 
 /// Where plans come from, and how they are read.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,8 @@ pub struct LoadOptions {
     pub merge_domains: bool,
     /// What answers show where a file says nothing of it.
     pub response: ResponseOptions,
+    /// How limits count and are charged where a file says nothing of it.
+    pub counting: Counting,
     /// What holds for all rules, whatever they say.
     pub modes: Modes,
 }
@@ -40,18 +42,9 @@ pub struct LoadOptions {
 // Source: envoyproxy/ratelimit, SHADOW_MODE and QUOTA_MODE.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Modes {
-    /// No request is refused; statuses still say what their rules say.
+    /// Every request passes. Its statuses tell what would have been, and a decision that it would have been refused.
     pub shadow: bool,
-    /// Every rule is in quota mode, and a descriptor that no rule limits counts as one whose quota is never used up.
+    /// Every rule counts as one in quota mode, and what no rule matches as a quota rule that passes. A rule of several limits
+    /// stays what it is.
     pub quota: bool,
-}
-
-impl Modes {
-    /// How a rule of that role takes part in decisions.
-    pub fn role(self, role: Role) -> Role {
-        match role {
-            Role::Enforced if self.quota => Role::Quota,
-            role => role,
-        }
-    }
 }

@@ -76,6 +76,14 @@ impl Plans {
     /// # Errors
     /// As [`Plans::load`].
     pub fn from_texts(texts: &[(&str, &str)]) -> Result<Self, LoadError> {
+        Self::from_texts_by(texts, &LoadOptions::default())
+    }
+
+    /// As [`Plans::from_texts`], by other options.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn from_texts_by(texts: &[(&str, &str)], options: &LoadOptions) -> Result<Self, LoadError> {
         let sources: Vec<_> = texts
             .iter()
             .map(|(name, text)| Source {
@@ -83,7 +91,7 @@ impl Plans {
                 text: (*text).to_owned(),
             })
             .collect();
-        Self::build(&sources, &LoadOptions::default(), None, Notes::default())
+        Self::build(&sources, options, None, Notes::default())
     }
 
     fn build(
@@ -99,6 +107,7 @@ impl Plans {
             let mut reader = Reader {
                 file: Arc::clone(&name),
                 notes: &mut notes,
+                reference: true,
             };
             let file = read(&source.text, &mut reader);
             match first.get(&file.domain) {
@@ -147,7 +156,7 @@ impl Plans {
             .map(|key| (key.sha256, key.id.clone()))
             .collect();
         let before = previous.and_then(|plans| plans.domain(&file.domain));
-        let domain = compile(file, name, &options.response, before, notes);
+        let domain = compile(file, name, options, before, notes);
         for (sha256, id) in hashes {
             let Some(key) = domain.keys.of_id_or_secret(&id) else {
                 continue;

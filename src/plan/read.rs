@@ -10,13 +10,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     fields::{Fields, OneOf, Reader},
-    file::{
-        ApiKeyFile, LimitFile, OnStoreErrorFile, PlanFile, ResponseFile, TierFile, UnmatchedFile,
-    },
+    file::{ApiKeyFile, OnStoreErrorFile, PlanFile, ResponseFile, TierFile, UnmatchedFile},
     mistake::{Path, Place, did_you_mean},
+    rule::Charge,
     shapes::{API_KEY, PLAN, RESPONSE, TIER},
     tree::{Node, Value, parse},
 };
+use crate::limit::Algorithm;
 
 const ON_STORE_ERROR: &[(&str, OnStoreErrorFile)] = &[
     ("local", OnStoreErrorFile::Local),
@@ -73,6 +73,9 @@ impl Reader<'_> {
             unmatched: self.unmatched(fields, top),
             response: self.response(fields, top),
             on_store_error: self.choice(fields, top, "on_store_error", ON_STORE_ERROR),
+            algorithm: self.choice(fields, top, "algorithm", Algorithm::NAMES),
+            charge: self.choice(fields, top, "charge", Charge::NAMES),
+            overdraw: self.flag(fields, top, "overdraw"),
             descriptors: self.rules(fields, top, &context, domain),
             tiers,
         }
@@ -215,7 +218,7 @@ impl Reader<'_> {
             None | Some("allow") => UnmatchedFile::Allow,
             Some("deny") => UnmatchedFile::Deny,
             Some(text) if text.contains('/') => match self.limit_text(text, node.place, &path) {
-                Some(limit) => UnmatchedFile::Limit(LimitFile { limit, name: None }),
+                Some(limit) => UnmatchedFile::Limit(limit),
                 None => UnmatchedFile::Allow,
             },
             Some(text) => {

@@ -4,7 +4,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use smallvec::SmallVec;
 
-use crate::{limit::Limit, statistics::RuleStatistics};
+use crate::{
+    descriptor::{Descriptor, Hits},
+    limit::{Algorithm, Limit},
+    statistics::RuleStatistics,
+};
 
 /// One rule of a domain, compiled.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub struct Rule {
     pub allowance: Allowance,
     /// How it takes part in the request's decision.
     pub role: Role,
+    /// Whether it says `quota_mode`. In shadow mode it then stands for a quota rule that passes.
+    pub quota: bool,
+    /// How its limits count, and when hits are charged.
+    pub counting: Counting,
     /// What answers while the store does not.
     pub on_store_error: OnStoreError,
     /// Names of rules that do not count in a request which this rule matches.
@@ -103,6 +111,68 @@ pub enum Role {
     Shadow,
     /// The request is refused only when every quota rule it meets refuses.
     Quota,
+}
+
+/// When hits are charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Charge {
+    /// If the request passes and they fit: all such hits of a request together or none.
+    #[default]
+    AllOrNothing,
+    /// As all or nothing; but hits that do not fit are charged in full, into debt, whether the request passes or not.
+    Overdraw,
+    /// Hits that do not fit, in full, and hits that fit only if all of the request's do; a refund always.
+    // Source: envoyproxy/ratelimit under STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT.
+    StopWhenOver,
+    /// Always, whatever becomes of the request.
+    // Source: envoyproxy/ratelimit.
+    Independent,
+}
+
+impl Charge {
+    /// Those that settings and plans choose from, by name.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("all_or_nothing", Self::AllOrNothing),
+        ("independent", Self::Independent),
+        ("stop_when_over", Self::StopWhenOver),
+    ];
+}
+
+/// How limits count and when hits are charged: of a rule, or where no rule says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counting {
+    /// How limits count that do not say it themselves.
+    pub algorithm: Algorithm,
+    /// When hits are charged.
+    pub charge: Charge,
+    /// Under [`Charge::AllOrNothing`]: whether hits are charged although they do not fit, if it is the descriptor that says
+    /// how many. What is known only after the response, as bytes or tokens of a language model, has been spent already.
+    pub overdraw: bool,
+}
+
+impl Counting {
+    /// The same but for what is said here.
+    pub fn but(
+        self,
+        algorithm: Option<Algorithm>,
+        charge: Option<Charge>,
+        overdraw: Option<bool>,
+    ) -> Self {
+        Self {
+            algorithm: algorithm.unwrap_or(self.algorithm),
+            charge: charge.unwrap_or(self.charge),
+            overdraw: overdraw.unwrap_or(self.overdraw),
+        }
+    }
+
+    /// When the hits of `descriptor` are charged.
+    pub fn charge_of(self, descriptor: &Descriptor) -> Charge {
+        let spent = descriptor.says_hits && matches!(descriptor.hits, Hits::Take(1..));
+        match self.charge {
+            Charge::AllOrNothing if self.overdraw && spent => Charge::Overdraw,
+            charge => charge,
+        }
+    }
 }
 
 /// What answers for a rule while the store does not.

@@ -8,7 +8,9 @@ use super::environment::{
     Answers, BackendType, ConfigType, Environment, PlanFiles, Redis, RedisType, SocketType,
 };
 use crate::{
-    plan::{LimitHeaders, LoadOptions, MetadataStyle, Modes, ResponseOptions, Sources},
+    plan::{
+        Charge, Counting, LimitHeaders, LoadOptions, MetadataStyle, Modes, ResponseOptions, Sources,
+    },
     settings::{Address, AddressError, ConnectionAge, Dialect, HealthNeeds, Settings, StoreChoice},
     store::redis::RedisUrlError,
 };
@@ -51,10 +53,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
     (
         "EXPIRATION_JITTER_MAX_SECONDS",
         "buckets expire on their own when they are full",
-    ),
-    (
-        "LOCAL_CACHE_SIZE_IN_BYTES",
-        "refusals are always remembered, in a cache of fixed size",
     ),
     (
         "CACHE_KEY_PREFIX",
@@ -116,6 +114,7 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
                 every_file: true,
                 merge_domains: environment.plans.merge_domain_config,
                 response: response(&environment.answers)?,
+                counting: counting(environment, native.plans.options.counting),
                 modes: Modes {
                     shadow: environment.answers.shadow_mode,
                     quota: environment.answers.quota_mode,
@@ -123,6 +122,7 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
             },
         },
         wait_for_plans: true,
+        local_cache: environment.counting.local_cache_size_in_bytes > 0,
         grpc_listen: vec![grpc],
         http_listen: address("HOST and PORT", &listen.host, listen.port)?,
         debug_listen: Some(debug),
@@ -139,6 +139,20 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         },
         ..native
     })
+}
+
+/// TOLLGATE_ALGORITHM and TOLLGATE_CHARGE, and what the reference says of charging.
+fn counting(environment: &Environment, native: Counting) -> Counting {
+    let stops = environment.counting.stop_cache_key_increment_when_overlimit;
+    Counting {
+        charge: match native.charge {
+            Charge::Independent if stops => Charge::StopWhenOver,
+            charge => charge,
+        },
+        // A cost that comes with the response is told as hits of a descriptor.
+        overdraw: true,
+        ..native
+    }
 }
 
 /// What whoever set the environment should know: which of the variables that are set have no effect.

@@ -5,13 +5,17 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::{Context, ON_STORE_ERROR};
-use crate::plan::{
-    fields::{Fields, NOT_A_MAP, Reader},
-    file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
-    mistake::Path,
-    scalar,
-    shapes::RULE,
-    tree::{Node, Value},
+use crate::{
+    limit::Algorithm,
+    plan::{
+        fields::{Fields, NOT_A_MAP, Reader},
+        file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
+        mistake::Path,
+        rule::Charge,
+        scalar,
+        shapes::RULE,
+        tree::{Node, Value},
+    },
 };
 
 impl Reader<'_> {
@@ -107,6 +111,9 @@ impl Reader<'_> {
             value_to_metric: self.flag(fields, path, "value_to_metric"),
             metadata: self.metadata(fields, path),
             on_store_error: self.choice(fields, path, "on_store_error", ON_STORE_ERROR),
+            algorithm: self.choice(fields, path, "algorithm", Algorithm::NAMES),
+            charge: self.choice(fields, path, "charge", Charge::NAMES),
+            overdraw: self.flag(fields, path, "overdraw"),
         };
         self.name_and_replaces(fields, path, &mut rule);
         self.check_rule(fields, path, context, &rule);
