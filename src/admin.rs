@@ -1,5 +1,6 @@
 //! The HTTP side: health, readiness, metrics, what is loaded, and why a request is decided as it is.
 
+pub mod debug;
 pub mod metrics;
 pub mod plans;
 
@@ -24,6 +25,7 @@ use crate::{
     explain::{ExplainError, Explanation, Question},
     export::MetricsPage,
     limiter::{DecideError, Limiter},
+    settings::HealthNeeds,
 };
 
 /// Largest body of a question.
@@ -33,12 +35,30 @@ const BODY_LIMIT: usize = 1 << 20;
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether new requests should come here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness {
     draining: AtomicBool,
+    needs: HealthNeeds,
+    limiter: Arc<Limiter>,
 }
 
 impl Readiness {
+    /// They should until told otherwise, as long as `limiter` has what is needed.
+    pub fn new(needs: HealthNeeds, limiter: Arc<Limiter>) -> Self {
+        Self {
+            draining: AtomicBool::new(false),
+            needs,
+            limiter,
+        }
+    }
+
+    /// Whether health says that it serves.
+    pub fn healthy(&self) -> bool {
+        let planned = || self.limiter.plans().load().domains().next().is_some();
+        let stored = || !self.limiter.store().is_down();
+        !self.draining() && (!self.needs.plans || planned()) && (!self.needs.store || stored())
+    }
+
     /// From now on they should not.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -76,19 +96,21 @@ pub fn router(
         })
 }
 
-/// The process works. It fails while draining, as load balancers that read it expect; it never depends on the store.
+/// The process works. It fails while draining, as load balancers that read it expect; it depends on the store only if told.
 async fn healthcheck(State(app): State<App>) -> Response {
-    if app.readiness.draining() {
-        return (StatusCode::INTERNAL_SERVER_ERROR, "draining").into_response();
+    match app.readiness.healthy() {
+        true => "OK".into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-    "OK".into_response()
 }
 
-/// New requests may come. Plans are loaded, or the ports would not be open; without the store, rules answer by their
-/// `on_store_error`.
+/// New requests may come: plans are loaded. Without the store, rules answer by their `on_store_error`.
 async fn ready(State(app): State<App>) -> Response {
     if app.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response();
+    }
+    if !app.limiter.plans().load().loaded() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no plans").into_response();
     }
     "ready".into_response()
 }
@@ -130,7 +152,9 @@ async fn explain(
 
 fn status_of(error: &ExplainError) -> StatusCode {
     match error {
-        ExplainError::Decide(DecideError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+        ExplainError::Decide(DecideError::Store(_) | DecideError::NoPlans) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ExplainError::Decide(DecideError::Override { .. }) | ExplainError::Question(_) => {
             StatusCode::BAD_REQUEST
         }

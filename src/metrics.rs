@@ -64,6 +64,8 @@ pub struct Metrics {
     pub unknown_domain: Counter,
     /// Decisions made without the store.
     pub degraded: Counter,
+    /// Requests that passed only since none is refused now.
+    pub spared: Counter,
     /// API key checks, by result.
     pub key_checks: Family<CheckLabels, Counter>,
     registry: Registry,
@@ -163,6 +165,8 @@ pub enum ErrorReason {
     InvalidRequest,
     /// The store did not decide, and the rule leaves it to the caller.
     Store,
+    /// No plans were loaded yet.
+    NoPlans,
 }
 
 impl EncodeLabelValue for ErrorReason {
@@ -170,6 +174,7 @@ impl EncodeLabelValue for ErrorReason {
         encoder.write_str(match self {
             Self::InvalidRequest => "invalid_request",
             Self::Store => "store",
+            Self::NoPlans => "no_plans",
         })
     }
 }
@@ -222,6 +227,7 @@ impl Metrics {
             latency: Latency::default(),
             unknown_domain: Counter::default(),
             degraded: Counter::default(),
+            spared: Counter::default(),
             key_checks: Family::default(),
             registry: Registry::default(),
         };
@@ -257,6 +263,11 @@ impl Metrics {
             "degraded",
             "Decisions made without the store",
             self.degraded.clone(),
+        );
+        registry.register(
+            "spared",
+            "Calls answered OK only because the whole service is in shadow mode",
+            self.spared.clone(),
         );
         registry.register("key_checks", "API key checks", self.key_checks.clone());
     }
@@ -318,7 +329,11 @@ mod tests {
     #[test]
     fn label_values_are_snake_case() {
         let metrics = Metrics::new();
-        for reason in [ErrorReason::InvalidRequest, ErrorReason::Store] {
+        for reason in [
+            ErrorReason::InvalidRequest,
+            ErrorReason::Store,
+            ErrorReason::NoPlans,
+        ] {
             metrics.errors.get_or_create(&ErrorLabels { reason }).inc();
         }
         for result in [
@@ -333,6 +348,7 @@ mod tests {
         for sample in [
             r#"errors_total{reason="invalid_request"} 1"#,
             r#"errors_total{reason="store"} 1"#,
+            r#"errors_total{reason="no_plans"} 1"#,
             r#"key_checks_total{result="known"} 1"#,
             r#"key_checks_total{result="unknown"} 1"#,
             r#"key_checks_total{result="missing"} 1"#,

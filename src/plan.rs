@@ -18,6 +18,8 @@ mod domain;
 mod keys;
 mod level;
 mod matching;
+mod merge;
+mod options;
 mod plans;
 mod read;
 mod source;
@@ -27,8 +29,12 @@ pub use self::{
     domain::Domain,
     keys::ApiKey,
     mistake::{LoadError, Mistake, Place},
+    options::{LoadOptions, Modes, Sources},
     plans::Plans,
     reload::{ReloadStatus, SharedPlans},
-    rule::{Allowance, Match, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
+    rule::{
+        Allowance, LimitHeaders, Match, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
+        RuleCounters, RuleLimit,
+    },
     source::LARGEST_FILE,
 };

@@ -5,6 +5,7 @@ mod coalesced;
 use self::coalesced::Coalesced;
 use std::{
     io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,7 +30,9 @@ use crate::{
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, Settings, StatisticsSettings, StoreChoice},
+    settings::{
+        Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
+    },
     statistics::Statistics,
     store::{
         MemoryStore, Store,
@@ -43,6 +46,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
+/// How often gRPC health looks whether what it needs is there.
+const HEALTH_LOOK: Duration = Duration::from_millis(250);
+
 /// How often the plan files are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -55,10 +61,13 @@ pub struct Server {
     pub http: Address,
     /// Where metrics are served too.
     pub metrics: Option<Address>,
+    /// Where the debug pages are served, if anywhere.
+    pub debug: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
     drain_delay: Duration,
+    dialect: Dialect,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
@@ -108,7 +117,11 @@ impl Server {
     /// # Errors
     /// [`StartError`]: plans that do not load, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let plans = Arc::new(SharedPlans::open(settings.config.clone())?);
+        let plans = Arc::new(if settings.wait_for_plans {
+            SharedPlans::open_or_wait(settings.plans.clone())
+        } else {
+            SharedPlans::open(settings.plans.clone())?
+        });
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
@@ -129,18 +142,21 @@ impl Server {
         let reference = statistics
             .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
-        let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
-        let readiness = Arc::new(Readiness::default());
+        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
+        let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
+        let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
         let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
             metrics: None,
+            debug: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
             drain_delay: settings.drain_delay,
+            dialect: settings.dialect,
             stop: stop.clone(),
             tasks: JoinSet::new(),
             sockets: Vec::new(),
@@ -157,20 +173,40 @@ impl Server {
             Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
             None => None,
         };
+        let debug = match &settings.debug_listen {
+            Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
                 listener.socket,
-                router(routes.clone()),
+                router(routes.clone(), settings.connection_age),
                 stop.clone(),
             ));
         }
         server.http = http.address;
         let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
-        let app = admin::router(limiter, page, readiness);
+        let pages = admin::router(limiter, page, readiness.clone());
+        let app = pages.merge(grpc::json::router(rls));
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
+        if let Some(debug) = debug {
+            server.debug = Some(debug.address);
+            let app = admin::debug::router(plans.clone());
+            server
+                .tasks
+                .spawn(serve_http(debug.socket, app, stop.clone()));
+        }
+        if settings.health_needs != HealthNeeds::default() {
+            let health = follow(server.health.clone(), readiness);
+            let stop = stop.clone();
+            server.tasks.spawn(async move {
+                stop.run_until_cancelled_owned(health).await;
+                Ok(())
+            });
+        }
         let watch = plan::reload::watch(plans, POLL, stop);
         server
             .tasks
@@ -221,9 +257,13 @@ impl Server {
         }
         tracing::info!(delay = ?self.drain_delay, "draining: health says NOT_SERVING, requests are still answered");
         self.readiness.drain();
-        for service in ["", grpc::HEALTH_SERVICE] {
+        let services: &[&str] = match self.dialect {
+            Dialect::Tollgate => &["", grpc::HEALTH_SERVICE],
+            Dialect::Reference => &[grpc::HEALTH_SERVICE],
+        };
+        for service in services {
             self.health
-                .set_service_status(service, tonic_health::ServingStatus::NotServing)
+                .set_service_status(*service, tonic_health::ServingStatus::NotServing)
                 .await;
         }
         tokio::select! {
@@ -257,7 +297,7 @@ impl Server {
         };
         match address {
             Address::Tcp(tcp) => {
-                let socket = TcpListener::bind(tcp).await.map_err(failed)?;
+                let socket = bind_tcp(*tcp).await.map_err(failed)?;
                 let address = Address::Tcp(socket.local_addr().map_err(failed)?);
                 Ok(Listener {
                     address,
@@ -294,6 +334,17 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // It may be gone already, which is as good.
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Listens on `address`. Where the machine has no IPv6, "every address" is every one of IPv4.
+async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let everywhere = address.ip() == Ipv6Addr::UNSPECIFIED;
+    match TcpListener::bind(address).await {
+        Err(error) if everywhere && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 
@@ -342,9 +393,31 @@ async fn health() -> (HealthReporter, tonic_health::server::HealthService) {
     (reporter, service)
 }
 
+/// Keeps the service's gRPC health true to whether it has what it needs.
+async fn follow(health: HealthReporter, readiness: Arc<Readiness>) {
+    let mut look = tokio::time::interval(HEALTH_LOOK);
+    loop {
+        look.tick().await;
+        let status = match readiness.healthy() {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        health
+            .set_service_status(grpc::HEALTH_SERVICE, status)
+            .await;
+    }
+}
+
 /// HTTP/2 as Envoy needs it.
-fn router(routes: tonic::service::Routes) -> Router {
-    tonic::transport::Server::builder()
+fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
+    let mut builder = tonic::transport::Server::builder();
+    if let Some(limit) = age.limit {
+        builder = builder.max_connection_age(limit);
+    }
+    if let Some(grace) = age.grace {
+        builder = builder.max_connection_age_grace(grace);
+    }
+    builder
         // Envoy resets every call that misses its timeout; with the default of 20 a stall of ours would close its connection.
         .http2_max_pending_accept_reset_streams(Some(4_096))
         .http2_max_local_error_reset_streams(None)

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use crate::store::redis::{RedisUrl, RedisUrlError};
+use crate::{
+    plan::Sources,
+    store::redis::{RedisUrl, RedisUrlError},
+};
 
 pub use self::statistics::{
     Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
@@ -20,12 +23,16 @@ pub use self::statistics::{
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Plan files and folders.
-    pub config: Vec<PathBuf>,
+    /// Where plans come from, and how they are read.
+    pub plans: Sources,
+    /// Whether it starts though the plans do not load; calls fail until they do.
+    pub wait_for_plans: bool,
     /// Where the gRPC services listen; at least one.
     pub grpc_listen: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http_listen: Address,
+    /// Where the debug pages are served; nowhere if none.
+    pub debug_listen: Option<Address>,
     /// Where buckets live.
     pub store: StoreChoice,
     /// Longest wait for Redis per decision.
@@ -36,6 +43,40 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
+    /// In whose words errors and health are said.
+    pub dialect: Dialect,
+    /// Without what health says that it does not serve.
+    pub health_needs: HealthNeeds,
+    /// How long gRPC connections live.
+    pub connection_age: ConnectionAge,
+}
+
+/// In whose words errors and health are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// gRPC's own: each error has the code that tells what to do; while draining nothing is SERVING.
+    #[default]
+    Tollgate,
+    /// envoyproxy/ratelimit's: errors are UNKNOWN, and the unnamed health service is SERVING to the end.
+    Reference,
+}
+
+/// Without what health says that the service does not serve, though it answers; nothing unless told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HealthNeeds {
+    /// Plans of at least one domain.
+    pub plans: bool,
+    /// A store that can be reached.
+    pub store: bool,
+}
+
+/// How long gRPC connections live. Clients that connect anew spread over replicas that came since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionAge {
+    /// When they are told to end; never if none.
+    pub limit: Option<Duration>,
+    /// How long they may take to end then; as long as they like if none.
+    pub grace: Option<Duration>,
 }
 
 /// Where buckets live.

@@ -48,6 +48,15 @@ pub struct Item {
     pub on_store_error: OnStoreError,
 }
 
+impl Item {
+    /// Makes a quota item one that takes what fits and refuses nothing, as one in shadow mode.
+    pub fn never_refuse(&mut self) {
+        if self.role == Role::Quota {
+            self.role = Role::Shadow;
+        }
+    }
+}
+
 /// The answer to a [`Take`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
@@ -99,6 +108,14 @@ pub enum Store {
 }
 
 impl Store {
+    /// Whether it cannot be reached now.
+    pub fn is_down(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(redis) => redis.is_down().is_some(),
+        }
+    }
+
     /// Takes all of `take`, or nothing. Balances have the length and order of `take.items`.
     ///
     /// # Errors

@@ -1050,7 +1050,7 @@ fn the_readme_and_the_help_agree_on_flags_and_commands() {
         }
         named += 1;
     }
-    assert_eq!(named, 6);
+    assert_eq!(named, 7);
 }
 
 #[tokio::test]

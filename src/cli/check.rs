@@ -54,7 +54,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
-    match Plans::load(&args.files, None) {
+    match Plans::load(&args.files.clone().into(), None) {
         Ok(plans) => {
             let good = !args.strict || plans.warnings().is_empty();
             let code = if good {

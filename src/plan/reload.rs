@@ -4,7 +4,7 @@
 //! in the log, and in [`ReloadStatus`].
 
 use std::{
-    collections::HashSet,
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Mistake, Plans};
+use super::{LoadError, Mistake, Plans, Sources, source::folders_below};
 
 /// How long to wait for further changes after the first: one edit is several events.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// The plans in force, and how the last reloads went.
 #[derive(Debug)]
 pub struct SharedPlans {
-    sources: Vec<PathBuf>,
+    sources: Sources,
     plans: ArcSwap<Plans>,
     status: watch::Sender<ReloadStatus>,
     /// Held while files are read, so that an older reading never comes after a newer one.
@@ -52,18 +52,29 @@ impl SharedPlans {
     ///
     /// # Errors
     /// As [`Plans::load`].
-    pub fn open(sources: Vec<PathBuf>) -> Result<Self, LoadError> {
+    pub fn open(sources: impl Into<Sources>) -> Result<Self, LoadError> {
+        let sources = sources.into();
         let plans = Plans::load(&sources, None)?;
         warn(&plans);
         Ok(Self::new(plans, sources))
     }
 
-    /// Plans that come from no file and never change.
-    pub fn fixed(plans: Plans) -> Self {
-        Self::new(plans, Vec::new())
+    /// Loads `sources` for the first time, or waits for them to become good: until then there are no plans.
+    pub fn open_or_wait(sources: impl Into<Sources>) -> Self {
+        let sources = sources.into();
+        let none = Plans::none(&sources.options);
+        let shared = Self::new(none, sources);
+        // Already said, in the log and in the status.
+        let _ = shared.reload();
+        shared
     }
 
-    fn new(plans: Plans, sources: Vec<PathBuf>) -> Self {
+    /// Plans that come from no file and never change.
+    pub fn fixed(plans: Plans) -> Self {
+        Self::new(plans, Sources::default())
+    }
+
+    fn new(plans: Plans, sources: Sources) -> Self {
         Self {
             sources,
             plans: ArcSwap::from_pointee(plans),
@@ -98,7 +109,7 @@ impl SharedPlans {
     /// As [`Plans::load`]; then the plans of before stay in force.
     pub fn reload(&self) -> Result<bool, LoadError> {
         let _alone = self.reloading.lock();
-        if self.sources.is_empty() {
+        if self.sources.paths.is_empty() {
             return Ok(false);
         }
         let before = self.load_full();
@@ -147,7 +158,7 @@ impl SharedPlans {
             version = format!("{:016x}", plans.version()),
             domains = plans.domains().count(),
             rules,
-            "plans reloaded"
+            "plans loaded"
         );
         self.plans.store(Arc::new(plans));
         self.status.send_modify(|status| {
@@ -173,7 +184,11 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let new = status.error.as_deref() != Some(error);
             if new {
-                tracing::error!("plans not reloaded, those of before stay in force:\n{error}");
+                let kept = match self.load().loaded() {
+                    true => "those of before stay in force",
+                    false => "and there are none yet: calls fail until they load",
+                };
+                tracing::error!("plans not loaded, {kept}:\n{error}");
                 status.failed += 1;
                 status.error = Some(Arc::new(error.clone()));
                 status.at = Some(SystemTime::now());
@@ -223,13 +238,13 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(sources: &[PathBuf]) -> Self {
+    fn new(sources: &Sources) -> Self {
         // One place is enough: what counts is that something changed since the last look.
         let (tell, changed) = mpsc::channel(1);
         let _open = tell.clone();
-        let scopes = scopes(sources);
+        let paths = absolute(sources);
         let tell_if_ours = move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| concerns(&event, &scopes)) {
+            if event.is_ok_and(|event| concerns(&event, &paths)) {
                 let _ = tell.try_send(());
             }
         };
@@ -247,14 +262,14 @@ impl Watched {
     }
 
     /// Watches all folders, also those that came, or came anew, since the last time.
-    fn renew(&mut self, sources: &[PathBuf]) {
+    fn renew(&mut self, sources: &Sources) {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
-        for scope in scopes(sources) {
-            let _ = watcher.unwatch(&scope.folder);
-            match watcher.watch(&scope.folder, RecursiveMode::NonRecursive) {
-                Err(error) if !self.warned && scope.folder.exists() => {
+        for (folder, needed) in folders(sources) {
+            let _ = watcher.unwatch(&folder);
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Err(error) if needed && !self.warned && folder.exists() => {
                     self.warned = true;
                     tracing::warn!("plan files are polled, not watched: {error}");
                 }
@@ -264,49 +279,46 @@ impl Watched {
     }
 }
 
-/// A watched folder, and whether only one name in it matters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    folder: PathBuf,
-    only: Option<PathBuf>,
+/// The sources as events name them, whatever they are.
+fn absolute(sources: &Sources) -> Vec<PathBuf> {
+    let absolute = |path: &PathBuf| {
+        // Fails only where there is no current folder; then a relative source cannot be read either.
+        std::path::absolute(path).unwrap_or_else(|_| path.clone())
+    };
+    sources.paths.iter().map(absolute).collect()
 }
 
-/// A file's folder; a folder itself, and its own name in the folder above, which may be a link that is put elsewhere.
+/// The folders to watch, and whether changes of plan files go unnoticed without: those that the files are in, and all on the
+/// way to them, of which each may be a link that is put elsewhere.
 ///
 /// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
-/// Paths are absolute, as those of events are, whatever the sources are.
-fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
-    let mut scopes = HashSet::new();
-    for source in sources {
-        // Fails only where there is no current folder; then a relative source cannot be read either.
-        let source = &std::path::absolute(source).unwrap_or_else(|_| source.clone());
+fn folders(sources: &Sources) -> BTreeMap<PathBuf, bool> {
+    let mut folders = BTreeMap::new();
+    for source in absolute(sources) {
         let folder = source.is_dir();
-        if folder {
-            scopes.insert(Scope {
-                folder: source.clone(),
-                only: None,
-            });
+        for (steps, above) in source.ancestors().enumerate().skip(1) {
+            let needed = steps == 1 && !folder;
+            *folders.entry(above.to_owned()).or_default() |= needed;
         }
-        if let Some(above) = source.parent() {
-            scopes.insert(Scope {
-                folder: above.to_owned(),
-                only: folder.then(|| source.clone()),
-            });
+        if sources.options.every_file {
+            folders.extend(folders_below(&source).map(|below| (below, true)));
+        } else if folder {
+            folders.insert(source, true);
         }
     }
-    scopes
+    folders
 }
 
 /// Whether an event may have changed a plan file. Our own reading causes access events, which do not.
-fn concerns(event: &Event, scopes: &HashSet<Scope>) -> bool {
+fn concerns(event: &Event, sources: &[PathBuf]) -> bool {
     if matches!(event.kind, EventKind::Access(_)) {
         return false;
     }
-    event.need_rescan()
-        || event.paths.iter().any(|path| {
-            scopes.iter().any(|scope| match &scope.only {
-                Some(only) => path == only,
-                None => path.starts_with(&scope.folder) || path.parent() == Some(&scope.folder),
-            })
+    let concerns = |path: &PathBuf| {
+        sources.iter().any(|source| {
+            let beside = || path.parent() == source.parent() && !source.is_dir();
+            path.starts_with(source) || source.starts_with(path) || beside()
         })
+    };
+    event.need_rescan() || event.paths.iter().any(concerns)
 }
