@@ -59,10 +59,10 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
-    /// Where the debug pages are served, if anywhere.
-    pub debug: Option<Address>,
     /// Where metrics are served too.
     pub metrics: Option<Address>,
+    /// Where the debug pages are served, if anywhere.
+    pub debug: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
@@ -150,8 +150,8 @@ impl Server {
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
-            debug: None,
             metrics: None,
+            debug: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
@@ -169,12 +169,12 @@ impl Server {
         let http = server
             .bind(&settings.http_listen, "HTTP", "--http-listen")
             .await?;
-        let debug = match &settings.debug_listen {
-            Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
-            None => None,
-        };
         let metrics_listener = match &wanted.metrics_listen {
             Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
+        let debug = match &settings.debug_listen {
+            Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
             None => None,
         };
         for listener in listeners {
