@@ -114,10 +114,10 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
+        let statistics = self.statistics.as_deref().filter(|_| !dry);
         if !plans.loaded() {
             return Err(DecideError::NoPlans);
         }
-        let statistics = self.statistics.as_deref().filter(|_| !dry);
         let Some(domain) = plans.domain(&query.domain) else {
             if let Some(statistics) = statistics {
                 statistics.unknown_domain(&query.domain, query.descriptors.len());

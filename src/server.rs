@@ -59,10 +59,10 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
-    /// Where the debug pages are served, if anywhere.
-    pub debug: Option<Address>,
     /// Where metrics are served too.
     pub metrics: Option<Address>,
+    /// Where the debug pages are served, if anywhere.
+    pub debug: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
@@ -86,7 +86,7 @@ pub enum StartError {
         address: Address,
         /// Who wanted it.
         what: &'static str,
-        /// The flag that moves it.
+        /// The flag, or the variable, that moves it.
         flag: &'static str,
         /// What the system said.
         source: io::Error,
@@ -151,8 +151,8 @@ impl Server {
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
-            debug: None,
             metrics: None,
+            debug: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
@@ -164,18 +164,19 @@ impl Server {
         };
         // All ports are opened before any serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
+        let [grpc_mover, http_mover, debug_mover] = settings.dialect.movers();
         for address in &settings.grpc_listen {
-            listeners.push(server.bind(address, "gRPC", "--grpc-listen").await?);
+            listeners.push(server.bind(address, "gRPC", grpc_mover).await?);
         }
         let http = server
-            .bind(&settings.http_listen, "HTTP", "--http-listen")
+            .bind(&settings.http_listen, "HTTP", http_mover)
             .await?;
-        let debug = match &settings.debug_listen {
-            Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
-            None => None,
-        };
         let metrics_listener = match &wanted.metrics_listen {
             Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
+        let debug = match &settings.debug_listen {
+            Some(address) => Some(server.bind(address, "debug", debug_mover).await?),
             None => None,
         };
         for listener in listeners {

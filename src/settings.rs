@@ -63,6 +63,16 @@ pub enum Dialect {
     Reference,
 }
 
+impl Dialect {
+    /// What moves the ports of gRPC, HTTP and the debug pages: flags, or variables.
+    pub fn movers(self) -> [&'static str; 3] {
+        match self {
+            Self::Tollgate => ["--grpc-listen", "--http-listen", "--debug-listen"],
+            Self::Reference => ["GRPC_PORT", "PORT", "DEBUG_PORT"],
+        }
+    }
+}
+
 /// Without what health says that the service does not serve, though it answers; nothing unless told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HealthNeeds {

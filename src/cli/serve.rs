@@ -95,10 +95,10 @@ impl ServeArgs {
             max_buckets: self.max_buckets.get(),
             local_cache: false,
             drain_delay: self.drain_delay,
+            statistics: self.statistics.settings(),
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
-            statistics: self.statistics.settings(),
         })
     }
 
@@ -209,15 +209,15 @@ fn banner(server: &Server, settings: &Settings) -> String {
         grpc.join(", ")
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
-    if let Some(debug) = &server.debug {
-        text += &format!("  debug pages on {debug}\n");
-    }
     if let Some(metrics) = &server.metrics {
         let path = &settings.statistics.metrics_path;
         text += &format!("  metrics (HTTP) on {metrics}{path}\n");
     }
     if let Some(statsd) = &settings.statistics.statsd {
         text += &format!("  statistics to {}\n", statsd.to);
+    }
+    if let Some(debug) = &server.debug {
+        text += &format!("  debug pages on {debug}\n");
     }
     text += &format!("  buckets live in {}\n", settings.store);
     for domain in plans.domains() {
