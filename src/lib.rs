@@ -6,6 +6,8 @@
 pub mod clock;
 pub mod descriptor;
 pub mod limit;
+pub mod tls;
+pub mod watch;
 
 pub mod bucket;
 

@@ -4,25 +4,18 @@
 //! in the log, and in [`ReloadStatus`].
 
 use std::{
-    collections::HashSet,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{LoadError, Mistake, Plans};
-
-/// How long to wait for further changes after the first: one edit is several events.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+use crate::watch::Watched;
 
 /// The plans in force, and how the last reloads went.
 #[derive(Debug)]
@@ -193,7 +186,7 @@ fn warn(plans: &Plans) {
 ///
 /// Where files cannot be watched, a warning says so and the looks remain.
 pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -> JoinHandle<()> {
-    let watched = Watched::new(&plans.sources);
+    let watched = Watched::new("plan files", plans.sources.clone());
     tokio::spawn(async move {
         let run = run(plans, poll, watched);
         stop.run_until_cancelled(run).await;
@@ -202,111 +195,8 @@ pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -
 
 async fn run(plans: Arc<SharedPlans>, poll: Duration, mut watched: Watched) {
     loop {
-        if let Ok(Some(())) = tokio::time::timeout(poll, watched.changed.recv()).await {
-            tokio::time::sleep(DEBOUNCE).await;
-            let _ = watched.changed.try_recv();
-        }
-        // Before reading: a change that comes while we read is then noticed.
-        watched.renew(&plans.sources);
+        watched.changed(poll).await;
         // Already said, in the log and in the status.
         let _ = plans.reload_now().await;
     }
-}
-
-/// The folders that are watched.
-struct Watched {
-    watcher: Option<RecommendedWatcher>,
-    changed: mpsc::Receiver<()>,
-    /// Held so that `changed` never ends, even without a watcher.
-    _open: mpsc::Sender<()>,
-    warned: bool,
-}
-
-impl Watched {
-    fn new(sources: &[PathBuf]) -> Self {
-        // One place is enough: what counts is that something changed since the last look.
-        let (tell, changed) = mpsc::channel(1);
-        let _open = tell.clone();
-        let scopes = scopes(sources);
-        let tell_if_ours = move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| concerns(&event, &scopes)) {
-                let _ = tell.try_send(());
-            }
-        };
-        let watcher = notify::recommended_watcher(tell_if_ours)
-            .inspect_err(|error| tracing::warn!("plan files are polled, not watched: {error}"))
-            .ok();
-        let mut watched = Self {
-            warned: watcher.is_none(),
-            watcher,
-            changed,
-            _open,
-        };
-        watched.renew(sources);
-        watched
-    }
-
-    /// Watches all folders, also those that came, or came anew, since the last time.
-    fn renew(&mut self, sources: &[PathBuf]) {
-        let Some(watcher) = &mut self.watcher else {
-            return;
-        };
-        for scope in scopes(sources) {
-            let _ = watcher.unwatch(&scope.folder);
-            match watcher.watch(&scope.folder, RecursiveMode::NonRecursive) {
-                Err(error) if !self.warned && scope.folder.exists() => {
-                    self.warned = true;
-                    tracing::warn!("plan files are polled, not watched: {error}");
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A watched folder, and whether only one name in it matters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    folder: PathBuf,
-    only: Option<PathBuf>,
-}
-
-/// A file's folder; a folder itself, and its own name in the folder above, which may be a link that is put elsewhere.
-///
-/// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
-/// Paths are absolute, as those of events are, whatever the sources are.
-fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
-    let mut scopes = HashSet::new();
-    for source in sources {
-        // Fails only where there is no current folder; then a relative source cannot be read either.
-        let source = &std::path::absolute(source).unwrap_or_else(|_| source.clone());
-        let folder = source.is_dir();
-        if folder {
-            scopes.insert(Scope {
-                folder: source.clone(),
-                only: None,
-            });
-        }
-        if let Some(above) = source.parent() {
-            scopes.insert(Scope {
-                folder: above.to_owned(),
-                only: folder.then(|| source.clone()),
-            });
-        }
-    }
-    scopes
-}
-
-/// Whether an event may have changed a plan file. Our own reading causes access events, which do not.
-fn concerns(event: &Event, scopes: &HashSet<Scope>) -> bool {
-    if matches!(event.kind, EventKind::Access(_)) {
-        return false;
-    }
-    event.need_rescan()
-        || event.paths.iter().any(|path| {
-            scopes.iter().any(|scope| match &scope.only {
-                Some(only) => path == only,
-                None => path.starts_with(&scope.folder) || path.parent() == Some(&scope.folder),
-            })
-        })
 }
