@@ -7,6 +7,7 @@ pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod serve;
+pub mod tls;
 
 use std::{
     env,

@@ -3,6 +3,8 @@
 //! The request path only touches the atomics here and those of its rules. Labels are bounded: codes and reasons are enums,
 //! and rules beyond [`MAX_RULES`] are added up as `other` when a page is written.
 
+pub mod tls;
+
 use std::fmt::{self, Write as _};
 
 use prometheus_client::{

@@ -1,8 +1,9 @@
 //! Builds everything from settings, serves, drains.
 
 mod coalesced;
+mod tls;
 
-use self::coalesced::Coalesced;
+use self::{coalesced::Coalesced, tls::ServerTls};
 use std::{
     io,
     os::unix::fs::FileTypeExt,
@@ -13,10 +14,14 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
+    sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
-use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
+use tokio_stream::{
+    StreamExt,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
@@ -33,6 +38,7 @@ use crate::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
     },
+    tls::TlsFileError,
 };
 
 /// How long connections may take to end after GOAWAY before they are cut.
@@ -41,7 +47,7 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
-/// How often the plan files are read though nothing said that they changed: some mounts tell nothing.
+/// How often plan files and certificates are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
 
 /// A service whose ports are open.
@@ -66,6 +72,11 @@ pub enum StartError {
     /// The plans did not load.
     #[error("{0}")]
     Plans(#[from] LoadError),
+    /// The certificates of the gRPC listeners cannot be used.
+    #[error(
+        "cannot serve gRPC over TLS: {0}; see --grpc-tls-cert, --grpc-tls-key and --grpc-client-ca"
+    )]
+    Tls(#[from] TlsFileError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -102,8 +113,10 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans that do not load, an address that cannot be listened on.
+    /// [`StartError`]: plans that do not load, certificates that cannot be used, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = tls.map(Arc::new);
         let plans = Arc::new(SharedPlans::open(settings.config.clone())?);
         let store = connect_store(
             &settings.store,
@@ -114,6 +127,9 @@ impl Server {
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
+        if let Some(tls) = &tls {
+            tls.metrics().register(&mut metrics);
+        }
         let metrics = Arc::new(metrics);
         let limiter = Arc::new(Limiter::new(plans.clone(), store));
         let (health, health_service) = health().await;
@@ -144,6 +160,7 @@ impl Server {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
                 listener.socket,
+                tls.clone(),
                 router(routes.clone()),
                 stop.clone(),
             ));
@@ -153,6 +170,13 @@ impl Server {
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
+        if let Some(tls) = tls {
+            let stop = stop.clone();
+            server.tasks.spawn(async move {
+                stop.run_until_cancelled(tls.keep_fresh(POLL)).await;
+                Ok(())
+            });
+        }
         let watch = plan::reload::watch(plans, POLL, stop);
         server
             .tasks
@@ -307,21 +331,32 @@ fn router(routes: tonic::service::Routes) -> Router {
         .add_routes(routes)
 }
 
+/// TLS is for TCP only: who may open a unix socket, the file system says.
 async fn serve_grpc(
     socket: Socket,
+    tls: Option<Arc<ServerTls>>,
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let stopped = stop.cancelled_owned();
-    match socket {
-        Socket::Tcp(listener) => {
+    let stopped = stop.clone().cancelled_owned();
+    match (socket, tls) {
+        (Socket::Tcp(listener), Some(tls)) => {
+            let (ready, accepted) = mpsc::channel(1);
+            let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
+            let incoming =
+                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+            let serving = router.serve_with_incoming_shutdown(incoming, stopped);
+            let (served, _) = tokio::join!(serving, accepting);
+            served?;
+        }
+        (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
-        Socket::Unix(listener) => {
+        (Socket::Unix(listener), _) => {
             let incoming = UnixListenerStream::new(listener);
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::store::redis::{RedisUrl, RedisUrlError};
+use crate::{
+    store::redis::{RedisUrl, RedisUrlError},
+    tls::ServerFiles,
+};
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub struct Settings {
     pub config: Vec<PathBuf>,
     /// Where the gRPC services listen; at least one.
     pub grpc_listen: Vec<Address>,
+    /// TLS on the TCP addresses of `grpc_listen`; none for plain HTTP/2.
+    pub grpc_tls: Option<ServerFiles>,
     /// Where health, metrics and plans are served.
     pub http_listen: Address,
     /// Where buckets live.

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{
 use self::san::OnlyNames;
 pub use self::{
     error::{TlsFile, TlsFileError},
-    files::{Identity, IdentityFiles, authorities},
+    files::{Identity, IdentityFiles, IdentityPems, Pem},
 };
 
 /// What a server shows, and what it wants to see.
@@ -43,21 +43,48 @@ impl ServerFiles {
         pair.chain(self.client_ca.clone()).collect()
     }
 
+    /// Reads all files as they are now.
+    ///
+    /// # Errors
+    /// The first file that cannot be read.
+    pub fn read(&self) -> Result<ServerPems, TlsFileError> {
+        Ok(ServerPems {
+            identity: self.identity.read()?,
+            client_ca: self
+                .client_ca
+                .as_deref()
+                .map(|path| Pem::read(path, TlsFile::Authorities))
+                .transpose()?,
+            client_san: self.client_san.clone(),
+        })
+    }
+}
+
+/// What a server's files held at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerPems {
+    identity: IdentityPems,
+    client_ca: Option<Pem>,
+    client_san: Vec<String>,
+}
+
+impl ServerPems {
     /// Settings for HTTP/2 over TLS 1.2 or 1.3, and when the server's certificate expires.
     ///
     /// # Errors
-    /// A file that cannot be read or is not what it should be, a pair that does not fit, a certificate not valid at `now`.
-    pub fn load(&self, now: SystemTime) -> Result<(ServerConfig, SystemTime), TlsFileError> {
-        let identity = self.identity.load(now)?;
+    /// A file that is not what it should be, a pair that does not fit, a certificate not valid at `now`.
+    pub fn config(&self, now: SystemTime) -> Result<(ServerConfig, SystemTime), TlsFileError> {
+        let identity = self.identity.check(now)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13, &TLS12])
             .expect("ring has suites for both");
         let builder = match &self.client_ca {
-            Some(path) => {
-                let roots = Arc::new(authorities(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-                    .build()
-                    .expect("authorities() gives at least one");
+            Some(pem) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(
+                    Arc::new(pem.authorities()?),
+                    provider(),
+                );
+                let verifier = verifier.build().expect("there is an authority");
                 builder.with_client_cert_verifier(OnlyNames::wrap(verifier, &self.client_san))
             }
             None => builder.with_no_client_auth(),
@@ -91,7 +118,7 @@ impl ClientFiles {
         now: SystemTime,
     ) -> Result<ClientConfig, TlsFileError> {
         let roots = match &self.ca {
-            Some(path) => authorities(path)?,
+            Some(path) => Pem::read(path, TlsFile::Authorities)?.authorities()?,
             None => system_authorities()?,
         };
         let builder = ClientConfig::builder_with_provider(provider())
@@ -100,7 +127,7 @@ impl ClientFiles {
             .with_root_certificates(roots);
         Ok(match &self.identity {
             Some(files) => {
-                let identity = files.load(now)?;
+                let identity = files.read()?.check(now)?;
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key)))
             }
             None => builder.with_no_client_auth(),

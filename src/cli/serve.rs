@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs};
+use super::{ConfigArgs, LogArgs, tls::TlsArgs};
 use crate::{
     plan::SharedPlans,
     server::Server,
@@ -26,6 +26,8 @@ pub struct ServeArgs {
         default_value = "0.0.0.0:8081"
     )]
     grpc_listen: Vec<Address>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Where to serve health, metrics and plans over HTTP
     #[arg(
         long,
@@ -69,6 +71,7 @@ impl ServeArgs {
         Ok(Settings {
             config: self.config.sources(),
             grpc_listen: self.grpc_listen.clone(),
+            grpc_tls: self.tls.files(),
             http_listen: self.http_listen.clone(),
             store: super::store(&self.store)?,
             store_timeout: self.store_timeout,
