@@ -80,11 +80,15 @@ async fn healthcheck(State(app): State<App>) -> Response {
     "OK".into_response()
 }
 
-/// New requests may come. Plans are loaded, or the ports would not be open; without the store, rules answer by their
+/// New requests may come. Plans have come, from files before the ports open; without the store, rules answer by their
 /// `on_store_error`.
 async fn ready(State(app): State<App>) -> Response {
     if app.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response();
+    }
+    if !app.limiter.plans().load().loaded() {
+        let message = DecideError::NoPlans.to_string();
+        return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     }
     "ready".into_response()
 }
@@ -115,7 +119,9 @@ async fn explain(
 
 fn status_of(error: &ExplainError) -> StatusCode {
     match error {
-        ExplainError::Decide(DecideError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+        ExplainError::Decide(DecideError::Store(_) | DecideError::NoPlans) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ExplainError::Decide(DecideError::Override { .. }) | ExplainError::Question(_) => {
             StatusCode::BAD_REQUEST
         }

@@ -3,6 +3,7 @@
 //! A request travels `grpc/rls.rs` → `limiter.rs` → `store/` → `store/redis/take.lua` and back. `ARCHITECTURE.md` has the
 //! map; each module uses only those listed above it here.
 
+pub mod causes;
 pub mod clock;
 pub mod descriptor;
 pub mod limit;
@@ -12,7 +13,6 @@ pub mod watch;
 pub mod bucket;
 
 pub mod plan;
-pub mod settings;
 
 pub mod store;
 
@@ -22,6 +22,10 @@ pub mod limiter;
 pub mod explain;
 pub mod metrics;
 pub mod proto;
+
+pub mod xds;
+
+pub mod settings;
 
 pub mod admin;
 pub mod grpc;

@@ -26,6 +26,9 @@ pub struct Limiter {
 /// Why a query was not decided.
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
+    /// No plans have come yet.
+    #[error("no plans loaded yet")]
+    NoPlans,
     /// A limit that the request brings along cannot be counted.
     #[error("descriptors[{index}].limit: {source}")]
     Override {
@@ -65,7 +68,7 @@ impl Limiter {
     /// Takes everything the query asks for, or nothing, by `deadline`.
     ///
     /// # Errors
-    /// [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
+    /// [`DecideError::NoPlans`] before the first plans; [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
     /// leaves the decision to the caller.
     pub async fn decide(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
         let plans = self.plans.load_full();
@@ -93,7 +96,10 @@ impl Limiter {
         dry: bool,
     ) -> Result<Decision, DecideError> {
         let Some(domain) = plans.domain(&query.domain) else {
-            return Ok(unknown_domain(query));
+            return match plans.loaded() {
+                true => Ok(unknown_domain(query)),
+                false => Err(DecideError::NoPlans),
+            };
         };
         let (mut parts, mut take) = plan_take(domain, query)?;
         let refused = parts.iter().any(Part::refuses);

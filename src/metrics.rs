@@ -79,6 +79,8 @@ pub struct ErrorLabels {
 pub enum ErrorReason {
     /// The request was not one.
     InvalidRequest,
+    /// No plans have come yet.
+    NoPlans,
     /// The store did not decide, and the rule leaves it to the caller.
     Store,
 }
@@ -87,6 +89,7 @@ impl EncodeLabelValue for ErrorReason {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(match self {
             Self::InvalidRequest => "invalid_request",
+            Self::NoPlans => "no_plans",
             Self::Store => "store",
         })
     }

@@ -39,6 +39,7 @@ use crate::{
         redis::{RedisSettings, RedisStore},
     },
     tls::TlsFileError,
+    xds::{self, XdsSettings},
 };
 
 /// How long connections may take to end after GOAWAY before they are cut.
@@ -117,7 +118,10 @@ impl Server {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
-        let plans = Arc::new(SharedPlans::open(settings.config.clone())?);
+        let plans = Arc::new(match &settings.xds {
+            Some(xds) => SharedPlans::streamed(xds.server.to_string()),
+            None => SharedPlans::open(settings.config.clone())?,
+        });
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
@@ -148,6 +152,10 @@ impl Server {
             tasks: JoinSet::new(),
             sockets: Vec::new(),
         };
+        match settings.xds {
+            Some(xds) => server.follow(xds, plans).await,
+            None => server.watch(plans),
+        }
         // All ports are opened before any serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
         for address in &settings.grpc_listen {
@@ -177,11 +185,31 @@ impl Server {
                 Ok(())
             });
         }
-        let watch = plan::reload::watch(plans, POLL, stop);
-        server
-            .tasks
-            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
         Ok(server)
+    }
+
+    /// Keeps the plans as their files are.
+    fn watch(&mut self, plans: Arc<SharedPlans>) {
+        let watch = plan::reload::watch(plans, POLL, self.stop.clone());
+        self.tasks
+            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+    }
+
+    /// Keeps the plans as the control plane says; completes once there are plans, or at once where these may come later.
+    async fn follow(&mut self, xds: XdsSettings, plans: Arc<SharedPlans>) {
+        let mut changes = plans.changes();
+        let (stop, wait) = (self.stop.clone(), xds.wait_for_plans);
+        let following = plans.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(xds::run(xds, following)).await;
+            Ok(())
+        });
+        if wait {
+            tracing::info!("waiting for the first plans of the control plane");
+        }
+        while wait && !plans.load().loaded() {
+            changes.changed().await.expect("the plans are here");
+        }
     }
 
     /// The limiter that answers.

@@ -11,13 +11,16 @@ use std::{
 use crate::{
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
+    xds::XdsSettings,
 };
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Plan files and folders.
+    /// Plan files and folders; none with `xds`.
     pub config: Vec<PathBuf>,
+    /// The control plane that plans come from instead.
+    pub xds: Option<XdsSettings>,
     /// Where the gRPC services listen; at least one.
     pub grpc_listen: Vec<Address>,
     /// TLS on the TCP addresses of `grpc_listen`; none for plain HTTP/2.

@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs, tls::TlsArgs};
+use super::{ConfigArgs, LogArgs, tls::TlsArgs, xds::XdsArgs};
 use crate::{
     plan::SharedPlans,
     server::Server,
@@ -17,6 +17,8 @@ use crate::{
 pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    xds: XdsArgs,
     /// Where to serve gRPC: host:port or unix:PATH; repeatable
     #[arg(
         long,
@@ -68,8 +70,17 @@ pub struct ServeArgs {
 
 impl ServeArgs {
     fn settings(&self) -> Result<Settings, String> {
+        let xds = self.xds.settings();
+        if xds.is_some() && self.config.named() {
+            return Err("plans come from --xds or from --config, not from both".to_owned());
+        }
+        let config = match xds {
+            Some(_) => Vec::new(),
+            None => self.config.sources(),
+        };
         Ok(Settings {
-            config: self.config.sources(),
+            config,
+            xds,
             grpc_listen: self.grpc_listen.clone(),
             grpc_tls: self.tls.files(),
             http_listen: self.http_listen.clone(),
@@ -174,6 +185,9 @@ fn banner(server: &Server, settings: &Settings) -> String {
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
     text += &format!("  buckets live in {}\n", settings.store);
+    if let Some(xds) = &settings.xds {
+        text += &format!("  plans come from the control plane at {}\n", xds.server);
+    }
     for domain in plans.domains() {
         let (rules, keys) = (domain.rules().count(), domain.api_keys().count());
         text += &format!(

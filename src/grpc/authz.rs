@@ -20,6 +20,7 @@ use envoy_types::pb::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use super::status;
 use crate::{
     metrics::{CheckLabels, CheckResult, Metrics},
     plan::{ApiKey, SharedPlans},
@@ -63,6 +64,9 @@ impl Authorization for Service {
             return Ok(Response::new(forbidden()));
         };
         let plans = self.plans.load();
+        if !plans.loaded() {
+            return Err(status::no_plans(&self.metrics));
+        }
         let response = match plans.api_key(&secret) {
             Some(key) => {
                 self.count(CheckResult::Known);

@@ -22,11 +22,18 @@ pub fn undecided(metrics: &Metrics, error: &DecideError) -> Status {
             count(metrics, ErrorReason::InvalidRequest);
             Status::invalid_argument(error.to_string())
         }
+        DecideError::NoPlans => no_plans(metrics),
         DecideError::Store(_) => {
             count(metrics, ErrorReason::Store);
             Status::unavailable(error.to_string())
         }
     }
+}
+
+/// Nothing can be decided yet: UNAVAILABLE, so that Envoy's `failure_mode_deny` decides.
+pub fn no_plans(metrics: &Metrics) -> Status {
+    count(metrics, ErrorReason::NoPlans);
+    Status::unavailable(DecideError::NoPlans.to_string())
 }
 
 /// The answer to a call whose message may not have been one. No service of ours answers INTERNAL or OUT_OF_RANGE: these

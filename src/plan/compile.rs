@@ -302,7 +302,7 @@ impl Compiler<'_> {
                 format!("never reached: an earlier rule{path_of} meets all of its values");
             self.notes.warning(Mistake {
                 file: Arc::clone(&self.file),
-                place: Some(rule.place),
+                place: rule.place,
                 path: path.to_string(),
                 message,
             });

@@ -16,8 +16,7 @@ use super::{
     fields::Reader,
     keys::{ApiKey, ApiKeys},
     mistake::{LoadError, Mistake, Notes},
-    read::read,
-    source::{Source, gather},
+    source::{Content, Source, gather},
 };
 
 /// All plans, as they were at one moment.
@@ -28,7 +27,7 @@ pub struct Plans {
     files: Vec<PathBuf>,
     warnings: Vec<Mistake>,
     version: u64,
-    loaded_at: SystemTime,
+    loaded_at: Option<SystemTime>,
 }
 
 impl Plans {
@@ -42,20 +41,32 @@ impl Plans {
         Self::build(&sources, previous, notes)
     }
 
-    /// Loads `sources` unless they are word for word what `previous` was made of.
+    /// Loads what `gather` finds unless it is word for word what `previous` was made of.
     ///
     /// # Errors
     /// As [`Plans::load`].
     pub fn load_if_changed(
-        sources: &[PathBuf],
+        gather: impl FnOnce(&mut Notes) -> Vec<Source>,
         previous: &Self,
     ) -> Result<Option<Self>, LoadError> {
         let mut notes = Notes::default();
-        let sources = gather(sources, &mut notes);
-        if notes.total() == 0 && version(&sources) == previous.version {
+        let sources = gather(&mut notes);
+        if notes.total() == 0 && previous.loaded() && version(&sources) == previous.version {
             return Ok(None);
         }
         Self::build(&sources, Some(previous), notes).map(Some)
+    }
+
+    /// No plans: none have come yet.
+    pub fn awaited() -> Self {
+        Self {
+            domains: HashMap::new(),
+            keys: ApiKeys::default(),
+            files: Vec::new(),
+            warnings: Vec::new(),
+            version: 0,
+            loaded_at: None,
+        }
     }
 
     /// Loads texts as if they were files of those names.
@@ -67,7 +78,7 @@ impl Plans {
             .iter()
             .map(|(name, text)| Source {
                 path: PathBuf::from(name),
-                text: (*text).to_owned(),
+                content: Content::Text((*text).to_owned()),
             })
             .collect();
         Self::build(&sources, None, Notes::default())
@@ -86,7 +97,7 @@ impl Plans {
                 file: Arc::clone(&name),
                 notes: &mut notes,
             };
-            let file = read(&source.text, &mut reader);
+            let file = source.read(&mut reader);
             if let Some(path) = first.get(&file.domain)
                 && !file.domain.is_empty()
             {
@@ -98,11 +109,10 @@ impl Plans {
         }
         let mut plans = Self {
             domains: HashMap::with_capacity(files.len()),
-            keys: ApiKeys::default(),
             files: sources.iter().map(|source| source.path.clone()).collect(),
-            warnings: Vec::new(),
             version: version(sources),
-            loaded_at: SystemTime::now(),
+            loaded_at: Some(SystemTime::now()),
+            ..Self::awaited()
         };
         if notes.total() == 0 {
             for (name, file) in files {
@@ -172,7 +182,7 @@ impl Plans {
         &self.warnings
     }
 
-    /// The files that were read, in order.
+    /// The files, or resources, that were read, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -182,8 +192,13 @@ impl Plans {
         self.version
     }
 
+    /// Whether they ever came: from files always, from a control plane in time.
+    pub fn loaded(&self) -> bool {
+        self.loaded_at.is_some()
+    }
+
     /// When they were loaded.
-    pub fn loaded_at(&self) -> SystemTime {
+    pub fn loaded_at(&self) -> Option<SystemTime> {
         self.loaded_at
     }
 }
@@ -204,7 +219,7 @@ fn version(sources: &[Source]) -> u64 {
     let mut hasher = SipHasher13::new();
     for source in sources {
         let path = source.path.as_os_str().as_encoded_bytes();
-        for part in [path, source.text.as_bytes()] {
+        for part in [path, source.bytes()] {
             hasher.write_u64(part.len() as u64);
             hasher.write(part);
         }

@@ -14,7 +14,11 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Mistake, Plans};
+use super::{
+    LoadError, Mistake, Plans,
+    mistake::Notes,
+    source::{Source, gather},
+};
 use crate::watch::Watched;
 
 /// The plans in force, and how the last reloads went.
@@ -38,6 +42,23 @@ pub struct ReloadStatus {
     pub error: Option<Arc<LoadError>>,
     /// When files were last found changed, for better or worse.
     pub at: Option<SystemTime>,
+    /// The control plane, if plans come from one.
+    pub stream: Option<StreamStatus>,
+}
+
+/// How it stands with the control plane that plans come from.
+#[derive(Debug, Clone, Default)]
+pub struct StreamStatus {
+    /// Its address.
+    pub server: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// The version in force, as the control plane calls it; none before the first.
+    pub version: Option<String>,
+    /// Updates that were taken.
+    pub accepted: u64,
+    /// Updates that were refused.
+    pub rejected: u64,
 }
 
 impl SharedPlans {
@@ -54,6 +75,18 @@ impl SharedPlans {
     /// Plans that come from no file and never change.
     pub fn fixed(plans: Plans) -> Self {
         Self::new(plans, Vec::new())
+    }
+
+    /// Plans that come from the control plane at `server` in time; until then there are none.
+    pub fn streamed(server: String) -> Self {
+        let shared = Self::new(Plans::awaited(), Vec::new());
+        shared.status.send_modify(|status| {
+            status.stream = Some(StreamStatus {
+                server,
+                ..StreamStatus::default()
+            });
+        });
+        shared
     }
 
     fn new(plans: Plans, sources: Vec<PathBuf>) -> Self {
@@ -90,12 +123,16 @@ impl SharedPlans {
     /// # Errors
     /// As [`Plans::load`]; then the plans of before stay in force.
     pub fn reload(&self) -> Result<bool, LoadError> {
-        let _alone = self.reloading.lock();
         if self.sources.is_empty() {
             return Ok(false);
         }
+        self.replace(|notes| gather(&self.sources, notes))
+    }
+
+    fn replace(&self, gather: impl FnOnce(&mut Notes) -> Vec<Source>) -> Result<bool, LoadError> {
+        let _alone = self.reloading.lock();
         let before = self.load_full();
-        match Plans::load_if_changed(&self.sources, &before) {
+        match Plans::load_if_changed(gather, &before) {
             Ok(None) => {
                 self.now_good();
                 Ok(false)
@@ -116,8 +153,33 @@ impl SharedPlans {
     /// # Errors
     /// As [`reload`](Self::reload).
     pub async fn reload_now(self: &Arc<Self>) -> Result<bool, LoadError> {
+        self.aside(Self::reload).await
+    }
+
+    /// Puts what `gather` finds in the place of all plans; answers whether other plans are now in force.
+    ///
+    /// # Errors
+    /// All mistakes, those that `gather` notes too; then the plans of before stay in force.
+    pub async fn replace_now(
+        self: &Arc<Self>,
+        gather: impl FnOnce(&mut Notes) -> Vec<Source> + Send + 'static,
+    ) -> Result<bool, LoadError> {
+        self.aside(|plans| plans.replace(gather)).await
+    }
+
+    /// Tells how it stands with the control plane.
+    pub fn tell_stream(&self, tell: impl FnOnce(&mut StreamStatus)) {
+        self.status
+            .send_modify(|status| tell(status.stream.get_or_insert_default()));
+    }
+
+    /// Loads where waiting for the file system, or computing for a while, delays nobody.
+    async fn aside(
+        self: &Arc<Self>,
+        load: impl FnOnce(&Self) -> Result<bool, LoadError> + Send + 'static,
+    ) -> Result<bool, LoadError> {
         let plans = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || plans.reload()).await {
+        match tokio::task::spawn_blocking(move || load(&plans)).await {
             Ok(result) => result,
             // Plans outlive a fault of ours, or of a library, on some text.
             Err(fault) => {
@@ -155,7 +217,7 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let mended = status.error.take().is_some();
             if mended {
-                tracing::info!("plan files are again those in force");
+                tracing::info!("the plans are again those in force");
                 status.at = Some(SystemTime::now());
             }
             mended
@@ -166,7 +228,12 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let new = status.error.as_deref() != Some(error);
             if new {
-                tracing::error!("plans not reloaded, those of before stay in force:\n{error}");
+                match self.load().loaded() {
+                    true => tracing::error!(
+                        "plans not reloaded, those of before stay in force:\n{error}"
+                    ),
+                    false => tracing::error!("plans not loaded, there are none yet:\n{error}"),
+                }
                 status.failed += 1;
                 status.error = Some(Arc::new(error.clone()));
                 status.at = Some(SystemTime::now());

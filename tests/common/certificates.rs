@@ -1,5 +1,7 @@
 //! Certificates made for one test.
 
+#![allow(dead_code, reason = "every test target uses a part of it")]
+
 use std::{net::IpAddr, path::Path};
 
 use rcgen::{

@@ -76,7 +76,7 @@ impl Reader<'_> {
     pub(super) fn limit_text(
         &mut self,
         text: &str,
-        place: Place,
+        place: Option<Place>,
         path: &Path<'_>,
     ) -> Option<Limit> {
         match text.parse() {

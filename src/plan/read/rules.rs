@@ -8,7 +8,7 @@ use super::{Context, ON_STORE_ERROR};
 use crate::plan::{
     fields::{Fields, Reader},
     file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
-    mistake::Path,
+    mistake::{Path, first_at},
     scalar,
     shapes::RULE,
     tree::{Node, Value},
@@ -45,10 +45,11 @@ impl Reader<'_> {
             };
             let identity = (rule.joined(), rule.cidr);
             let unread = rule.cidr.is_none() && fields.get("cidr").is_some();
-            if !unread && let Some(line) = seen.insert(identity, rule.place.line) {
+            if !unread && let Some(first) = seen.insert(identity, rule.place) {
                 let message = format!(
-                    "duplicate descriptor composite key '{parents}.{}', first at line {line}",
-                    rule.shown()
+                    "duplicate descriptor composite key '{parents}.{}'{}",
+                    rule.shown(),
+                    first_at(first)
                 );
                 self.error(rule.place, &path, message);
             }
