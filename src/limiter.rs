@@ -12,7 +12,7 @@ use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
     descriptor::Query,
     limit::LimitError,
-    plan::{Allowance, Domain, Match, Plans, Role, Rule, RuleLimit, SharedPlans},
+    plan::{Allowance, Domain, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
     store::{BucketKey, Item, Store, StoreError, Take, Taken},
 };
 
@@ -26,8 +26,9 @@ pub struct Limiter {
 /// Why a query was not decided.
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
-    /// No plans have come yet.
-    #[error("no plans loaded yet")]
+    /// No plans were loaded yet.
+    // Source: envoyproxy/ratelimit's text.
+    #[error("no rate limit configuration loaded")]
     NoPlans,
     /// A limit that the request brings along cannot be counted.
     #[error("descriptors[{index}].limit: {source}")]
@@ -45,6 +46,8 @@ pub enum DecideError {
 /// What one descriptor has to do with the items of the request's take.
 struct Part<'p> {
     found: Match<'p>,
+    /// How it takes part in the decision.
+    role: Role,
     /// Its items in the take: from, to.
     items: (usize, usize),
 }
@@ -95,13 +98,13 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
+        if !plans.loaded() {
+            return Err(DecideError::NoPlans);
+        }
         let Some(domain) = plans.domain(&query.domain) else {
-            return match plans.loaded() {
-                true => Ok(unknown_domain(query)),
-                false => Err(DecideError::NoPlans),
-            };
+            return Ok(unknown_domain(plans, query));
         };
-        let (mut parts, mut take) = plan_take(domain, query)?;
+        let (mut parts, mut take) = plan_take(domain, query, plans.modes())?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry {
@@ -120,7 +123,11 @@ impl Limiter {
         } else {
             self.store.take(take, deadline).await?
         };
-        let decision = conclude(domain, &parts, limits, taken, refused);
+        let mut decision = conclude(domain, &parts, limits, taken, refused);
+        if plans.modes().shadow && decision.code == Code::OverLimit {
+            decision.code = Code::Ok;
+            decision.spared = true;
+        }
         if !dry {
             count(&parts, &decision);
         }
@@ -128,7 +135,7 @@ impl Limiter {
     }
 }
 
-fn unknown_domain(query: &Query) -> Decision {
+fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
     Decision {
         code: Code::Ok,
         statuses: query.descriptors.iter().map(|_| Status::bare()).collect(),
@@ -137,8 +144,9 @@ fn unknown_domain(query: &Query) -> Decision {
         decided_by: None,
         passed_with_metadata: SmallVec::new(),
         degraded: false,
+        spared: false,
         known_domain: false,
-        response: Arc::default(),
+        response: plans.response().clone(),
     }
 }
 
@@ -146,12 +154,13 @@ fn unknown_domain(query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
+    modes: Modes,
 ) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
     };
-    let mut parts = SmallVec::new();
+    let mut parts: SmallVec<[Part<'p>; 2]> = SmallVec::new();
     let brings_limit = query.descriptors.iter().any(|asked| asked.limit.is_some());
     let tier = brings_limit.then(|| domain.known_tier(query)).flatten();
     for (index, (found, descriptor)) in domain
@@ -169,11 +178,12 @@ fn plan_take<'p>(
                 key: BucketKey::new(limit.key_prefix(), &subject),
                 limit,
                 hits: descriptor.hits,
-                role: Role::Enforced,
+                role: modes.role(Role::Enforced),
                 on_store_error: domain.on_store_error(),
             });
             parts.push(Part {
                 found: Match::None,
+                role: modes.role(Role::Enforced),
                 items: (from, take.items.len()),
             });
             continue;
@@ -188,16 +198,28 @@ fn plan_take<'p>(
                 key: BucketKey::new(limit.key_prefix(), subject),
                 limit: limit.clone(),
                 hits: descriptor.hits,
-                role: rule.role,
+                role: modes.role(rule.role),
                 on_store_error: rule.on_store_error,
             }));
         }
+        let role = rule_of(&found).map_or(Role::Enforced, |rule| rule.role);
         parts.push(Part {
             found,
+            role: modes.role(role),
             items: (from, take.items.len()),
         });
     }
+    if modes.quota && parts.iter().any(Part::has_free_quota) {
+        take.items.iter_mut().for_each(Item::never_refuse);
+    }
     Ok((parts, take))
+}
+
+fn rule_of<'a>(found: &Match<'a>) -> Option<&'a Arc<Rule>> {
+    match found {
+        Match::None => None,
+        Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
+    }
 }
 
 impl Part<'_> {
@@ -206,15 +228,20 @@ impl Part<'_> {
         matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
+    /// Whether, where all rules are in quota mode, this is one whose quota is never used up: no rule limits it, and none says
+    /// unlimited, which has no quota at all.
+    fn has_free_quota(&self) -> bool {
+        let unlimited =
+            rule_of(&self.found).is_some_and(|rule| matches!(rule.allowance, Allowance::Unlimited));
+        self.items.0 == self.items.1 && !unlimited && !self.refuses()
+    }
+
     fn rule(&self) -> Option<&Arc<Rule>> {
-        match &self.found {
-            Match::None => None,
-            Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
-        }
+        rule_of(&self.found)
     }
 
     fn role(&self) -> Role {
-        self.rule().map_or(Role::Enforced, |rule| rule.role)
+        self.role
     }
 
     /// The status of this descriptor; `limits` are those of its items.
@@ -239,6 +266,7 @@ impl Part<'_> {
         };
         Status {
             code: if over { Code::OverLimit } else { Code::Ok },
+            quota: self.role() == Role::Quota,
             limit: Some(ShownLimit {
                 count: limit.count(),
                 period: limit.period(),
@@ -288,6 +316,7 @@ fn conclude(
         passed_with_metadata,
         limits,
         degraded: taken.degraded,
+        spared: false,
         known_domain: true,
         response: domain.response().clone(),
     }

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub unknown_domain: Counter,
     /// Decisions made without the store.
     pub degraded: Counter,
+    /// Requests that passed only since none is refused now.
+    pub spared: Counter,
     /// API key checks, by result.
     pub key_checks: Family<CheckLabels, Counter>,
     registry: Registry,
@@ -79,18 +81,18 @@ pub struct ErrorLabels {
 pub enum ErrorReason {
     /// The request was not one.
     InvalidRequest,
-    /// No plans have come yet.
-    NoPlans,
     /// The store did not decide, and the rule leaves it to the caller.
     Store,
+    /// No plans were loaded yet.
+    NoPlans,
 }
 
 impl EncodeLabelValue for ErrorReason {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(match self {
             Self::InvalidRequest => "invalid_request",
-            Self::NoPlans => "no_plans",
             Self::Store => "store",
+            Self::NoPlans => "no_plans",
         })
     }
 }
@@ -143,6 +145,7 @@ impl Metrics {
             latency: Histogram::new(LATENCY_BOUNDS),
             unknown_domain: Counter::default(),
             degraded: Counter::default(),
+            spared: Counter::default(),
             key_checks: Family::default(),
             registry: Registry::with_prefix("tollgate"),
         };
@@ -183,6 +186,11 @@ impl Metrics {
             "Decisions made without the store",
             self.degraded.clone(),
         );
+        registry.register(
+            "spared",
+            "Calls answered OK only because the whole service is in shadow mode",
+            self.spared.clone(),
+        );
         registry.register("key_checks", "API key checks", self.key_checks.clone());
     }
 
@@ -209,7 +217,11 @@ mod tests {
     #[test]
     fn label_values_are_snake_case() {
         let metrics = Metrics::new();
-        for reason in [ErrorReason::InvalidRequest, ErrorReason::Store] {
+        for reason in [
+            ErrorReason::InvalidRequest,
+            ErrorReason::Store,
+            ErrorReason::NoPlans,
+        ] {
             metrics.errors.get_or_create(&ErrorLabels { reason }).inc();
         }
         for result in [
@@ -224,6 +236,7 @@ mod tests {
         for sample in [
             r#"errors_total{reason="invalid_request"} 1"#,
             r#"errors_total{reason="store"} 1"#,
+            r#"errors_total{reason="no_plans"} 1"#,
             r#"key_checks_total{result="known"} 1"#,
             r#"key_checks_total{result="unknown"} 1"#,
             r#"key_checks_total{result="missing"} 1"#,

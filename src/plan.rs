@@ -17,6 +17,8 @@ mod fields;
 mod keys;
 mod level;
 mod matching;
+mod merge;
+mod options;
 mod plans;
 mod read;
 mod scalar;
@@ -27,8 +29,12 @@ pub use self::{
     domain::Domain,
     keys::ApiKey,
     mistake::{LoadError, Mistake, Notes, Place},
+    options::{LoadOptions, Modes, Sources},
     plans::Plans,
     reload::{ReloadStatus, SharedPlans, StreamStatus},
-    rule::{Allowance, Match, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
+    rule::{
+        Allowance, LimitHeaders, Match, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
+        RuleCounters, RuleLimit,
+    },
     source::{Content, LARGEST_FILE, Source},
 };

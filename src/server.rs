@@ -6,6 +6,7 @@ mod tls;
 use self::{coalesced::Coalesced, tls::ServerTls};
 use std::{
     io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -33,7 +34,7 @@ use crate::{
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, Settings, StoreChoice},
+    settings::{Address, ConnectionAge, Dialect, Settings, StoreChoice},
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -58,10 +59,13 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where the debug pages are served, if anywhere.
+    pub debug: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
     drain_delay: Duration,
+    dialect: Dialect,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
@@ -119,8 +123,11 @@ impl Server {
         let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
         let plans = Arc::new(match &settings.xds {
-            Some(xds) => SharedPlans::streamed(xds.server.to_string()),
-            None => SharedPlans::open(settings.config.clone())?,
+            Some(xds) => {
+                SharedPlans::streamed(xds.server.to_string(), settings.plans.options.clone())
+            }
+            None if settings.wait_for_plans => SharedPlans::open_or_wait(settings.plans.clone()),
+            None => SharedPlans::open(settings.plans.clone())?,
         });
         let store = connect_store(
             &settings.store,
@@ -137,24 +144,28 @@ impl Server {
         let metrics = Arc::new(metrics);
         let limiter = Arc::new(Limiter::new(plans.clone(), store));
         let (health, health_service) = health().await;
-        let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
-        let readiness = Arc::new(Readiness::default());
+        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
+        let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
+        let needs = settings.healthy_with_plans_only.then(|| plans.clone());
+        let readiness = Arc::new(Readiness::new(needs));
 
         let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            debug: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
             drain_delay: settings.drain_delay,
+            dialect: settings.dialect,
             stop: stop.clone(),
             tasks: JoinSet::new(),
             sockets: Vec::new(),
         };
         match settings.xds {
-            Some(xds) => server.follow(xds, plans).await,
-            None => server.watch(plans),
+            Some(xds) => server.follow(xds, plans.clone()).await,
+            None => server.watch(plans.clone()),
         }
         // All ports are opened before any serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
@@ -164,24 +175,43 @@ impl Server {
         let http = server
             .bind(&settings.http_listen, "HTTP", "--http-listen")
             .await?;
+        let debug = match &settings.debug_listen {
+            Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
                 listener.socket,
                 tls.clone(),
-                router(routes.clone()),
+                router(routes.clone(), settings.connection_age),
                 stop.clone(),
             ));
         }
         server.http = http.address;
-        let app = admin::router(limiter, metrics, readiness);
+        let pages = admin::router(limiter, metrics, readiness.clone());
+        let app = pages.merge(grpc::json::router(rls));
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
-        if let Some(tls) = tls {
+        if let Some(debug) = debug {
+            server.debug = Some(debug.address);
+            let app = admin::debug::router(plans.clone());
+            server
+                .tasks
+                .spawn(serve_http(debug.socket, app, stop.clone()));
+        }
+        if settings.healthy_with_plans_only {
+            let health = follow_plans(server.health.clone(), readiness, plans.clone());
             let stop = stop.clone();
             server.tasks.spawn(async move {
-                stop.run_until_cancelled(tls.keep_fresh(POLL)).await;
+                stop.run_until_cancelled_owned(health).await;
+                Ok(())
+            });
+        }
+        if let Some(tls) = tls {
+            server.tasks.spawn(async move {
+                stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await;
                 Ok(())
             });
         }
@@ -198,7 +228,7 @@ impl Server {
     /// Keeps the plans as the control plane says; completes once there are plans, or at once where these may come later.
     async fn follow(&mut self, xds: XdsSettings, plans: Arc<SharedPlans>) {
         let mut changes = plans.changes();
-        let (stop, wait) = (self.stop.clone(), xds.wait_for_plans);
+        let (stop, wait) = (self.stop.clone(), xds.plans_first);
         let following = plans.clone();
         self.tasks.spawn(async move {
             stop.run_until_cancelled(xds::run(xds, following)).await;
@@ -228,9 +258,13 @@ impl Server {
         }
         tracing::info!(delay = ?self.drain_delay, "draining: health says NOT_SERVING, requests are still answered");
         self.readiness.drain();
-        for service in ["", grpc::HEALTH_SERVICE] {
+        let services: &[&str] = match self.dialect {
+            Dialect::Tollgate => &["", grpc::HEALTH_SERVICE],
+            Dialect::Reference => &[grpc::HEALTH_SERVICE],
+        };
+        for service in services {
             self.health
-                .set_service_status(service, tonic_health::ServingStatus::NotServing)
+                .set_service_status(*service, tonic_health::ServingStatus::NotServing)
                 .await;
         }
         tokio::select! {
@@ -264,7 +298,7 @@ impl Server {
         };
         match address {
             Address::Tcp(tcp) => {
-                let socket = TcpListener::bind(tcp).await.map_err(failed)?;
+                let socket = bind_tcp(*tcp).await.map_err(failed)?;
                 let address = Address::Tcp(socket.local_addr().map_err(failed)?);
                 Ok(Listener {
                     address,
@@ -301,6 +335,17 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         // It may be gone already, which is as good.
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Listens on `address`. Where the machine has no IPv6, "every address" is every one of IPv4.
+async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let everywhere = address.ip() == Ipv6Addr::UNSPECIFIED;
+    match TcpListener::bind(address).await {
+        Err(error) if everywhere && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 
@@ -349,9 +394,33 @@ async fn health() -> (HealthReporter, tonic_health::server::HealthService) {
     (reporter, service)
 }
 
+/// Keeps the service's gRPC health true to whether there are plans.
+async fn follow_plans(health: HealthReporter, readiness: Arc<Readiness>, plans: Arc<SharedPlans>) {
+    let mut changes = plans.changes();
+    loop {
+        let status = match readiness.healthy() {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        health
+            .set_service_status(grpc::HEALTH_SERVICE, status)
+            .await;
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// HTTP/2 as Envoy needs it.
-fn router(routes: tonic::service::Routes) -> Router {
-    tonic::transport::Server::builder()
+fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
+    let mut builder = tonic::transport::Server::builder();
+    if let Some(limit) = age.limit {
+        builder = builder.max_connection_age(limit);
+    }
+    if let Some(grace) = age.grace {
+        builder = builder.max_connection_age_grace(grace);
+    }
+    builder
         // Envoy resets every call that misses its timeout; with the default of 20 a stall of ours would close its connection.
         .http2_max_pending_accept_reset_streams(Some(4_096))
         .http2_max_local_error_reset_streams(None)

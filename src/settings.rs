@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
     xds::XdsSettings,
@@ -17,9 +18,11 @@ use crate::{
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Plan files and folders; none with `xds`.
-    pub config: Vec<PathBuf>,
-    /// The control plane that plans come from instead.
+    /// Where plans come from, and how they are read; no files with `xds`.
+    pub plans: Sources,
+    /// Whether it starts though the plans do not load; calls fail until they do.
+    pub wait_for_plans: bool,
+    /// The control plane that plans come from instead of files.
     pub xds: Option<XdsSettings>,
     /// Where the gRPC services listen; at least one.
     pub grpc_listen: Vec<Address>,
@@ -27,6 +30,8 @@ pub struct Settings {
     pub grpc_tls: Option<ServerFiles>,
     /// Where health, metrics and plans are served.
     pub http_listen: Address,
+    /// Where the debug pages are served; nowhere if none.
+    pub debug_listen: Option<Address>,
     /// Where buckets live.
     pub store: StoreChoice,
     /// Longest wait for Redis per decision.
@@ -35,6 +40,31 @@ pub struct Settings {
     pub max_buckets: usize,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
+    /// In whose words errors and health are said.
+    pub dialect: Dialect,
+    /// Whether health says that it does not serve while no domain is loaded.
+    pub healthy_with_plans_only: bool,
+    /// How long gRPC connections live.
+    pub connection_age: ConnectionAge,
+}
+
+/// In whose words errors and health are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// gRPC's own: each error has the code that tells what to do; while draining nothing is SERVING.
+    #[default]
+    Tollgate,
+    /// envoyproxy/ratelimit's: errors are UNKNOWN, and the unnamed health service is SERVING to the end.
+    Reference,
+}
+
+/// How long gRPC connections live. Clients that connect anew spread over replicas that came since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionAge {
+    /// When they are told to end; never if none.
+    pub limit: Option<Duration>,
+    /// How long they may take to end then; as long as they like if none.
+    pub grace: Option<Duration>,
 }
 
 /// Where buckets live.

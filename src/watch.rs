@@ -1,6 +1,10 @@
 //! Tells when files change: by notification where the system can, and by a look now and then where it cannot.
 
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
@@ -13,6 +17,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 pub struct Watched {
     what: &'static str,
     sources: Vec<PathBuf>,
+    further: fn(&Path) -> Vec<PathBuf>,
     watcher: Option<RecommendedWatcher>,
     changed: mpsc::Receiver<()>,
     /// Held so that `changed` never ends, even without a watcher.
@@ -21,16 +26,22 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Watches `sources`, files and folders; `what` they are is for the log.
+    /// Watches `sources`, files and folders; `what` they are is for the log. The folders in a source whose changes count too
+    /// are found by `further`, each time anew.
     ///
     /// Where they cannot be watched, a warning says so.
-    pub fn new(what: &'static str, sources: Vec<PathBuf>) -> Self {
+    pub fn new(
+        what: &'static str,
+        sources: Vec<PathBuf>,
+        further: fn(&Path) -> Vec<PathBuf>,
+    ) -> Self {
         // One place is enough: what counts is that something changed since the last look.
         let (tell, changed) = mpsc::channel(1);
         let _open = tell.clone();
-        let scopes = scopes(&sources);
+        let sources: Vec<_> = sources.into_iter().map(absolute).collect();
+        let ours = sources.clone();
         let tell_if_ours = move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| concerns(&event, &scopes)) {
+            if event.is_ok_and(|event| concerns(&event, &ours)) {
                 let _ = tell.try_send(());
             }
         };
@@ -40,6 +51,7 @@ impl Watched {
         let mut watched = Self {
             what,
             sources,
+            further,
             warned: watcher.is_none(),
             watcher,
             changed,
@@ -65,10 +77,10 @@ impl Watched {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
-        for scope in scopes(&self.sources) {
-            let _ = watcher.unwatch(&scope.folder);
-            match watcher.watch(&scope.folder, RecursiveMode::NonRecursive) {
-                Err(error) if !self.warned && scope.folder.exists() => {
+        for (folder, needed) in folders(&self.sources, self.further) {
+            let _ = watcher.unwatch(&folder);
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Err(error) if needed && !self.warned && folder.exists() => {
                     self.warned = true;
                     tracing::warn!("{what} are polled, not watched: {error}");
                 }
@@ -78,49 +90,42 @@ impl Watched {
     }
 }
 
-/// A watched folder, and whether only one name in it matters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    folder: PathBuf,
-    only: Option<PathBuf>,
+/// A source as events name it.
+fn absolute(path: PathBuf) -> PathBuf {
+    // Fails only where there is no current folder; then a relative source cannot be read either.
+    std::path::absolute(&path).unwrap_or(path)
 }
 
-/// A file's folder; a folder itself, and its own name in the folder above, which may be a link that is put elsewhere.
+/// The folders to watch, and whether changes go unnoticed without: those that the sources are in, and all on the way to them,
+/// of which each may be a link that is put elsewhere.
 ///
 /// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
-/// Paths are absolute, as those of events are, whatever the sources are.
-fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
-    let mut scopes = HashSet::new();
+fn folders(sources: &[PathBuf], further: fn(&Path) -> Vec<PathBuf>) -> BTreeMap<PathBuf, bool> {
+    let mut folders = BTreeMap::new();
     for source in sources {
-        // Fails only where there is no current folder; then a relative source cannot be read either.
-        let source = &std::path::absolute(source).unwrap_or_else(|_| source.clone());
         let folder = source.is_dir();
-        if folder {
-            scopes.insert(Scope {
-                folder: source.clone(),
-                only: None,
-            });
+        for (steps, above) in source.ancestors().enumerate().skip(1) {
+            let needed = steps == 1 && !folder;
+            *folders.entry(above.to_owned()).or_default() |= needed;
         }
-        if let Some(above) = source.parent() {
-            scopes.insert(Scope {
-                folder: above.to_owned(),
-                only: folder.then(|| source.clone()),
-            });
+        folders.extend(further(source).into_iter().map(|below| (below, true)));
+        if folder {
+            folders.insert(source.clone(), true);
         }
     }
-    scopes
+    folders
 }
 
 /// Whether an event may have changed a source. Our own reading causes access events, which do not.
-fn concerns(event: &Event, scopes: &HashSet<Scope>) -> bool {
+fn concerns(event: &Event, sources: &[PathBuf]) -> bool {
     if matches!(event.kind, EventKind::Access(_)) {
         return false;
     }
-    event.need_rescan()
-        || event.paths.iter().any(|path| {
-            scopes.iter().any(|scope| match &scope.only {
-                Some(only) => path == only,
-                None => path.starts_with(&scope.folder) || path.parent() == Some(&scope.folder),
-            })
+    let concerns = |path: &PathBuf| {
+        sources.iter().any(|source| {
+            let beside = || path.parent() == source.parent() && !source.is_dir();
+            path.starts_with(source) || source.starts_with(path) || beside()
         })
+    };
+    event.need_rescan() || event.paths.iter().any(concerns)
 }

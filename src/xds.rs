@@ -39,8 +39,8 @@ pub struct XdsSettings {
     pub connect_retry: Duration,
     /// Largest update in bytes.
     pub max_message: usize,
-    /// Whether the ports open only once the first plans have come. Else calls are answered UNAVAILABLE until then.
-    pub wait_for_plans: bool,
+    /// Whether the ports open only once the first plans have come. Else calls fail until then.
+    pub plans_first: bool,
 }
 
 impl XdsSettings {
@@ -55,7 +55,7 @@ impl XdsSettings {
             backoff: Backoff::default(),
             connect_retry: Duration::from_secs(3),
             max_message: 32 << 20,
-            wait_for_plans: false,
+            plans_first: false,
         }
     }
 }

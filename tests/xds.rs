@@ -326,7 +326,10 @@ async fn serves_before_the_control_plane_is_there() {
     let status = asked.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
-        (tonic::Code::Unavailable, "no plans loaded yet")
+        (
+            tonic::Code::Unavailable,
+            "no rate limit configuration loaded"
+        )
     );
     assert_eq!(http(&tollgate.http, "GET", "/healthcheck", "").0, 200);
     assert_eq!(http(&tollgate.http, "GET", "/ready", "").0, 503);

@@ -22,7 +22,7 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if let Some((file, error)) = super::unreadable(&args.files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
-    match Plans::load(&args.files, None) {
+    match Plans::load(&args.files.clone().into(), None) {
         Ok(plans) => {
             let good = !args.strict || plans.warnings().is_empty();
             let code = if good {

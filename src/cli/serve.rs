@@ -7,9 +7,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigArgs, LogArgs, tls::TlsArgs, xds::XdsArgs};
 use crate::{
-    plan::SharedPlans,
+    plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
-    settings::{Address, Settings},
+    settings::{Address, ConnectionAge, Dialect, Settings},
 };
 
 /// Flags of `serve`.
@@ -38,6 +38,12 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:8080"
     )]
     http_listen: Address,
+    /// Where to serve debug pages over HTTP, the rules in force among them; nowhere unless told
+    #[arg(long, value_name = "ADDR", env = "TOLLGATE_DEBUG_LISTEN")]
+    debug_listen: Option<Address>,
+    /// Put the plan files of one domain together, in the order of their names
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    merge_domains: bool,
     /// Where buckets live: `memory`, or a Redis URL
     #[arg(
         long,
@@ -69,26 +75,41 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn settings(&self) -> Result<Settings, String> {
+    /// What the flags and the `TOLLGATE_` variables say.
+    pub(super) fn settings(&self) -> Result<Settings, String> {
         let xds = self.xds.settings();
         if xds.is_some() && self.config.named() {
             return Err("plans come from --xds or from --config, not from both".to_owned());
         }
-        let config = match xds {
-            Some(_) => Vec::new(),
-            None => self.config.sources(),
-        };
         Ok(Settings {
-            config,
+            plans: Sources {
+                paths: match xds {
+                    Some(_) => Vec::new(),
+                    None => self.config.sources(),
+                },
+                options: LoadOptions {
+                    merge_domains: self.merge_domains,
+                    ..LoadOptions::default()
+                },
+            },
+            wait_for_plans: false,
             xds,
             grpc_listen: self.grpc_listen.clone(),
             grpc_tls: self.tls.files(),
             http_listen: self.http_listen.clone(),
+            debug_listen: self.debug_listen.clone(),
             store: super::store(&self.store)?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,
+            dialect: Dialect::Tollgate,
+            healthy_with_plans_only: false,
+            connection_age: ConnectionAge::default(),
         })
+    }
+
+    pub(super) fn worker_threads(&self) -> Option<NonZeroUsize> {
+        self.worker_threads
     }
 }
 
@@ -105,8 +126,19 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(message) => return super::fail(&message),
     };
+    match super::readable(&settings.plans.paths) {
+        Ok(()) => run_with(settings, args.worker_threads),
+        Err(message) => {
+            super::say(format_args!("error: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same with settings at hand.
+pub(super) fn run_with(settings: Settings, threads: Option<NonZeroUsize>) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = args.worker_threads {
+    if let Some(threads) = threads {
         builder.worker_threads(threads.get());
     }
     let runtime = match builder.enable_all().build() {
@@ -125,7 +157,6 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
-    super::readable(&settings.config)?;
     let signals = Signals::catch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let Signals { hangup, mut stop } = signals;
     let server = tokio::select! {
@@ -184,6 +215,9 @@ fn banner(server: &Server, settings: &Settings) -> String {
         grpc.join(", ")
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
+    if let Some(debug) = &server.debug {
+        text += &format!("  debug pages on {debug}\n");
+    }
     text += &format!("  buckets live in {}\n", settings.store);
     if let Some(xds) = &settings.xds {
         text += &format!("  plans come from the control plane at {}\n", xds.server);

@@ -85,7 +85,7 @@ impl XdsArgs {
             node_metadata: self.xds_node_metadata.clone(),
             headers: self.xds_header.clone(),
             tls,
-            wait_for_plans: self.xds_wait,
+            plans_first: self.xds_wait,
             ..XdsSettings::new(self.xds.clone()?)
         })
     }

@@ -22,8 +22,10 @@ use tonic::{Code, Request, Response, Status};
 
 use super::status;
 use crate::{
+    limiter::DecideError,
     metrics::{CheckLabels, CheckResult, Metrics},
     plan::{ApiKey, SharedPlans},
+    settings::Dialect,
 };
 
 /// The header that carries the key.
@@ -65,7 +67,8 @@ impl Authorization for Service {
         };
         let plans = self.plans.load();
         if !plans.loaded() {
-            return Err(status::no_plans(&self.metrics));
+            let none = DecideError::NoPlans;
+            return Err(status::undecided(&self.metrics, Dialect::Tollgate, &none));
         }
         let response = match plans.api_key(&secret) {
             Some(key) => {

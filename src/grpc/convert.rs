@@ -8,10 +8,12 @@ use envoy_types::pb::{
 };
 use serde_json::{Map as JsonMap, Value as Json};
 
+use super::reference;
 use crate::{
     decision::{Code, Decision, LimitState, Status},
     descriptor::{Descriptor, Entry, Hits, LimitOverride, Query, QueryError},
     limit::{Period, Unit},
+    plan::MetadataStyle,
     proto::envoy::{
         extensions::common::ratelimit::v3::{
             RateLimitDescriptor, rate_limit_descriptor::RateLimitOverride,
@@ -117,8 +119,12 @@ fn override_from_proto(
     })
 }
 
-/// Writes the answer.
-pub fn response_to_proto(domain: &str, decision: &Decision) -> RateLimitResponse {
+/// Writes the answer to a request of `domain`; `asked` is the request, where answers repeat it.
+pub fn response_to_proto(
+    domain: &str,
+    asked: Option<&RateLimitRequest>,
+    decision: &Decision,
+) -> RateLimitResponse {
     let over = decision.code == Code::OverLimit;
     let response = &decision.response;
     RateLimitResponse {
@@ -131,10 +137,11 @@ pub fn response_to_proto(domain: &str, decision: &Decision) -> RateLimitResponse
         } else {
             Vec::new()
         },
-        dynamic_metadata: response
-            .metadata
-            .then(|| metadata(domain, decision))
-            .flatten(),
+        dynamic_metadata: match response.metadata {
+            MetadataStyle::Rule => metadata(domain, decision),
+            MetadataStyle::Request => asked.map(|asked| reference::metadata(asked, decision)),
+            MetadataStyle::None => None,
+        },
     }
 }
 
@@ -177,7 +184,7 @@ fn unit_to_proto(unit: Unit) -> PbUnit {
 }
 
 /// Rounded up, at least 1: what a client that waits so long is sure to get.
-fn whole_seconds(duration: Duration) -> u64 {
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     seconds.max(1)
 }
@@ -203,10 +210,13 @@ fn headers(decision: &Decision) -> Vec<HeaderValue> {
     if shown.x_ratelimit {
         headers.extend(x_ratelimit(decision));
     }
+    if let Some(names) = &shown.limit_headers {
+        headers.extend(reference::headers(names, decision).into_iter().flatten());
+    }
     headers
 }
 
-fn header(key: &str, value: String) -> HeaderValue {
+pub(super) fn header(key: &str, value: String) -> HeaderValue {
     HeaderValue {
         key: key.to_owned(),
         value,
@@ -296,7 +306,7 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
 }
 
 // Source: envoyproxy/ratelimit: the first rule wins, and maps in maps are merged.
-fn metadata_of_passed(decision: &Decision) -> Option<Value> {
+pub(super) fn metadata_of_passed(decision: &Decision) -> Option<Value> {
     let mut all = decision
         .passed_with_metadata
         .iter()
@@ -336,10 +346,10 @@ fn json_to_proto(json: &Json) -> Value {
     })
 }
 
-fn text(text: &str) -> Value {
+pub(super) fn text(text: &str) -> Value {
     value(ValueKind::StringValue(text.to_owned()))
 }
 
-fn value(kind: ValueKind) -> Value {
+pub(super) fn value(kind: ValueKind) -> Value {
     Value { kind: Some(kind) }
 }

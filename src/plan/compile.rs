@@ -13,7 +13,10 @@ use super::{
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
     mistake::{Mistake, Notes, Path},
-    rule::{Allowance, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
+    rule::{
+        Allowance, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule, RuleCounters,
+        RuleLimit,
+    },
     subject::{Variable, escaped},
 };
 use crate::limit::{Limit, Period};
@@ -21,16 +24,20 @@ use crate::limit::{Limit, Period};
 /// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
 const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
 
-/// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of.
+/// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of. What
+/// the file does not say of answers is as in `answers`.
 pub fn compile(
     file: PlanFile,
     name: &Arc<str>,
+    answers: &ResponseOptions,
     previous: Option<&Domain>,
     notes: &mut Notes,
 ) -> Domain {
     let domain: Arc<str> = file.domain.as_str().into();
     let mut compiler = Compiler {
         file: Arc::clone(name),
+        further: file.further,
+        first: 0,
         counters: previous.map(counters).unwrap_or_default(),
         tiers: file.tiers.into_iter().collect(),
         paths: HashSet::new(),
@@ -49,6 +56,7 @@ pub fn compile(
     });
     let top = Place {
         path: Path::Top,
+        key: &Arc::clone(&compiler.domain),
         shown: "",
         escaped: "",
         on_store_error,
@@ -57,7 +65,7 @@ pub fn compile(
     let unmatched = compiler.unmatched(file.unmatched, on_store_error);
     let keys = compiler.keys(file.api_keys.unwrap_or_default());
     Domain {
-        response: Arc::new(response(file.response)),
+        response: Arc::new(response(file.response, answers)),
         on_store_error,
         replaces: compiler.rules.iter().any(|rule| !rule.replaces.is_empty()),
         tiers: compiler
@@ -76,7 +84,10 @@ pub fn compile(
 }
 
 struct Compiler<'n> {
+    /// The file that is compiled now, and which of the rules is the first of it.
     file: Arc<str>,
+    first: usize,
+    further: Vec<(usize, Arc<str>)>,
     domain: Arc<str>,
     counters: HashMap<Arc<str>, Arc<RuleCounters>>,
     tiers: Vec<(String, TierFile)>,
@@ -91,6 +102,8 @@ struct Compiler<'n> {
 /// Where a level hangs.
 struct Place<'a> {
     path: Path<'a>,
+    /// As envoyproxy/ratelimit says it, with the domain.
+    key: &'a str,
     shown: &'a str,
     escaped: &'a str,
     on_store_error: OnStoreError,
@@ -105,6 +118,10 @@ impl Compiler<'_> {
         let descriptors = place.path.field("descriptors");
         for (index, rule) in rules.into_iter().enumerate() {
             let node = self.nodes.len() as NodeIndex;
+            let index = match place.path {
+                Path::Top => self.index_in_file(index),
+                _ => index,
+            };
             self.warn_if_covered(&level, &rule, &descriptors.item(index));
             match rule.cidr {
                 Some(net) => level.add_network(&rule.key, net, node),
@@ -115,9 +132,19 @@ impl Compiler<'_> {
         self.nodes[parent as usize].level = Some(Box::new(level));
     }
 
+    /// Where a rule at the top stands in its own file, which is from now on the one that warnings name.
+    fn index_in_file(&mut self, index: usize) -> usize {
+        let file = self.further.iter().rfind(|(first, _)| *first <= index);
+        if let Some((first, file)) = file {
+            (self.first, self.file) = (*first, Arc::clone(file));
+        }
+        index - self.first
+    }
+
     /// Adds a rule and all below it. Nodes are numbered in file order, which patterns rely on.
     fn rule(&mut self, mut file: RuleFile, place: &Place<'_>, path: &Path<'_>) {
         let (element, shown, escaped) = names(&file, place);
+        let key = format!("{}.{}", place.key, file.shown());
         let on_store_error = file.on_store_error.map_or(place.on_store_error, Into::into);
         let below = file.descriptors.take().unwrap_or_default();
         let key_rule = file.limits_from.map(|_| {
@@ -134,6 +161,7 @@ impl Compiler<'_> {
         let branch = !below.is_empty();
         let names = Names {
             element: &element,
+            key: &key,
             shown: &shown,
             escaped: &escaped,
         };
@@ -147,6 +175,7 @@ impl Compiler<'_> {
         });
         let place = Place {
             path: *path,
+            key: &key,
             shown: &shown,
             escaped: &escaped,
             on_store_error,
@@ -196,6 +225,7 @@ impl Compiler<'_> {
             counters: self.counters_of(&path),
             domain,
             path,
+            key: names.key.into(),
             name: name.as_deref().map(Into::into),
             allowance,
             role: match (file.shadow_mode, file.quota_mode) {
@@ -250,6 +280,7 @@ impl Compiler<'_> {
         let rule = Arc::new(Rule {
             domain: Arc::clone(&self.domain),
             path: shown.into(),
+            key: format!("{}.{shown}", self.domain).into(),
             name: None,
             allowance,
             role: Role::Enforced,
@@ -320,6 +351,7 @@ impl Compiler<'_> {
 /// What a rule is called while it is compiled.
 struct Names<'a> {
     element: &'a str,
+    key: &'a str,
     shown: &'a str,
     escaped: &'a str,
 }
@@ -373,13 +405,18 @@ fn from_limits<L: FromIterator<Arc<RuleLimit>>>(files: &[LimitFile], names: Rule
         .collect()
 }
 
-fn response(file: ResponseFile) -> ResponseOptions {
-    let default = ResponseOptions::default();
+fn response(file: ResponseFile, default: &ResponseOptions) -> ResponseOptions {
+    let default = default.clone();
     ResponseOptions {
         retry_after: file.retry_after.unwrap_or(default.retry_after),
         ratelimit: file.ratelimit.unwrap_or(default.ratelimit),
         x_ratelimit: file.x_ratelimit.unwrap_or(default.x_ratelimit),
-        metadata: file.metadata.unwrap_or(default.metadata),
+        metadata: match file.metadata {
+            Some(true) => MetadataStyle::Rule,
+            Some(false) => MetadataStyle::None,
+            None => default.metadata,
+        },
+        limit_headers: default.limit_headers,
         body: file.body.map_or(default.body, Into::into),
         content_type: file.content_type.map_or(default.content_type, Into::into),
     }

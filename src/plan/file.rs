@@ -1,6 +1,6 @@
 //! What a plan file holds, typed. The JSON Schema is made from these types; `read` fills them and checks them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -12,6 +12,10 @@ use crate::limit::{Limit, Unit};
 #[derive(Debug, Clone, Default, JsonSchema)]
 #[schemars(title = "Tollgate plan file", deny_unknown_fields)]
 pub struct PlanFile {
+    /// The further files of the domain that are put together in this one: which of the rules is the first of theirs, their
+    /// names.
+    #[schemars(skip)]
+    pub further: Vec<(usize, Arc<str>)>,
     /// Name space of the rules; equals the domain that Envoy sends.
     pub domain: String,
     /// Rules for what Envoy sends first; each may have further ones below it.
@@ -173,6 +177,13 @@ pub enum UnmatchedFile {
     Deny,
     /// All such requests share this limit.
     Limit(LimitFile),
+}
+
+impl UnmatchedFile {
+    /// Whether it says other than what holds unless told.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::Allow)
+    }
 }
 
 /// Where a rule's limits come from.

@@ -1,12 +1,6 @@
 //! Everything loaded: one immutable snapshot of all plan files.
 
-use std::{
-    collections::HashMap,
-    hash::Hasher as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::HashMap, hash::Hasher as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use siphasher::sip::SipHasher13;
 
@@ -14,8 +8,12 @@ use super::{
     compile::compile,
     domain::Domain,
     fields::Reader,
+    file::PlanFile,
     keys::{ApiKey, ApiKeys},
+    merge::merge,
     mistake::{LoadError, Mistake, Notes},
+    options::{LoadOptions, Modes, Sources},
+    rule::ResponseOptions,
     source::{Content, Source, gather},
 };
 
@@ -25,20 +23,36 @@ pub struct Plans {
     domains: HashMap<Arc<str>, Domain>,
     keys: ApiKeys,
     files: Vec<PathBuf>,
+    response: Arc<ResponseOptions>,
+    modes: Modes,
     warnings: Vec<Mistake>,
     version: u64,
     loaded_at: Option<SystemTime>,
 }
 
 impl Plans {
-    /// Loads files, and folders of `*.yaml` and `*.yml`. Counters of rules that `previous` has too go on.
+    /// No plans: none was loaded yet.
+    pub fn none(options: &LoadOptions) -> Self {
+        Self {
+            domains: HashMap::new(),
+            keys: ApiKeys::default(),
+            files: Vec::new(),
+            response: Arc::new(options.response.clone()),
+            modes: options.modes,
+            warnings: Vec::new(),
+            version: 0,
+            loaded_at: None,
+        }
+    }
+
+    /// Loads files and folders. Counters of rules that `previous` has too go on.
     ///
     /// # Errors
     /// All mistakes of all files, each with its place. Nothing is loaded then.
-    pub fn load(sources: &[PathBuf], previous: Option<&Self>) -> Result<Self, LoadError> {
+    pub fn load(sources: &Sources, previous: Option<&Self>) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
-        let sources = gather(sources, &mut notes);
-        Self::build(&sources, previous, notes)
+        let texts = gather(sources, &mut notes);
+        Self::build(&texts, &sources.options, previous, notes)
     }
 
     /// Loads what `gather` finds unless it is word for word what `previous` was made of.
@@ -47,26 +61,15 @@ impl Plans {
     /// As [`Plans::load`].
     pub fn load_if_changed(
         gather: impl FnOnce(&mut Notes) -> Vec<Source>,
+        options: &LoadOptions,
         previous: &Self,
     ) -> Result<Option<Self>, LoadError> {
         let mut notes = Notes::default();
         let sources = gather(&mut notes);
-        if notes.total() == 0 && previous.loaded() && version(&sources) == previous.version {
+        if previous.loaded() && notes.total() == 0 && version(&sources) == previous.version {
             return Ok(None);
         }
-        Self::build(&sources, Some(previous), notes).map(Some)
-    }
-
-    /// No plans: none have come yet.
-    pub fn awaited() -> Self {
-        Self {
-            domains: HashMap::new(),
-            keys: ApiKeys::default(),
-            files: Vec::new(),
-            warnings: Vec::new(),
-            version: 0,
-            loaded_at: None,
-        }
+        Self::build(&sources, options, Some(previous), notes).map(Some)
     }
 
     /// Loads texts as if they were files of those names.
@@ -81,16 +84,17 @@ impl Plans {
                 content: Content::Text((*text).to_owned()),
             })
             .collect();
-        Self::build(&sources, None, Notes::default())
+        Self::build(&sources, &LoadOptions::default(), None, Notes::default())
     }
 
     fn build(
         sources: &[Source],
+        options: &LoadOptions,
         previous: Option<&Self>,
         mut notes: Notes,
     ) -> Result<Self, LoadError> {
-        let mut first: HashMap<String, &Path> = HashMap::new();
-        let mut files = Vec::with_capacity(sources.len());
+        let mut first: HashMap<String, usize> = HashMap::new();
+        let mut files: Vec<(Arc<str>, PlanFile)> = Vec::with_capacity(sources.len());
         for source in sources {
             let name: Arc<str> = source.path.display().to_string().into();
             let mut reader = Reader {
@@ -98,25 +102,31 @@ impl Plans {
                 notes: &mut notes,
             };
             let file = source.read(&mut reader);
-            if let Some(path) = first.get(&file.domain)
-                && !file.domain.is_empty()
-            {
-                notes.error(duplicate_domain(&name, &file.domain, path));
-                continue;
+            match first.get(&file.domain) {
+                _ if file.domain.is_empty() => {}
+                None => {
+                    first.insert(file.domain.clone(), files.len());
+                    files.push((name, file));
+                }
+                Some(index) => {
+                    let (first, all) = &mut files[*index];
+                    if options.merge_domains {
+                        merge(all, first, file, &name, &mut notes);
+                    } else {
+                        notes.error(duplicate_domain(&name, &file.domain, first));
+                    }
+                }
             }
-            first.insert(file.domain.clone(), &source.path);
-            files.push((name, file));
         }
         let mut plans = Self {
-            domains: HashMap::with_capacity(files.len()),
             files: sources.iter().map(|source| source.path.clone()).collect(),
             version: version(sources),
             loaded_at: Some(SystemTime::now()),
-            ..Self::awaited()
+            ..Self::none(options)
         };
         if notes.total() == 0 {
             for (name, file) in files {
-                plans.add(&name, file, previous, &mut notes);
+                plans.add(&name, file, options, previous, &mut notes);
             }
         }
         plans.warnings = notes.finish()?;
@@ -126,7 +136,8 @@ impl Plans {
     fn add(
         &mut self,
         name: &Arc<str>,
-        file: super::file::PlanFile,
+        file: PlanFile,
+        options: &LoadOptions,
         previous: Option<&Self>,
         notes: &mut Notes,
     ) {
@@ -137,7 +148,7 @@ impl Plans {
             .map(|key| (key.sha256, key.id.clone()))
             .collect();
         let before = previous.and_then(|plans| plans.domain(&file.domain));
-        let domain = compile(file, name, before, notes);
+        let domain = compile(file, name, &options.response, before, notes);
         for (sha256, id) in hashes {
             let Some(key) = domain.keys.of_id_or_secret(&id) else {
                 continue;
@@ -158,6 +169,16 @@ impl Plans {
             }
         }
         self.domains.insert(Arc::clone(&domain.name), domain);
+    }
+
+    /// What answers show where no domain says otherwise.
+    pub fn response(&self) -> &Arc<ResponseOptions> {
+        &self.response
+    }
+
+    /// What holds for all rules.
+    pub fn modes(&self) -> Modes {
+        self.modes
     }
 
     /// The domain of that name.
@@ -192,7 +213,7 @@ impl Plans {
         self.version
     }
 
-    /// Whether they ever came: from files always, from a control plane in time.
+    /// Whether any plans were loaded, though they may be of no domain.
     pub fn loaded(&self) -> bool {
         self.loaded_at.is_some()
     }
@@ -203,15 +224,12 @@ impl Plans {
     }
 }
 
-fn duplicate_domain(file: &Arc<str>, domain: &str, first: &Path) -> Mistake {
+fn duplicate_domain(file: &Arc<str>, domain: &str, first: &str) -> Mistake {
     Mistake {
         file: Arc::clone(file),
         place: None,
         path: "domain".to_owned(),
-        message: format!(
-            "duplicate domain '{domain}' in config file, first in {}",
-            first.display()
-        ),
+        message: format!("duplicate domain '{domain}' in config file, first in {first}"),
     }
 }
 

@@ -73,6 +73,7 @@ impl Reader<'_> {
         let names: Vec<_> = tiers.keys().cloned().collect();
         let context = Context { tiers: &names };
         PlanFile {
+            further: Vec::new(),
             domain: domain.to_owned(),
             api_keys: self.api_keys(fields, top, &names),
             unmatched: self.unmatched(fields, top),

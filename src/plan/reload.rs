@@ -4,7 +4,7 @@
 //! in the log, and in [`ReloadStatus`].
 
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,16 +15,16 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LoadError, Mistake, Plans,
+    LoadError, LoadOptions, Mistake, Plans, Sources,
     mistake::Notes,
-    source::{Source, gather},
+    source::{Source, folders_below, gather},
 };
 use crate::watch::Watched;
 
 /// The plans in force, and how the last reloads went.
 #[derive(Debug)]
 pub struct SharedPlans {
-    sources: Vec<PathBuf>,
+    sources: Sources,
     plans: ArcSwap<Plans>,
     status: watch::Sender<ReloadStatus>,
     /// Held while files are read, so that an older reading never comes after a newer one.
@@ -36,7 +36,7 @@ pub struct SharedPlans {
 pub struct ReloadStatus {
     /// Reloads that brought other plans.
     pub changed: u64,
-    /// Reloads that failed; the same mistakes found again by a poll do not count again.
+    /// Reloads that failed; the same mistakes found again in files do not count again.
     pub failed: u64,
     /// Why the files do not load as they are now; none if they do.
     pub error: Option<Arc<LoadError>>,
@@ -66,20 +66,33 @@ impl SharedPlans {
     ///
     /// # Errors
     /// As [`Plans::load`].
-    pub fn open(sources: Vec<PathBuf>) -> Result<Self, LoadError> {
+    pub fn open(sources: impl Into<Sources>) -> Result<Self, LoadError> {
+        let sources = sources.into();
         let plans = Plans::load(&sources, None)?;
         warn(&plans);
         Ok(Self::new(plans, sources))
     }
 
+    /// Loads `sources` for the first time, or waits for them to become good: until then there are no plans.
+    pub fn open_or_wait(sources: impl Into<Sources>) -> Self {
+        let sources = sources.into();
+        let none = Plans::none(&sources.options);
+        let shared = Self::new(none, sources);
+        // Already said, in the log and in the status.
+        let _ = shared.reload();
+        shared
+    }
+
     /// Plans that come from no file and never change.
     pub fn fixed(plans: Plans) -> Self {
-        Self::new(plans, Vec::new())
+        Self::new(plans, Sources::default())
     }
 
     /// Plans that come from the control plane at `server` in time; until then there are none.
-    pub fn streamed(server: String) -> Self {
-        let shared = Self::new(Plans::awaited(), Vec::new());
+    pub fn streamed(server: String, options: LoadOptions) -> Self {
+        let none = Plans::none(&options);
+        let paths = Vec::new();
+        let shared = Self::new(none, Sources { paths, options });
         shared.status.send_modify(|status| {
             status.stream = Some(StreamStatus {
                 server,
@@ -89,7 +102,7 @@ impl SharedPlans {
         shared
     }
 
-    fn new(plans: Plans, sources: Vec<PathBuf>) -> Self {
+    fn new(plans: Plans, sources: Sources) -> Self {
         Self {
             sources,
             plans: ArcSwap::from_pointee(plans),
@@ -123,7 +136,7 @@ impl SharedPlans {
     /// # Errors
     /// As [`Plans::load`]; then the plans of before stay in force.
     pub fn reload(&self) -> Result<bool, LoadError> {
-        if self.sources.is_empty() {
+        if self.sources.paths.is_empty() {
             return Ok(false);
         }
         self.replace(|notes| gather(&self.sources, notes))
@@ -132,7 +145,7 @@ impl SharedPlans {
     fn replace(&self, gather: impl FnOnce(&mut Notes) -> Vec<Source>) -> Result<bool, LoadError> {
         let _alone = self.reloading.lock();
         let before = self.load_full();
-        match Plans::load_if_changed(gather, &before) {
+        match Plans::load_if_changed(gather, &self.sources.options, &before) {
             Ok(None) => {
                 self.now_good();
                 Ok(false)
@@ -202,7 +215,7 @@ impl SharedPlans {
             version = format!("{:016x}", plans.version()),
             domains = plans.domains().count(),
             rules,
-            "plans reloaded"
+            "plans loaded"
         );
         self.plans.store(Arc::new(plans));
         self.status.send_modify(|status| {
@@ -228,17 +241,18 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let new = status.error.as_deref() != Some(error);
             if new {
-                match self.load().loaded() {
-                    true => tracing::error!(
-                        "plans not reloaded, those of before stay in force:\n{error}"
-                    ),
-                    false => tracing::error!("plans not loaded, there are none yet:\n{error}"),
-                }
-                status.failed += 1;
+                let kept = match self.load().loaded() {
+                    true => "those of before stay in force",
+                    false => "and there are none yet: calls fail until they load",
+                };
+                tracing::error!("plans not loaded, {kept}:\n{error}");
                 status.error = Some(Arc::new(error.clone()));
                 status.at = Some(SystemTime::now());
             }
-            new
+            // Files are read again and again as they are; an update comes once.
+            let counts = new || status.stream.is_some();
+            status.failed += u64::from(counts);
+            counts
         });
     }
 }
@@ -253,7 +267,11 @@ fn warn(plans: &Plans) {
 ///
 /// Where files cannot be watched, a warning says so and the looks remain.
 pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -> JoinHandle<()> {
-    let watched = Watched::new("plan files", plans.sources.clone());
+    let further = match plans.sources.options.every_file {
+        true => folders_below,
+        false => |_: &Path| Vec::new(),
+    };
+    let watched = Watched::new("plan files", plans.sources.paths.clone(), further);
     tokio::spawn(async move {
         let run = run(plans, poll, watched);
         stop.run_until_cancelled(run).await;

@@ -13,6 +13,8 @@ pub struct Rule {
     pub domain: Arc<str>,
     /// Keys and values from the top of the domain, for people, metrics and bucket keys: `tier=free/ip`.
     pub path: Arc<str>,
+    /// The same as envoyproxy/ratelimit says it, with the domain: `shop.tier_free.ip`.
+    pub key: Box<str>,
     /// The rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Box<str>>,
     /// What it allows.
@@ -149,6 +151,28 @@ pub enum Match<'p> {
 /// The end of a bucket's key: the variable values of a descriptor, written so that no two lists of values look alike.
 pub type Subject = SmallVec<[u8; 64]>;
 
+/// What an answer's `dynamic_metadata` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataStyle {
+    /// Nothing.
+    None,
+    /// The rule and the limit that decided.
+    Rule,
+    /// What was asked. Source: envoyproxy/ratelimit, RESPONSE_DYNAMIC_METADATA.
+    Request,
+}
+
+/// The names of the headers that tell of one descriptor's limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitHeaders {
+    /// Of the limit's count.
+    pub limit: Box<str>,
+    /// Of what remains.
+    pub remaining: Box<str>,
+    /// Of the whole seconds until it is reset.
+    pub reset: Box<str>,
+}
+
 /// What answers show beside the decision; per domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseOptions {
@@ -158,8 +182,10 @@ pub struct ResponseOptions {
     pub ratelimit: bool,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`; off, since Envoy writes its own.
     pub x_ratelimit: bool,
-    /// `dynamic_metadata` naming the rule that decided.
-    pub metadata: bool,
+    /// `dynamic_metadata`.
+    pub metadata: MetadataStyle,
+    /// Limit, remaining and reset of one descriptor, as envoyproxy/ratelimit shows them.
+    pub limit_headers: Option<Box<LimitHeaders>>,
     /// Body of a refusal; empty for none.
     pub body: Box<str>,
     /// `content-type` of that body.
@@ -172,7 +198,8 @@ impl Default for ResponseOptions {
             retry_after: true,
             ratelimit: true,
             x_ratelimit: false,
-            metadata: true,
+            metadata: MetadataStyle::Rule,
+            limit_headers: None,
             body: r#"{"message":"Too Many Requests"}"#.into(),
             content_type: "application/json".into(),
         }

@@ -65,7 +65,7 @@ impl ServerTls {
 
     /// Reads the files whenever they change, and every `poll`. New connections use what was good last.
     pub async fn keep_fresh(self: Arc<Self>, poll: Duration) {
-        let mut watched = Watched::new("certificate files", self.files.paths());
+        let mut watched = Watched::new("certificate files", self.files.paths(), |_| Vec::new());
         let mut said = None;
         loop {
             watched.changed(poll).await;

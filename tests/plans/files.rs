@@ -167,7 +167,7 @@ fn what_is_not_a_plan_file_is_named_and_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let told = |path: &Path| {
-        Plans::load(&[path.to_owned()], None)
+        Plans::load(&vec![path.to_owned()].into(), None)
             .unwrap_err()
             .to_string()
     };
@@ -207,7 +207,7 @@ fn a_folder_is_read_in_the_order_of_names_without_dot_entries() {
     for name in ["b.yml", "a.yaml", ".hidden.yaml", "notes.txt"] {
         fs::write(folder.path().join(name), format!("domain: {name}\n")).unwrap();
     }
-    let plans = Plans::load(&[folder.path().to_owned()], None).unwrap();
+    let plans = Plans::load(&vec![folder.path().to_owned()].into(), None).unwrap();
     let names: Vec<_> = plans
         .files()
         .iter()

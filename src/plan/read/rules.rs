@@ -285,7 +285,8 @@ impl RuleFile {
         }
     }
 
-    fn shown(&self) -> String {
+    /// The same for people: a network beside the key.
+    pub fn shown(&self) -> String {
         match self.cidr {
             Some(net) => format!("{}_{net}", self.key),
             None => self.joined(),
