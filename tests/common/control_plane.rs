@@ -1,5 +1,7 @@
 //! A control plane: state of the world, one snapshot for everybody.
 
+#![allow(dead_code, reason = "every test target uses a part of it")]
+
 use std::{
     net::{SocketAddr, TcpListener},
     pin::Pin,
