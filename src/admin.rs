@@ -15,7 +15,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State, rejection::JsonRejection},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -23,9 +23,9 @@ use serde_json::json;
 
 use crate::{
     explain::{ExplainError, Explanation, Question},
+    export::MetricsPage,
     limiter::{DecideError, Limiter},
-    metrics::Metrics,
-    plan::SharedPlans,
+    settings::HealthNeeds,
 };
 
 /// Largest body of a question.
@@ -38,23 +38,25 @@ const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Readiness {
     draining: AtomicBool,
-    /// Plans without which they should not.
-    needs: Option<Arc<SharedPlans>>,
+    needs: HealthNeeds,
+    limiter: Arc<Limiter>,
 }
 
 impl Readiness {
-    /// They should, until told otherwise; and while `needs` has no domain they should not.
-    pub fn new(needs: Option<Arc<SharedPlans>>) -> Self {
+    /// They should until told otherwise, as long as `limiter` has what is needed.
+    pub fn new(needs: HealthNeeds, limiter: Arc<Limiter>) -> Self {
         Self {
             draining: AtomicBool::new(false),
             needs,
+            limiter,
         }
     }
 
     /// Whether health says that it serves.
     pub fn healthy(&self) -> bool {
-        let planned = |plans: &Arc<SharedPlans>| plans.load().domains().next().is_some();
-        !self.draining() && self.needs.as_ref().is_none_or(planned)
+        let planned = || self.limiter.plans().load().domains().next().is_some();
+        let stored = || !self.limiter.store().is_down();
+        !self.draining() && (!self.needs.plans || planned()) && (!self.needs.store || stored())
     }
 
     /// From now on they should not.
@@ -70,12 +72,16 @@ impl Readiness {
 #[derive(Debug, Clone)]
 struct App {
     limiter: Arc<Limiter>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<MetricsPage>,
     readiness: Arc<Readiness>,
 }
 
 /// All pages.
-pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
+pub fn router(
+    limiter: Arc<Limiter>,
+    metrics: Arc<MetricsPage>,
+    readiness: Arc<Readiness>,
+) -> Router {
     Router::new()
         .route("/healthcheck", get(healthcheck))
         .route("/ready", get(ready))
@@ -90,7 +96,7 @@ pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readi
         })
 }
 
-/// The process works. It fails while draining, as load balancers that read it expect; it never depends on the store.
+/// The process works. It fails while draining, as load balancers that read it expect; it depends on the store only if told.
 async fn healthcheck(State(app): State<App>) -> Response {
     match app.readiness.healthy() {
         true => "OK".into_response(),
@@ -109,10 +115,21 @@ async fn ready(State(app): State<App>) -> Response {
     "ready".into_response()
 }
 
+/// The metrics page alone, at `path`.
+pub fn metrics_router(metrics: Arc<MetricsPage>, path: String) -> Router {
+    Router::new().fallback(async move |uri: Uri| match uri.path() == path {
+        true => written(&metrics),
+        false => StatusCode::NOT_FOUND.into_response(),
+    })
+}
+
 async fn metrics_page(State(app): State<App>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match app.metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
+    written(&app.metrics)
+}
+
+fn written(metrics: &MetricsPage) -> Response {
+    match metrics.write() {
+        Ok((content_type, page)) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

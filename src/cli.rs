@@ -8,6 +8,7 @@ pub mod explain;
 pub mod healthcheck;
 pub mod ratelimit;
 pub mod serve;
+mod statistics;
 pub mod tls;
 pub mod xds;
 

@@ -12,6 +12,9 @@ pub mod watch;
 
 pub mod bucket;
 
+pub mod histogram;
+pub mod statistics;
+
 pub mod plan;
 
 pub mod store;
@@ -20,6 +23,7 @@ pub mod decision;
 pub mod limiter;
 
 pub mod explain;
+pub mod export;
 pub mod metrics;
 pub mod proto;
 
@@ -33,6 +37,7 @@ pub mod grpc;
 pub mod server;
 
 pub mod http_probe;
+pub mod migrate;
 pub mod stats;
 
 pub mod cli;

@@ -1,5 +1,7 @@
 //! The use case: find the rules of a query, take from all their buckets in one step, conclude.
 
+mod statistics;
+
 use std::{
     cmp::Reverse,
     sync::{Arc, atomic::Ordering},
@@ -13,6 +15,7 @@ use crate::{
     descriptor::Query,
     limit::LimitError,
     plan::{Allowance, Domain, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
+    statistics::Statistics,
     store::{BucketKey, Item, Store, StoreError, Take, Taken},
 };
 
@@ -21,6 +24,7 @@ use crate::{
 pub struct Limiter {
     plans: Arc<SharedPlans>,
     store: Arc<Store>,
+    statistics: Option<Arc<Statistics>>,
 }
 
 /// Why a query was not decided.
@@ -55,7 +59,17 @@ struct Part<'p> {
 impl Limiter {
     /// A limiter of these plans on this store.
     pub fn new(plans: Arc<SharedPlans>, store: Arc<Store>) -> Self {
-        Self { plans, store }
+        Self {
+            plans,
+            store,
+            statistics: None,
+        }
+    }
+
+    /// Counts what it decides in `statistics`, too.
+    pub fn with_statistics(mut self, statistics: Option<Arc<Statistics>>) -> Self {
+        self.statistics = statistics;
+        self
     }
 
     /// The plans in force and what happened to them.
@@ -98,10 +112,14 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
+        let statistics = self.statistics.as_deref().filter(|_| !dry);
         if !plans.loaded() {
             return Err(DecideError::NoPlans);
         }
         let Some(domain) = plans.domain(&query.domain) else {
+            if let Some(statistics) = statistics {
+                statistics.unknown_domain(&query.domain, query.descriptors.len());
+            }
             return Ok(unknown_domain(plans, query));
         };
         let (mut parts, mut take) = plan_take(domain, query, plans.modes())?;
@@ -127,9 +145,15 @@ impl Limiter {
         if plans.modes().shadow && decision.code == Code::OverLimit {
             decision.code = Code::Ok;
             decision.spared = true;
+            if let Some(statistics) = statistics {
+                statistics.count_global_shadow();
+            }
         }
         if !dry {
             count(&parts, &decision);
+        }
+        if let Some(statistics) = statistics {
+            statistics::count(statistics, domain, query, &parts, &decision);
         }
         Ok(decision)
     }
@@ -228,12 +252,13 @@ impl Part<'_> {
         matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
     }
 
-    /// Whether, where all rules are in quota mode, this is one whose quota is never used up: no rule limits it, and none says
-    /// unlimited, which has no quota at all.
+    /// Whether, where all rules are in quota mode, this is one whose quota is never used up: its rule is in shadow mode, or no
+    /// rule limits it, and none says unlimited, which has no quota at all.
     fn has_free_quota(&self) -> bool {
         let unlimited =
             rule_of(&self.found).is_some_and(|rule| matches!(rule.allowance, Allowance::Unlimited));
-        self.items.0 == self.items.1 && !unlimited && !self.refuses()
+        let limited = self.items.0 < self.items.1;
+        self.role == Role::Shadow || (!limited && !unlimited && !self.refuses())
     }
 
     fn rule(&self) -> Option<&Arc<Rule>> {

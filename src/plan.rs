@@ -3,17 +3,18 @@
 //! A file's way: `source` finds it, `tree` parses it (a resource of a control plane comes as a tree), `read` turns it into the types of `file` and notes every mistake,
 //! `compile` makes a [`Domain`] of it. [`Plans`] is all of them; `matching` finds the rules that a query meets.
 
+pub(crate) mod fields;
 pub mod file;
 pub mod mistake;
 pub mod reload;
 pub mod rule;
+pub(crate) mod scalar;
 pub mod schema;
 pub mod shapes;
 pub mod tree;
 
 mod compile;
 mod domain;
-mod fields;
 mod keys;
 mod level;
 mod matching;
@@ -21,7 +22,6 @@ mod merge;
 mod options;
 mod plans;
 mod read;
-mod scalar;
 mod source;
 mod subject;
 

@@ -30,11 +30,15 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admin::{self, Readiness},
     clock::SystemClock,
+    export::{self, MetricsPage, Reference},
     grpc,
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, ConnectionAge, Dialect, Settings, StoreChoice},
+    settings::{
+        Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
+    },
+    statistics::Statistics,
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -49,6 +53,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
+/// How often gRPC health looks whether what it needs is there.
+const HEALTH_LOOK: Duration = Duration::from_millis(250);
+
 /// How often plan files and certificates are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
 
@@ -59,6 +66,8 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where metrics are served too.
+    pub metrics: Option<Address>,
     /// Where the debug pages are served, if anywhere.
     pub debug: Option<Address>,
     limiter: Arc<Limiter>,
@@ -78,9 +87,7 @@ pub enum StartError {
     #[error("{0}")]
     Plans(#[from] LoadError),
     /// The certificates of the gRPC listeners cannot be used.
-    #[error(
-        "cannot serve gRPC over TLS: {0}; see --grpc-tls-cert, --grpc-tls-key and --grpc-client-ca"
-    )]
+    #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
@@ -89,7 +96,7 @@ pub enum StartError {
         address: Address,
         /// Who wanted it.
         what: &'static str,
-        /// The flag that moves it.
+        /// The flag, or the variable, that moves it.
         flag: &'static str,
         /// What the system said.
         source: io::Error,
@@ -142,17 +149,25 @@ impl Server {
             tls.metrics().register(&mut metrics);
         }
         let metrics = Arc::new(metrics);
-        let limiter = Arc::new(Limiter::new(plans.clone(), store));
+        let wanted = &settings.statistics;
+        let statistics = wanted
+            .are_wanted()
+            .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
+        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Arc::new(limiter);
+        let in_ms = wanted.response_time_in_ms;
+        let reference = statistics
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
         let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
         let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
-        let needs = settings.healthy_with_plans_only.then(|| plans.clone());
-        let readiness = Arc::new(Readiness::new(needs));
+        let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
         let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            metrics: None,
             debug: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
@@ -169,14 +184,19 @@ impl Server {
         }
         // All ports are opened before any serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
+        let [grpc_mover, http_mover, debug_mover] = settings.dialect.movers();
         for address in &settings.grpc_listen {
-            listeners.push(server.bind(address, "gRPC", "--grpc-listen").await?);
+            listeners.push(server.bind(address, "gRPC", grpc_mover).await?);
         }
         let http = server
-            .bind(&settings.http_listen, "HTTP", "--http-listen")
+            .bind(&settings.http_listen, "HTTP", http_mover)
             .await?;
+        let metrics_listener = match &wanted.metrics_listen {
+            Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
         let debug = match &settings.debug_listen {
-            Some(address) => Some(server.bind(address, "debug", "--debug-listen").await?),
+            Some(address) => Some(server.bind(address, "debug", debug_mover).await?),
             None => None,
         };
         for listener in listeners {
@@ -189,7 +209,8 @@ impl Server {
             ));
         }
         server.http = http.address;
-        let pages = admin::router(limiter, metrics, readiness.clone());
+        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
+        let pages = admin::router(limiter, page, readiness.clone());
         let app = pages.merge(grpc::json::router(rls));
         server
             .tasks
@@ -201,8 +222,8 @@ impl Server {
                 .tasks
                 .spawn(serve_http(debug.socket, app, stop.clone()));
         }
-        if settings.healthy_with_plans_only {
-            let health = follow_plans(server.health.clone(), readiness, plans.clone());
+        if settings.health_needs != HealthNeeds::default() {
+            let health = follow(server.health.clone(), readiness);
             let stop = stop.clone();
             server.tasks.spawn(async move {
                 stop.run_until_cancelled_owned(health).await;
@@ -240,6 +261,33 @@ impl Server {
         while wait && !plans.load().loaded() {
             changes.changed().await.expect("the plans are here");
         }
+    }
+
+    /// Hands what is counted to those who want it; answers the page of the HTTP address.
+    fn export(
+        &mut self,
+        metrics: Arc<Metrics>,
+        reference: Option<Reference>,
+        wanted: &StatisticsSettings,
+        listener: Option<Listener>,
+    ) -> Arc<MetricsPage> {
+        let reference = reference.map(Arc::new);
+        let on_page = reference.clone().filter(|_| wanted.on_pages);
+        let page = Arc::new(MetricsPage::new(metrics, on_page));
+        if let Some(listener) = listener {
+            self.metrics = Some(listener.address);
+            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            self.tasks
+                .spawn(serve_http(listener.socket, app, self.stop.clone()));
+        }
+        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
+            let reports = export::statsd::report(reference, statsd.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                reports.await;
+                Ok(())
+            });
+        }
+        page
     }
 
     /// The limiter that answers.
@@ -394,10 +442,11 @@ async fn health() -> (HealthReporter, tonic_health::server::HealthService) {
     (reporter, service)
 }
 
-/// Keeps the service's gRPC health true to whether there are plans.
-async fn follow_plans(health: HealthReporter, readiness: Arc<Readiness>, plans: Arc<SharedPlans>) {
-    let mut changes = plans.changes();
+/// Keeps the service's gRPC health true to whether it has what it needs.
+async fn follow(health: HealthReporter, readiness: Arc<Readiness>) {
+    let mut look = tokio::time::interval(HEALTH_LOOK);
     loop {
+        look.tick().await;
         let status = match readiness.healthy() {
             true => tonic_health::ServingStatus::Serving,
             false => tonic_health::ServingStatus::NotServing,
@@ -405,9 +454,6 @@ async fn follow_plans(health: HealthReporter, readiness: Arc<Readiness>, plans: 
         health
             .set_service_status(grpc::HEALTH_SERVICE, status)
             .await;
-        if changes.changed().await.is_err() {
-            return;
-        }
     }
 }
 

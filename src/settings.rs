@@ -1,8 +1,10 @@
 //! Process settings: what a start needs to know, apart from the plans.
 
+mod statistics;
+
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -13,6 +15,11 @@ use crate::{
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
     xds::XdsSettings,
+};
+
+pub use self::statistics::{
+    Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
+    TagStyle,
 };
 
 /// Everything `serve` needs.
@@ -40,10 +47,12 @@ pub struct Settings {
     pub max_buckets: usize,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
+    /// What is counted and shown beyond our own metrics.
+    pub statistics: StatisticsSettings,
     /// In whose words errors and health are said.
     pub dialect: Dialect,
-    /// Whether health says that it does not serve while no domain is loaded.
-    pub healthy_with_plans_only: bool,
+    /// Without what health says that it does not serve.
+    pub health_needs: HealthNeeds,
     /// How long gRPC connections live.
     pub connection_age: ConnectionAge,
 }
@@ -56,6 +65,25 @@ pub enum Dialect {
     Tollgate,
     /// envoyproxy/ratelimit's: errors are UNKNOWN, and the unnamed health service is SERVING to the end.
     Reference,
+}
+
+impl Dialect {
+    /// What moves the ports of gRPC, HTTP and the debug pages: flags, or variables.
+    pub fn movers(self) -> [&'static str; 3] {
+        match self {
+            Self::Tollgate => ["--grpc-listen", "--http-listen", "--debug-listen"],
+            Self::Reference => ["GRPC_PORT", "PORT", "DEBUG_PORT"],
+        }
+    }
+}
+
+/// Without what health says that the service does not serve, though it answers; nothing unless told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HealthNeeds {
+    /// Plans of at least one domain.
+    pub plans: bool,
+    /// A store that can be reached.
+    pub store: bool,
 }
 
 /// How long gRPC connections live. Clients that connect anew spread over replicas that came since.
@@ -101,7 +129,7 @@ impl fmt::Display for StoreChoice {
     }
 }
 
-/// Where to listen or to connect: `host:port` or `unix:PATH`.
+/// Where to listen or to connect: `host:port`, `:port` for every address of this machine, or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A TCP address.
@@ -112,7 +140,7 @@ pub enum Address {
 
 /// The text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an address: write host:port, like 0.0.0.0:8081, or unix:PATH")]
+#[error("`{text}` is not an address: write host:port, like 0.0.0.0:8081, or :port, or unix:PATH")]
 pub struct AddressError {
     text: String,
 }
@@ -132,6 +160,9 @@ impl FromStr for Address {
                 Ok(Self::Unix(path.into()))
             };
         }
+        if let Some(port) = text.strip_prefix(':') {
+            return port.parse().map(any_host).map_err(|_| error());
+        }
         if let Ok(address) = text.parse() {
             return Ok(Self::Tcp(address));
         }
@@ -143,11 +174,35 @@ impl FromStr for Address {
     }
 }
 
+/// Every address of this machine, IPv6 and IPv4; only the latter where the machine has no other.
+fn any_host(port: u16) -> Address {
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let has_v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    Address::Tcp(if has_v6 { v6 } else { v4 })
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_every_address_of_the_machine() {
+        let Ok(Address::Tcp(address)) = ":9090".parse() else {
+            panic!("no address");
+        };
+        assert!(address.ip().is_unspecified() && address.port() == 9090);
+        for wrong in [":", ":x", ":70000", ":9090/"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
     }
 }

@@ -108,6 +108,14 @@ pub enum Store {
 }
 
 impl Store {
+    /// Whether it cannot be reached now.
+    pub fn is_down(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(redis) => redis.is_down().is_some(),
+        }
+    }
+
     /// Takes all of `take`, or nothing. Balances have the length and order of `take.items`.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use control_plane::ControlPlane;
 use envoy_types::pb::google::protobuf::{UInt64Value, value::Kind};
 use nix::sys::signal::Signal;
 use tollgate::{
-    cli::ratelimit::environment::Environment,
+    cli::ratelimit::environment::{ConfigType, Environment},
     proto::envoy::{
         extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride,
         service::ratelimit::v3::{
@@ -44,6 +44,7 @@ descriptors:
   - { key: user, rate_limit: { unit: hour, requests_per_unit: 2 } }
   - { key: page, rate_limit: { unit: day, requests_per_unit: 5, name: pages } }
   - { key: quota, quota_mode: true, rate_limit: { unit: hour, requests_per_unit: 1 } }
+  - { key: shade, shadow_mode: true, rate_limit: { unit: hour, requests_per_unit: 1 } }
   - { key: staff, rate_limit: { unlimited: true } }
   - { key: tagged, detailed_metric: true, rate_limit: { unit: hour, requests_per_unit: 5 }, metadata: { owner: tagged } }
 ";
@@ -304,6 +305,111 @@ fn on_known_ports(variables: &[(String, String)]) -> Process {
     assert!(log.contains("in use already"), "{log}");
     let ports = ["PORT", "GRPC_PORT", "DEBUG_PORT"].map(|name| (name.to_owned(), "0".to_owned()));
     Process::start(&mut command(&[variables, &ports].concat()))
+}
+
+/// Exactly the variables of Envoy Gateway, with all that it can be told to add.
+// Source: envoyproxy/gateway, internal/infrastructure/kubernetes/ratelimit.
+const ENVOY_GATEWAY: [(&str, &str); 32] = [
+    ("RUNTIME_ROOT", "/data"),
+    ("RUNTIME_SUBDIRECTORY", "ratelimit"),
+    ("RUNTIME_IGNOREDOTFILES", "true"),
+    ("RUNTIME_WATCH_ROOT", "false"),
+    ("LOG_LEVEL", "info"),
+    ("USE_STATSD", "false"),
+    ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+    ("CONFIG_GRPC_XDS_SERVER_URL", "envoy-gateway:18001"),
+    ("CONFIG_GRPC_XDS_NODE_ID", "envoy-ratelimit"),
+    ("GRPC_SERVER_USE_TLS", "true"),
+    ("GRPC_SERVER_TLS_CERT", "/certs/tls.crt"),
+    ("GRPC_SERVER_TLS_KEY", "/certs/tls.key"),
+    ("GRPC_SERVER_TLS_CA_CERT", "/certs/ca.crt"),
+    ("CONFIG_GRPC_XDS_SERVER_USE_TLS", "true"),
+    ("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", "/certs/tls.crt"),
+    ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", "/certs/tls.key"),
+    ("CONFIG_GRPC_XDS_SERVER_TLS_CACERT", "/certs/ca.crt"),
+    ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
+    ("REDIS_SOCKET_TYPE", "tcp"),
+    ("REDIS_URL", "redis:6379"),
+    ("REDIS_TLS", "true"),
+    ("REDIS_TLS_CLIENT_CERT", "/redis-certs/tls.crt"),
+    ("REDIS_TLS_CLIENT_KEY", "/redis-certs/tls.key"),
+    ("USE_PROMETHEUS", "true"),
+    ("PROMETHEUS_ADDR", ":19001"),
+    ("PROMETHEUS_MAPPER_YAML", "/etc/statsd-exporter/conf.yaml"),
+    ("TRACING_ENABLED", "true"),
+    ("TRACING_SERVICE_NAME", "envoy-ratelimit"),
+    ("TRACING_SERVICE_NAMESPACE", "envoy-gateway-system"),
+    ("TRACING_SERVICE_INSTANCE_ID", "envoy-ratelimit-0"),
+    ("TRACING_SAMPLING_RATE", "0.6"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
+];
+
+#[test]
+fn every_variable_of_envoy_gateway_is_understood() {
+    let lookup = |name: &str| {
+        let found = ENVOY_GATEWAY.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| (*value).into())
+    };
+    let read = Environment::read(&lookup).unwrap();
+    assert_eq!(read.plans.config_type, ConfigType::Xds);
+    assert_eq!(read.xds.server_url, "envoy-gateway:18001");
+    assert!(read.grpc_tls.server_use_tls && read.xds.server_use_tls && read.redis.tls);
+    assert_eq!(read.tracing.sampling_rate, 0.6);
+    let names = Environment::names();
+    let unknown: Vec<_> = ENVOY_GATEWAY
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !names.contains(*name))
+        .collect();
+    // The reference does not read these either.
+    assert_eq!(
+        unknown,
+        ["GRPC_SERVER_TLS_CA_CERT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+    );
+}
+
+#[tokio::test]
+async fn statistics_go_where_the_variables_say() {
+    let mut runtime = Runtime::with(&[("a.yaml", "domain: ''\n")]);
+    runtime
+        .set("USE_PROMETHEUS", "true")
+        .set("PROMETHEUS_ADDR", "127.0.0.1:0");
+    runtime
+        .set("PROMETHEUS_PATH", "/numbers")
+        .set("USE_STATSD", "false");
+    runtime.set("SHADOW_MODE", "true");
+    let mut tollgate = runtime.start();
+    let line = tollgate.process.line_with("metrics (HTTP) on ");
+    let address = line
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .strip_suffix("/numbers")
+        .unwrap();
+    let page = || http(address, "GET", "/numbers", "").1;
+    let sample = |text: &str| page().lines().any(|line| line == text);
+    assert!(user(&tollgate, "shop").await.is_err());
+    for text in [
+        "ratelimit_service_config_load_error 1",
+        "ratelimit_service_should_rate_limit_error{err_type=\"service_error\"} 1",
+    ] {
+        assert!(sample(text), "{text} in {}", page());
+    }
+    assert!(!page().contains("config_load_success"));
+    runtime.write("a.yaml", SHOP);
+    wait_until("good plans", async || {
+        limit(&tollgate, "shop").await.is_some()
+    })
+    .await;
+    for _ in 0..3 {
+        user(&tollgate, "shop").await.unwrap();
+    }
+    for text in [
+        "ratelimit_service_config_load_success 1",
+        "ratelimit_service_rate_limit_over_limit{domain=\"shop\",key1=\"user\"} 1",
+    ] {
+        assert!(sample(text), "{text} in {}", page());
+    }
 }
 
 #[test]
@@ -654,6 +760,11 @@ async fn global_modes_spare_requests_and_no_statuses() {
         "no rule is room"
     );
     assert_eq!(
+        code(&[user, &[("shade", "x")]], 3).await,
+        Code::Ok,
+        "a rule in shadow mode always has room"
+    );
+    assert_eq!(
         code(&[user, &[("staff", "x")]], 3).await,
         Code::OverLimit,
         "unlimited is none"
@@ -749,6 +860,20 @@ async fn health_follows_plans_when_told_and_the_drain_always() {
         "answered while draining"
     );
     tollgate.process.kill();
+}
+
+#[tokio::test]
+async fn health_depends_on_redis_only_when_told() {
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    let tollgate = runtime
+        .set("REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", "true")
+        .start();
+    assert_eq!(http(&tollgate.http, "GET", "/healthcheck", "").0, 500);
+    wait_until("NOT_SERVING", async || {
+        grpc_health(&tollgate.grpc, "ratelimit").await == 2
+    })
+    .await;
+    assert!(user(&tollgate, "shop").await.is_ok(), "it answers");
 }
 
 #[tokio::test]

@@ -10,3 +10,5 @@ mod model;
 mod reload;
 #[path = "plans/schema.rs"]
 mod schema;
+#[path = "plans/sources.rs"]
+mod sources;

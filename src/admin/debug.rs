@@ -2,13 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use axum::{
-    Json, Router,
-    extract::State,
-    http::header,
-    response::{Html, IntoResponse},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, http::header, response::IntoResponse, routing::get};
 use serde_json::{Value, json};
 
 use crate::{
@@ -16,18 +10,12 @@ use crate::{
     plan::{Allowance, Domain, Plans, Role, Rule, RuleLimit, SharedPlans},
 };
 
-const INDEX: &str = r#"<!doctype html>
-<title>Tollgate: debug</title>
-<ul>
-<li><a href="/rlconfig">/rlconfig</a>: the rules in force
-<li><a href="/stats">/stats</a>: what runs here
-</ul>
-"#;
+const INDEX: &str = "/rlconfig: the rules in force\n/stats: what runs here\n";
 
 /// The pages.
 pub fn router(plans: Arc<SharedPlans>) -> Router {
     Router::new()
-        .route("/", get(Html(INDEX)))
+        .route("/", get(INDEX))
         .route("/rlconfig", get(rules_page))
         .route("/stats", get(stats))
         .with_state(plans)

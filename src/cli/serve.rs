@@ -5,11 +5,11 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs, tls::TlsArgs, xds::XdsArgs};
+use super::{ConfigArgs, LogArgs, statistics::StatisticsArgs, tls::TlsArgs, xds::XdsArgs};
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
-    settings::{Address, ConnectionAge, Dialect, Settings},
+    settings::{Address, ConnectionAge, Dialect, HealthNeeds, Settings},
 };
 
 /// Flags of `serve`.
@@ -71,6 +71,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
     #[command(flatten)]
+    statistics: StatisticsArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
@@ -102,8 +104,9 @@ impl ServeArgs {
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,
+            statistics: self.statistics.settings(),
             dialect: Dialect::Tollgate,
-            healthy_with_plans_only: false,
+            health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
         })
     }
@@ -113,7 +116,7 @@ impl ServeArgs {
     }
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than nothing, like 10ms".to_owned()),
         read => read.map_err(|error| error.to_string()),
@@ -215,6 +218,13 @@ fn banner(server: &Server, settings: &Settings) -> String {
         grpc.join(", ")
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
+    if let Some(metrics) = &server.metrics {
+        let path = &settings.statistics.metrics_path;
+        text += &format!("  metrics (HTTP) on {metrics}{path}\n");
+    }
+    if let Some(statsd) = &settings.statistics.statsd {
+        text += &format!("  statistics to {}\n", statsd.to);
+    }
     if let Some(debug) = &server.debug {
         text += &format!("  debug pages on {debug}\n");
     }

@@ -67,7 +67,7 @@ impl Service {
             .map_err(|error| status::undecided(&self.metrics, self.dialect, &error))?;
         self.count(&decision);
         let response = convert::response_to_proto(&query.domain, asked.as_ref(), &decision);
-        self.metrics.latency.observe(start.elapsed().as_secs_f64());
+        self.metrics.latency.observe(start.elapsed());
         Ok(response)
     }
 

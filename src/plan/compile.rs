@@ -19,7 +19,10 @@ use super::{
     },
     subject::{Variable, escaped},
 };
-use crate::limit::{Limit, Period};
+use crate::{
+    limit::{Limit, Period},
+    statistics::{KeyLevel, RuleStatistics},
+};
 
 /// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
 const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
@@ -43,6 +46,7 @@ pub fn compile(
         paths: HashSet::new(),
         nodes: Vec::new(),
         rules: Vec::new(),
+        levels: Vec::new(),
         key_names: HashSet::new(),
         notes,
         domain,
@@ -95,6 +99,8 @@ struct Compiler<'n> {
     paths: HashSet<Arc<str>>,
     nodes: Vec<Node>,
     rules: Vec<Arc<Rule>>,
+    /// The levels from the top to the rule at hand, as statistics name them.
+    levels: Vec<KeyLevel>,
     key_names: HashSet<Box<str>>,
     notes: &'n mut Notes,
 }
@@ -158,6 +164,7 @@ impl Compiler<'_> {
             }
         });
         let variable = variable(&file);
+        self.levels.push(key_level(&file));
         let branch = !below.is_empty();
         let names = Names {
             element: &element,
@@ -181,6 +188,7 @@ impl Compiler<'_> {
             on_store_error,
         };
         self.level(index, below, &place);
+        self.levels.pop();
     }
 
     /// What a rule says, or none for a mere branch.
@@ -221,8 +229,10 @@ impl Compiler<'_> {
             _ => Allowance::Listed,
         };
         let path = self.free_path(names);
+        let detailed = file.detailed_metric == Some(true);
         let rule = Arc::new(Rule {
             counters: self.counters_of(&path),
+            statistics: Box::new(RuleStatistics::new(&domain, &self.levels, detailed)),
             domain,
             path,
             key: names.key.into(),
@@ -288,6 +298,7 @@ impl Compiler<'_> {
             replaces: Box::default(),
             metadata: None,
             counters: self.counters_of(shown),
+            statistics: Box::new(RuleStatistics::fixed(&self.domain, ["unmatched"])),
         });
         self.rules.push(Arc::clone(&rule));
         match file {
@@ -376,8 +387,26 @@ fn names(file: &RuleFile, place: &Place<'_>) -> (String, String, String) {
     }
 }
 
+/// A rule's level as envoyproxy/ratelimit names it in its statistics.
+fn key_level(file: &RuleFile) -> KeyLevel {
+    let text = match &file.cidr {
+        Some(net) => format!("{}_{net}", file.key),
+        None => file.joined(),
+    };
+    KeyLevel {
+        text: text.into(),
+        open: file.value.is_none() || is_pattern(file),
+        value_to_metric: file.value_to_metric == Some(true),
+        share_threshold: file.share_threshold == Some(true),
+    }
+}
+
+fn is_pattern(file: &RuleFile) -> bool {
+    file.joined().contains('*') && file.cidr.is_none()
+}
+
 fn variable(file: &RuleFile) -> Variable {
-    let pattern = file.joined().contains('*') && file.cidr.is_none();
+    let pattern = is_pattern(file);
     match (&file.value, file.cidr) {
         _ if pattern && file.share_threshold == Some(true) => Variable::Nothing,
         _ if pattern && file.key.contains('*') => Variable::Joined(0),

@@ -12,7 +12,7 @@ use super::{
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
-    descriptor::{Descriptor, LimitOverride},
+    descriptor::{Descriptor, Entry, LimitOverride},
     limit::{Limit, LimitError, Period},
 };
 
@@ -118,6 +118,17 @@ impl Domain {
     /// Whether entries of that key hold API keys, whose secrets nobody is to see.
     pub fn holds_api_key(&self, key: &str) -> bool {
         self.key_names.iter().any(|name| **name == *key)
+    }
+
+    /// What of an entry's value may be seen: all of it, but of an API key only its id, or `unknown`.
+    pub fn public_value<'e>(&'e self, entry: &'e Entry) -> &'e str {
+        match self.holds_api_key(&entry.key) {
+            false => &entry.value,
+            true => self
+                .keys
+                .of_id_or_secret(&entry.value)
+                .map_or("unknown", |key| &key.id),
+        }
     }
 
     /// The limit that a request sent along, and the name of the descriptor's bucket under it.

@@ -9,6 +9,12 @@ use super::{
     tree::{Node, Value},
 };
 
+/// The reference's words about a value of the wrong type.
+pub const UNMARSHAL: &str = "error loading config file: yaml: unmarshal errors";
+
+/// The reference's words about a list that holds other than maps.
+pub const NOT_A_MAP: &str = "config error, yaml file contains list of type other than map";
+
 /// What is noted while one file is read.
 #[derive(Debug)]
 pub struct Reader<'n> {
@@ -190,7 +196,8 @@ impl Reader<'_> {
         match &node.value {
             Value::List(items) => items,
             _ => {
-                let message = format!("expected a list of {of}, found {}", node.kind());
+                let found = node.kind();
+                let message = format!("expected a list of {of}, found {found} ({UNMARSHAL})");
                 self.error(node.place, path, message);
                 &[]
             }
@@ -248,7 +255,7 @@ impl Reader<'_> {
                 Value::Scalar { text, .. } => format!("`{text}`"),
                 _ => node.kind().to_owned(),
             };
-            let message = format!("expected true or false, found {found}");
+            let message = format!("expected true or false, found {found} ({UNMARSHAL})");
             self.error(node.place, &path.field(name), message);
         }
         value

@@ -77,9 +77,9 @@ pub struct RuleFile {
     pub quota_mode: Option<bool>,
     /// All values that the `*` of this rule stands for share one bucket.
     pub share_threshold: Option<bool>,
-    /// Of envoyproxy/ratelimit's statistics; loads, and has no effect.
+    /// In envoyproxy/ratelimit's statistics this rule counts apart for each list of values; goes with a limit.
     pub detailed_metric: Option<bool>,
-    /// Of envoyproxy/ratelimit's statistics; loads, and has no effect.
+    /// In envoyproxy/ratelimit's statistics this rule and those below it count apart for each value of this entry.
     pub value_to_metric: Option<bool>,
     /// Copied to the answer's `dynamic_metadata` when the rule lets a request pass.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]

@@ -124,13 +124,19 @@ impl Notes {
     /// # Errors
     /// All mistakes, in that order.
     pub fn finish(self) -> Result<Vec<Mistake>, LoadError> {
-        match self.total {
-            0 => Ok(sorted(self.warnings)),
-            total => Err(LoadError {
-                mistakes: sorted(self.errors),
-                total,
-            }),
+        match self.both() {
+            (None, warnings) => Ok(warnings),
+            (Some(error), _) => Err(error),
         }
+    }
+
+    /// All mistakes, if there are any, and the warnings; both in that order.
+    pub fn both(self) -> (Option<LoadError>, Vec<Mistake>) {
+        let error = (self.total > 0).then(|| LoadError {
+            mistakes: sorted(self.errors),
+            total: self.total,
+        });
+        (error, sorted(self.warnings))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct SharedPlans {
 /// How reloads went since the process started.
 #[derive(Debug, Clone, Default)]
 pub struct ReloadStatus {
+    /// Loads that brought plans, that of the start among them.
+    pub loads: u64,
     /// Reloads that brought other plans.
     pub changed: u64,
     /// Reloads that failed; the same mistakes found again in files do not count again.
@@ -105,8 +107,11 @@ impl SharedPlans {
     fn new(plans: Plans, sources: Sources) -> Self {
         Self {
             sources,
+            status: watch::Sender::new(ReloadStatus {
+                loads: plans.loaded().into(),
+                ..ReloadStatus::default()
+            }),
             plans: ArcSwap::from_pointee(plans),
-            status: watch::Sender::new(ReloadStatus::default()),
             reloading: Mutex::new(()),
         }
     }
@@ -219,6 +224,7 @@ impl SharedPlans {
         );
         self.plans.store(Arc::new(plans));
         self.status.send_modify(|status| {
+            status.loads += 1;
             status.changed += 1;
             status.error = None;
             status.at = Some(SystemTime::now());

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use smallvec::SmallVec;
 
-use crate::limit::Limit;
+use crate::{limit::Limit, statistics::RuleStatistics};
 
 /// One rule of a domain, compiled.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Rule {
     pub metadata: Option<Box<serde_json::Map<String, serde_json::Value>>>,
     /// What it has decided since the process started; handed on to the rule of the same domain and path at a reload.
     pub counters: Arc<RuleCounters>,
+    /// Where it counts under the names of envoyproxy/ratelimit.
+    pub statistics: Box<RuleStatistics>,
 }
 
 /// What a rule allows.

@@ -44,7 +44,7 @@ use crate::{
 
 pub use self::{
     connect::{RedisUrl, RedisUrlError},
-    stats::{Histogram, StoreStats},
+    stats::StoreStats,
 };
 
 /// How a Redis store works.

@@ -104,6 +104,14 @@ fn messages_contain_the_words_of_the_reference() {
             "list_of_text",
             "config error, yaml file contains list of type other than map",
         ),
+        (
+            "replaces_of_text",
+            "config error, yaml file contains list of type other than map",
+        ),
+        (
+            "requests_negative",
+            "error loading config file: yaml: unmarshal errors",
+        ),
         ("metadata_not_a_map", "error parsing metadata: "),
     ] {
         let text = fs::read_to_string(format!("tests/plans/bad/{name}.yaml")).unwrap();

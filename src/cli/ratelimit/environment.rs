@@ -21,6 +21,10 @@ words! {
     BackendType { Redis = "redis", Memcache = "memcache" }
 }
 words! {
+    /// STATSD_PROTOCOL, of gostats, which sends the statistics
+    StatsdProtocol { Tcp = "tcp", Udp = "udp" }
+}
+words! {
     /// REDIS_SOCKET_TYPE
     SocketType { Tcp = "tcp", Unix = "unix" }
 }
@@ -151,6 +155,7 @@ pub struct Stats {
     pub use_statsd: bool,
     pub statsd_host: String,
     pub statsd_port: u16,
+    pub statsd_protocol: StatsdProtocol,
     pub use_dog_statsd: bool,
     pub mogrifiers: Vec<Mogrifier>,
     pub extra_tags: Pairs<':'>,
@@ -167,6 +172,8 @@ pub struct Stats {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the variables' names")]
 pub struct Mogrifier {
+    /// How USE_DOG_STATSD_MOGRIFIERS calls it.
+    pub of: String,
     pub pattern: String,
     pub name: String,
     pub tags: Pairs<':'>,
@@ -374,6 +381,7 @@ fn stats(from: &mut Reader<'_>) -> Stats {
         use_statsd: from.read("USE_STATSD", true),
         statsd_host: from.text("STATSD_HOST", "localhost"),
         statsd_port: from.read("STATSD_PORT", 8125),
+        statsd_protocol: from.read("STATSD_PROTOCOL", StatsdProtocol::Tcp),
         use_dog_statsd: from.read("USE_DOG_STATSD", false),
         mogrifiers: mogrifiers(from),
         extra_tags: from.read("EXTRA_TAGS", Pairs::default()),
@@ -388,15 +396,26 @@ fn stats(from: &mut Reader<'_>) -> Stats {
     }
 }
 
+impl Mogrifier {
+    /// The name of one of its variables.
+    pub fn variable(&self, part: &str) -> String {
+        format!("DOG_STATSD_MOGRIFIER_{}_{part}", self.of.to_uppercase())
+    }
+}
+
 fn mogrifiers(from: &mut Reader<'_>) -> Vec<Mogrifier> {
     let List(names) = from.read("USE_DOG_STATSD_MOGRIFIERS", List::default());
     let mogrifier = |name: String| {
-        let part = |part: &str| format!("DOG_STATSD_MOGRIFIER_{}_{part}", name.to_uppercase());
-        Mogrifier {
-            pattern: from.text(part("PATTERN"), ""),
-            name: from.text(part("NAME"), ""),
-            tags: from.read(part("TAGS"), Pairs::default()),
-        }
+        let mut mogrifier = Mogrifier {
+            of: name,
+            pattern: String::new(),
+            name: String::new(),
+            tags: Pairs::default(),
+        };
+        mogrifier.pattern = from.text(mogrifier.variable("PATTERN"), "");
+        mogrifier.name = from.text(mogrifier.variable("NAME"), "");
+        mogrifier.tags = from.read(mogrifier.variable("TAGS"), Pairs::default());
+        mogrifier
     };
     names.into_iter().map(mogrifier).collect()
 }

@@ -1,5 +1,7 @@
 //! The one translation of envoyproxy/ratelimit's environment into our settings, and what it has to say about it.
 
+mod statistics;
+
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use super::{
@@ -10,12 +12,12 @@ use super::{
 };
 use crate::{
     plan::{LimitHeaders, LoadOptions, MetadataStyle, Modes, ResponseOptions, Sources},
-    settings::{Address, AddressError, ConnectionAge, Dialect, Settings, StoreChoice},
+    settings::{Address, AddressError, ConnectionAge, Dialect, HealthNeeds, Settings, StoreChoice},
     store::redis::RedisUrlError,
 };
 
 /// Why the environment cannot be served by.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum EnvironmentError {
     #[error("{variables}: {source}")]
@@ -30,6 +32,13 @@ pub enum EnvironmentError {
     },
     #[error("BACKEND_TYPE: memcache has no exact counters; set it to redis, and REDIS_URL")]
     Memcache,
+    #[error("STATS_FLUSH_INTERVAL must be longer than nothing, like 10s")]
+    FlushInterval,
+    #[error("{variable}: {source}")]
+    Pattern {
+        variable: String,
+        source: regex::Error,
+    },
     #[error("REDIS_URL: {0}")]
     RedisUrl(#[from] RedisUrlError),
     #[error("{variable}: {reason}")]
@@ -63,7 +72,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "LOCAL_CACHE_SIZE_IN_BYTES",
         "refusals are always remembered, in a cache of fixed size",
     ),
-    ("NEAR_LIMIT_RATIO", "nothing is counted as near its limit"),
     (
         "CACHE_KEY_PREFIX",
         "keys begin with `tollgate:`; share no Redis between services that have the same domains",
@@ -86,10 +94,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "REDIS_POOL_ON_EMPTY_BEHAVIOR",
         "no call waits for a connection of its own",
     ),
-    (
-        "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION",
-        "health does not depend on Redis: rules answer by their on_store_error",
-    ),
     ("REDIS_STARTUP_INITIAL_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_ELAPSED_TIME", "starting needs no Redis"),
@@ -97,17 +101,7 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "REDIS_PERSECOND",
         "rules per second count in the Redis of all rules",
     ),
-    ("USE_DOG_STATSD", "no StatsD is sent"),
-    ("USE_DOG_STATSD_MOGRIFIERS", "no StatsD is sent"),
-    ("EXTRA_TAGS", "metrics have no further labels"),
-    ("USE_PROMETHEUS", "metrics are at /metrics of PORT"),
-    ("PROMETHEUS_ADDR", "metrics are at /metrics of PORT"),
-    ("PROMETHEUS_PATH", "metrics are at /metrics of PORT"),
     ("PROMETHEUS_MAPPER_YAML", "metrics have fixed names"),
-    (
-        "PROMETHEUS_RESPONSE_TIME_AS_MILLISECONDS",
-        "times are in seconds",
-    ),
     ("TRACING_ENABLED", "no traces are sent"),
 ];
 
@@ -155,8 +149,12 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         http_listen: address("HOST and PORT", &listen.host, listen.port)?,
         debug_listen: Some(debug),
         store: StoreChoice::Redis(redis_url(&environment.redis).parse()?),
+        statistics: statistics::settings(environment)?,
         dialect: Dialect::Reference,
-        healthy_with_plans_only: listen.healthy_with_at_least_one_config_loaded,
+        health_needs: HealthNeeds {
+            plans: listen.healthy_with_at_least_one_config_loaded,
+            store: environment.redis_start.health_check_active_connection,
+        },
         connection_age: ConnectionAge {
             limit: some_time(listen.grpc_max_connection_age),
             grace: some_time(listen.grpc_max_connection_age_grace),
@@ -195,15 +193,17 @@ fn refuse(environment: &Environment) -> Result<(), EnvironmentError> {
 }
 
 fn address(variables: &'static str, host: &str, port: u16) -> Result<Address, EnvironmentError> {
-    let host = match host {
-        // Go's word for every address.
-        "" => "[::]".to_owned(),
-        host if host.contains(':') && !host.starts_with('[') => format!("[{host}]"),
-        host => host.to_owned(),
-    };
-    format!("{host}:{port}")
+    host_and_port(host, port)
         .parse()
         .map_err(|source| EnvironmentError::Address { variables, source })
+}
+
+/// `HOST:PORT`; an empty host is every address, as Go has it.
+fn host_and_port(host: &str, port: u16) -> String {
+    match host.contains(':') && !host.starts_with('[') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
 }
 
 /// Zero means "without end" in Go's gRPC.

@@ -3,7 +3,7 @@
 use crate::{
     limit::{Limit, LimitError, Period, Unit},
     plan::{
-        fields::{Fields, OneOf, Reader},
+        fields::{Fields, NOT_A_MAP, OneOf, Reader, UNMARSHAL},
         file::{LimitFile, RateLimitFile, ReplacesFile},
         mistake::{Path, Place, did_you_mean},
         scalar::whole_number,
@@ -158,7 +158,8 @@ impl Reader<'_> {
             return 0;
         };
         whole_number(text).unwrap_or_else(|| {
-            let message = format!("`{text}` is not a whole number from 0 to 4294967295");
+            let message =
+                format!("`{text}` is not a whole number from 0 to 4294967295 ({UNMARSHAL})");
             self.error(node.place, &path, message);
             0
         })
@@ -179,6 +180,12 @@ impl Reader<'_> {
         let mut replaces = Vec::with_capacity(items.len());
         for (index, node) in items.iter().enumerate() {
             let path = path.item(index);
+            if !matches!(node.value, Value::Map(_)) {
+                let found = node.kind();
+                let message = format!("expected `{{name: …}}`, found {found} ({NOT_A_MAP})");
+                self.error(node.place, &path, message);
+                continue;
+            }
             let Some(fields) = self.fields(node, &path, &REPLACES) else {
                 continue;
             };

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::{Context, ON_STORE_ERROR};
 use crate::plan::{
-    fields::{Fields, Reader},
+    fields::{Fields, NOT_A_MAP, Reader},
     file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
     mistake::{Path, first_at},
     scalar,
@@ -31,7 +31,7 @@ impl Reader<'_> {
             let path = path.item(index);
             if !matches!(node.value, Value::Map(_)) {
                 let message = format!(
-                    "expected a rule, a map, found {} (config error, yaml file contains list of type other than map)",
+                    "expected a rule, a map, found {} ({NOT_A_MAP})",
                     node.kind()
                 );
                 self.error(node.place, &path, message);
