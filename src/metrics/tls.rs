@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::Metrics;
+use super::{Metrics, PREFIX};
 
 /// Counters of the TLS listeners; clones count together.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +45,7 @@ impl TlsMetrics {
         for result in ["success", "failure"] {
             drop(self.reloads.get_or_create(&ResultLabels { result }));
         }
-        let registry = &mut metrics.registry;
+        let registry = metrics.registry.sub_registry_with_prefix(PREFIX);
         registry.register(
             "tls_reloads",
             "Reloads of the certificate files",

@@ -68,7 +68,7 @@ impl ServerTls {
         let mut watched = Watched::new("certificate files", self.files.paths(), |_| Vec::new());
         let mut said = None;
         loop {
-            watched.changed(poll).await;
+            // Also at once: files may have changed between the first reading and now.
             let tls = Arc::clone(&self);
             let read = tokio::task::spawn_blocking(move || tls.reload()).await;
             let mistake = match read {
@@ -85,6 +85,7 @@ impl ServerTls {
                 );
             }
             said = mistake;
+            watched.changed(poll).await;
         }
     }
 
