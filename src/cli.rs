@@ -10,6 +10,8 @@ pub mod healthcheck;
 pub mod ratelimit;
 pub mod serve;
 mod statistics;
+pub mod tls;
+pub mod xds;
 
 use std::{
     env,
@@ -23,7 +25,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::settings::StoreChoice;
+use crate::{causes::chain, settings::StoreChoice};
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -42,13 +44,13 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: serve::ServeArgs,
+    serve: Box<serve::ServeArgs>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve rate-limit decisions (the default)
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Check plan files: every mistake with its place
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
@@ -98,6 +100,11 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Whether anything is named.
+    fn named(&self) -> bool {
+        !self.config.is_empty() || env::var_os("TOLLGATE_CONFIG").is_some_and(|set| !set.is_empty())
+    }
+
     /// The files and folders that are named: by flags, else by the variable, else `config/`.
     fn sources(&self) -> Vec<PathBuf> {
         if !self.config.is_empty() {
@@ -168,21 +175,6 @@ fn fail(message: &str) -> ExitCode {
 /// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
 fn store(text: &str) -> Result<StoreChoice, String> {
     text.parse().map_err(|error| format!("--store: {error}"))
-}
-
-/// An error with its causes, in one line. tonic says "transport error" and keeps the reason in the source.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        // Some errors repeat what their cause says.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
 }
 
 /// Says which of the plan files and folders is not there.

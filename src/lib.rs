@@ -3,9 +3,12 @@
 //! A request travels `grpc/rls.rs` → `limiter.rs` → `store/` → `store/redis/take.lua` and back. `ARCHITECTURE.md` has the
 //! map; each module uses only those listed above it here.
 
+pub mod causes;
 pub mod clock;
 pub mod descriptor;
 pub mod limit;
+pub mod tls;
+pub mod watch;
 
 pub mod bucket;
 
@@ -13,7 +16,6 @@ pub mod histogram;
 pub mod statistics;
 
 pub mod plan;
-pub mod settings;
 
 pub mod store;
 
@@ -24,6 +26,10 @@ pub mod explain;
 pub mod export;
 pub mod metrics;
 pub mod proto;
+
+pub mod xds;
+
+pub mod settings;
 
 pub mod admin;
 pub mod grpc;

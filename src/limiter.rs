@@ -87,7 +87,7 @@ impl Limiter {
     /// Takes everything the query asks for, or nothing, by `deadline`.
     ///
     /// # Errors
-    /// [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
+    /// [`DecideError::NoPlans`] before the first plans; [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
     /// leaves the decision to the caller.
     pub async fn decide(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
         let plans = self.plans.load_full();

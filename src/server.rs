@@ -1,8 +1,9 @@
 //! Builds everything from settings, serves, drains.
 
 mod coalesced;
+mod tls;
 
-use self::coalesced::Coalesced;
+use self::{coalesced::Coalesced, tls::ServerTls};
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -14,10 +15,14 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
+    sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
-use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
+use tokio_stream::{
+    StreamExt,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
@@ -38,6 +43,8 @@ use crate::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
     },
+    tls::TlsFileError,
+    xds::{self, XdsSettings},
 };
 
 /// How long connections may take to end after GOAWAY before they are cut.
@@ -49,7 +56,7 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 /// How often gRPC health looks whether what it needs is there.
 const HEALTH_LOOK: Duration = Duration::from_millis(250);
 
-/// How often the plan files are read though nothing said that they changed: some mounts tell nothing.
+/// How often plan files and certificates are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
 
 /// A service whose ports are open.
@@ -79,6 +86,9 @@ pub enum StartError {
     /// The plans did not load.
     #[error("{0}")]
     Plans(#[from] LoadError),
+    /// The certificates of the gRPC listeners cannot be used.
+    #[error("cannot serve gRPC over TLS: {0}")]
+    Tls(#[from] TlsFileError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -115,12 +125,16 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans that do not load, an address that cannot be listened on.
+    /// [`StartError`]: plans that do not load, certificates that cannot be used, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let plans = Arc::new(if settings.wait_for_plans {
-            SharedPlans::open_or_wait(settings.plans.clone())
-        } else {
-            SharedPlans::open(settings.plans.clone())?
+        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = tls.map(Arc::new);
+        let plans = Arc::new(match &settings.xds {
+            Some(xds) => {
+                SharedPlans::streamed(xds.server.to_string(), settings.plans.options.clone())
+            }
+            None if settings.wait_for_plans => SharedPlans::open_or_wait(settings.plans.clone()),
+            None => SharedPlans::open(settings.plans.clone())?,
         });
         let store = connect_store(
             &settings.store,
@@ -132,6 +146,9 @@ impl Server {
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
+        if let Some(tls) = &tls {
+            tls.metrics().register(&mut metrics);
+        }
         let metrics = Arc::new(metrics);
         let wanted = &settings.statistics;
         let statistics = wanted
@@ -162,6 +179,10 @@ impl Server {
             tasks: JoinSet::new(),
             sockets: Vec::new(),
         };
+        match settings.xds {
+            Some(xds) => server.follow(xds, plans.clone()).await,
+            None => server.watch(plans.clone()),
+        }
         // All ports are opened before any serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
         let [grpc_mover, http_mover, debug_mover] = settings.dialect.movers();
@@ -183,6 +204,7 @@ impl Server {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
                 listener.socket,
+                tls.clone(),
                 router(routes.clone(), settings.connection_age),
                 stop.clone(),
             ));
@@ -209,11 +231,37 @@ impl Server {
                 Ok(())
             });
         }
-        let watch = plan::reload::watch(plans, POLL, stop);
-        server
-            .tasks
-            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+        if let Some(tls) = tls {
+            server.tasks.spawn(async move {
+                stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await;
+                Ok(())
+            });
+        }
         Ok(server)
+    }
+
+    /// Keeps the plans as their files are.
+    fn watch(&mut self, plans: Arc<SharedPlans>) {
+        let watch = plan::reload::watch(plans, POLL, self.stop.clone());
+        self.tasks
+            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+    }
+
+    /// Keeps the plans as the control plane says; completes once there are plans, or at once where these may come later.
+    async fn follow(&mut self, xds: XdsSettings, plans: Arc<SharedPlans>) {
+        let mut changes = plans.changes();
+        let (stop, wait) = (self.stop.clone(), xds.plans_first);
+        let following = plans.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(xds::run(xds, following)).await;
+            Ok(())
+        });
+        if wait {
+            tracing::info!("waiting for the first plans of the control plane");
+        }
+        while wait && !plans.load().loaded() {
+            changes.changed().await.expect("the plans are here");
+        }
     }
 
     /// Hands what is counted to those who want it; answers the page of the HTTP address.
@@ -433,21 +481,32 @@ fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
         .add_routes(routes)
 }
 
+/// TLS is for TCP only: who may open a unix socket, the file system says.
 async fn serve_grpc(
     socket: Socket,
+    tls: Option<Arc<ServerTls>>,
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let stopped = stop.cancelled_owned();
-    match socket {
-        Socket::Tcp(listener) => {
+    let stopped = stop.clone().cancelled_owned();
+    match (socket, tls) {
+        (Socket::Tcp(listener), Some(tls)) => {
+            let (ready, accepted) = mpsc::channel(1);
+            let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
+            let incoming =
+                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+            let serving = router.serve_with_incoming_shutdown(incoming, stopped);
+            let (served, _) = tokio::join!(serving, accepting);
+            served?;
+        }
+        (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
-        Socket::Unix(listener) => {
+        (Socket::Unix(listener), _) => {
             let incoming = UnixListenerStream::new(listener);
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router

@@ -13,6 +13,8 @@ use std::{
 use crate::{
     plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
+    tls::ServerFiles,
+    xds::XdsSettings,
 };
 
 pub use self::statistics::{
@@ -23,12 +25,16 @@ pub use self::statistics::{
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where plans come from, and how they are read.
+    /// Where plans come from, and how they are read; no files with `xds`.
     pub plans: Sources,
     /// Whether it starts though the plans do not load; calls fail until they do.
     pub wait_for_plans: bool,
+    /// The control plane that plans come from instead of files.
+    pub xds: Option<XdsSettings>,
     /// Where the gRPC services listen; at least one.
     pub grpc_listen: Vec<Address>,
+    /// TLS on the TCP addresses of `grpc_listen`; none for plain HTTP/2.
+    pub grpc_tls: Option<ServerFiles>,
     /// Where health, metrics and plans are served.
     pub http_listen: Address,
     /// Where the debug pages are served; nowhere if none.

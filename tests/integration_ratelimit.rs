@@ -1,27 +1,43 @@
 //! Tollgate started as `ratelimit`: what whoever ran envoyproxy/ratelimit before sees of it, as far as no Redis is needed.
 //! `tests/conformance` has more, played with a Redis.
 
+#[path = "common/certificates.rs"]
+mod certificates;
 mod common;
+#[path = "common/control_plane.rs"]
+mod control_plane;
 
 use std::{
     collections::BTreeSet,
     fs,
+    net::TcpListener,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use certificates::Authority;
 use common::{Process, Tollgate, ask, descriptor, http, request, wait_for, wait_until};
+use control_plane::ControlPlane;
 use envoy_types::pb::google::protobuf::{UInt64Value, value::Kind};
 use nix::sys::signal::Signal;
 use tollgate::{
     cli::ratelimit::environment::{ConfigType, Environment},
     proto::envoy::{
         extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride,
-        service::ratelimit::v3::{RateLimitResponse, rate_limit_response::Code},
+        service::ratelimit::v3::{
+            RateLimitResponse, rate_limit_response::Code,
+            rate_limit_service_client::RateLimitServiceClient,
+        },
+    },
+    proto::ratelimit::config::ratelimit::v3::{
+        RateLimitConfig, RateLimitDescriptor, RateLimitPolicy, RateLimitUnit,
     },
 };
-use tonic::Code as GrpcCode;
+use tonic::{
+    Code as GrpcCode,
+    transport::{Certificate, ServerTlsConfig},
+};
 
 const SHOP: &str = "domain: shop
 descriptors:
@@ -189,6 +205,89 @@ async fn istios_environment_starts_it() {
     assert_eq!(healthcheck("127.0.0.1"), (200, "OK".to_owned()));
     if tollgate.http.starts_with("[::]") {
         assert_eq!(healthcheck("[::1]"), (200, "OK".to_owned()));
+    }
+}
+
+/// Exactly the variables that Envoy Gateway sets, but for the paths and addresses of this machine.
+// Source: envoyproxy/gateway, internal/infrastructure/kubernetes/ratelimit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn envoy_gateways_environment_starts_it() {
+    let ca = Authority::new("envoy-gateway");
+    let tls = ServerTlsConfig::new()
+        .identity(ca.issue(&["localhost"]).identity())
+        .client_ca_root(Certificate::from_pem(ca.pem()));
+    let plane = ControlPlane::start_with(TcpListener::bind("127.0.0.1:0").unwrap(), Some(tls));
+    let certs = tempfile::tempdir().unwrap();
+    ca.issue(&["localhost"]).write(certs.path());
+    let file = |name: &str| certs.path().join(name).display().to_string();
+    fs::write(file("ca.crt"), ca.pem()).unwrap();
+    let server = format!("localhost:{}", plane.address.port());
+    let variables = [
+        ("RUNTIME_ROOT", "/data"),
+        ("RUNTIME_SUBDIRECTORY", "ratelimit"),
+        ("RUNTIME_IGNOREDOTFILES", "true"),
+        ("RUNTIME_WATCH_ROOT", "false"),
+        ("LOG_LEVEL", "info"),
+        ("USE_STATSD", "false"),
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        ("CONFIG_GRPC_XDS_SERVER_URL", &server),
+        ("CONFIG_GRPC_XDS_NODE_ID", "envoy-ratelimit"),
+        ("GRPC_SERVER_USE_TLS", "true"),
+        ("GRPC_SERVER_TLS_CERT", &file("tls.crt")),
+        ("GRPC_SERVER_TLS_KEY", &file("tls.key")),
+        ("GRPC_SERVER_TLS_CA_CERT", &file("ca.crt")),
+        ("CONFIG_GRPC_XDS_SERVER_USE_TLS", "true"),
+        ("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", &file("tls.crt")),
+        ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", &file("tls.key")),
+        ("CONFIG_GRPC_XDS_SERVER_TLS_CACERT", &file("ca.crt")),
+        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
+        ("REDIS_SOCKET_TYPE", "tcp"),
+        ("REDIS_URL", "127.0.0.1:1"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let tollgate = Tollgate::from_process(on_known_ports(&variables));
+    let local = |address: &str| address.replace("0.0.0.0", "127.0.0.1");
+    let healthcheck = http(&local(&tollgate.http), "GET", "/healthcheck", "");
+    assert_eq!(healthcheck, (200, "OK".to_owned()));
+    let channel = certificates::connect(&local(&tollgate.grpc), &ca, None).await;
+    let mut client = RateLimitServiceClient::new(channel.unwrap());
+    let asked = || {
+        request(
+            "default/eg/http",
+            &[&[("route", "route"), ("remote_address", "192.0.2.1")]],
+        )
+    };
+    let none = ask(&mut client, asked()).await.unwrap_err();
+    let text = "no rate limit configuration loaded";
+    assert_eq!((none.code(), none.message()), (GrpcCode::Unknown, text));
+
+    let rule = RateLimitDescriptor {
+        key: "remote_address".to_owned(),
+        rate_limit: Some(RateLimitPolicy {
+            unit: RateLimitUnit::Hour.into(),
+            requests_per_unit: 2,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let route = RateLimitDescriptor {
+        key: "route".to_owned(),
+        value: "route".to_owned(),
+        descriptors: vec![rule],
+        ..Default::default()
+    };
+    plane.publish(
+        "1",
+        &[RateLimitConfig {
+            name: "default/eg/http".to_owned(),
+            domain: "default/eg/http".to_owned(),
+            descriptors: vec![route],
+        }],
+    );
+    plane.accepted("1").await;
+    for code in [Code::Ok, Code::Ok, Code::OverLimit] {
+        let answer = ask(&mut client, asked()).await.unwrap();
+        assert_eq!(answer.overall_code(), code);
     }
 }
 

@@ -16,7 +16,7 @@ use prometheus_client::{
 
 use crate::{
     metrics::{MAX_RULES, encode_histogram},
-    plan::{RuleCounters, SharedPlans},
+    plan::{RuleCounters, SharedPlans, StreamStatus},
     store::{MemoryStore, Store, redis::RedisStore},
 };
 
@@ -68,8 +68,40 @@ impl Collector {
             "plans_stale",
             help,
             u64::from(status.error.is_some()),
-        )
+        )?;
+        match &status.stream {
+            Some(status) => stream(encoder, status),
+            None => Ok(()),
+        }
     }
+}
+
+/// Characters of a version that a label shows.
+const VERSION_SHOWN: usize = 64;
+
+fn stream(encoder: &mut DescriptorEncoder<'_>, status: &StreamStatus) -> fmt::Result {
+    gauge(
+        encoder,
+        "xds_connected",
+        "1 while there is a connection to the control plane",
+        u64::from(status.connected),
+    )?;
+    let mut updates = encoder.encode_descriptor(
+        "xds_updates",
+        "Updates from the control plane",
+        None,
+        MetricType::Counter,
+    )?;
+    for (result, count) in [("accepted", status.accepted), ("rejected", status.rejected)] {
+        ConstCounter::new(count).encode(updates.encode_family(&[("result", result)])?)?;
+    }
+    let Some(version) = &status.version else {
+        return Ok(());
+    };
+    let version: String = version.chars().take(VERSION_SHOWN).collect();
+    let help = "The version in force, as the control plane calls it";
+    let mut family = encoder.encode_descriptor("xds_version", help, None, MetricType::Gauge)?;
+    ConstGauge::new(1_u64).encode(family.encode_family(&[("version", version.as_str())])?)
 }
 
 impl prometheus_client::collector::Collector for Collector {

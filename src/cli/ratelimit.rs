@@ -2,6 +2,7 @@
 //! set it up, and nothing else. docs/environment.md tells what becomes of each.
 
 pub mod environment;
+pub mod tls_and_xds;
 pub mod translate;
 pub mod values;
 
@@ -31,7 +32,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn prepared() -> Result<(crate::settings::Settings, serve::ServeArgs), String> {
+fn prepared() -> Result<(crate::settings::Settings, Box<serve::ServeArgs>), String> {
     // What the reference has no variable for is set by ours, as for `serve`.
     let native = Cli::try_parse_from([NAME])
         .map_err(|error| error.to_string())?

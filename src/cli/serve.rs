@@ -5,7 +5,10 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs};
+use super::{
+    ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, tls::TlsArgs,
+    xds::XdsArgs,
+};
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
@@ -17,6 +20,8 @@ use crate::{
 pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    xds: XdsArgs,
     /// Where to serve gRPC: host:port or unix:PATH; repeatable
     #[arg(
         long,
@@ -26,6 +31,8 @@ pub struct ServeArgs {
         default_value = "0.0.0.0:8081"
     )]
     grpc_listen: Vec<Address>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Where to serve health, metrics and plans over HTTP
     #[arg(
         long,
@@ -77,9 +84,16 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// What the flags and the `TOLLGATE_` variables say.
     pub(super) fn settings(&self) -> Result<Settings, String> {
+        let xds = self.xds.settings();
+        if xds.is_some() && self.config.named() {
+            return Err("plans come from --xds or from --config, not from both".to_owned());
+        }
         Ok(Settings {
             plans: Sources {
-                paths: self.config.sources(),
+                paths: match xds {
+                    Some(_) => Vec::new(),
+                    None => self.config.sources(),
+                },
                 options: LoadOptions {
                     merge_domains: self.merge_domains,
                     counting: self.counting.counting(),
@@ -87,7 +101,9 @@ impl ServeArgs {
                 },
             },
             wait_for_plans: false,
+            xds,
             grpc_listen: self.grpc_listen.clone(),
+            grpc_tls: self.tls.files(),
             http_listen: self.http_listen.clone(),
             debug_listen: self.debug_listen.clone(),
             store: super::store(&self.store)?,
@@ -220,6 +236,9 @@ fn banner(server: &Server, settings: &Settings) -> String {
         text += &format!("  debug pages on {debug}\n");
     }
     text += &format!("  buckets live in {}\n", settings.store);
+    if let Some(xds) = &settings.xds {
+        text += &format!("  plans come from the control plane at {}\n", xds.server);
+    }
     for domain in plans.domains() {
         let (rules, keys) = (domain.rules().count(), domain.api_keys().count());
         text += &format!(

@@ -110,10 +110,10 @@ impl Found {
     }
 
     /// One more, here.
-    fn one(&self, place: Place, path: &Path<'_>) -> Count {
+    fn one(&self, place: Option<Place>, path: &Path<'_>) -> Count {
         Count {
             count: 1,
-            first: Some((Arc::clone(&self.file), Some(place), path.to_string())),
+            first: Some((Arc::clone(&self.file), place, path.to_string())),
         }
     }
 

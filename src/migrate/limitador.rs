@@ -71,7 +71,7 @@ pub fn convert(file: &str, text: &str) -> Conversion {
             }
             Err(message) => reader.notes.error(Mistake {
                 file: Arc::clone(&reader.file),
-                place: limits.first().map(|limit| limit.place),
+                place: limits.first().and_then(|limit| limit.place),
                 path: String::new(),
                 message: format!(
                     "the limits of namespace `{domain}` have no counterpart: {message}"

@@ -252,7 +252,7 @@ impl Compiler<'_> {
         if let Some(message) = shared {
             self.notes.error(Mistake {
                 file: Arc::clone(&self.file),
-                place: Some(file.place),
+                place: file.place,
                 path: names.path.to_string(),
                 message,
             });
@@ -383,7 +383,7 @@ impl Compiler<'_> {
                 format!("never reached: an earlier rule{path_of} meets all of its values");
             self.notes.warning(Mistake {
                 file: Arc::clone(&self.file),
-                place: Some(rule.place),
+                place: rule.place,
                 path: path.to_string(),
                 message,
             });

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
-    mistake::{Mistake, Notes, Path, Place, did_you_mean},
+    mistake::{Mistake, Notes, Path, Place, did_you_mean, first_at},
     scalar::{is_number, truth},
     shapes::{REFERENCE, Shape},
     tree::{Node, Value},
@@ -27,7 +27,7 @@ pub struct Reader<'n> {
 #[derive(Debug)]
 pub struct Fields<'t> {
     /// Where the map begins.
-    pub place: Place,
+    pub place: Option<Place>,
     all: Vec<(&'t str, &'t Node)>,
 }
 
@@ -52,21 +52,21 @@ impl Reader<'_> {
     }
 
     /// Notes a mistake.
-    pub fn error(&mut self, place: Place, path: &Path<'_>, message: impl Into<String>) {
+    pub fn error(&mut self, place: Option<Place>, path: &Path<'_>, message: impl Into<String>) {
         let mistake = self.mistake(place, path, message.into());
         self.notes.error(mistake);
     }
 
     /// Notes something tolerated.
-    pub fn warning(&mut self, place: Place, path: &Path<'_>, message: impl Into<String>) {
+    pub fn warning(&mut self, place: Option<Place>, path: &Path<'_>, message: impl Into<String>) {
         let mistake = self.mistake(place, path, message.into());
         self.notes.warning(mistake);
     }
 
-    fn mistake(&self, place: Place, path: &Path<'_>, message: String) -> Mistake {
+    fn mistake(&self, place: Option<Place>, path: &Path<'_>, message: String) -> Mistake {
         Mistake {
             file: Arc::clone(&self.file),
-            place: Some(place),
+            place,
             path: path.to_string(),
             message,
         }
@@ -108,7 +108,8 @@ impl Reader<'_> {
         };
         let mut all: Vec<(&'t str, &'t Node, &'t Node)> = Vec::with_capacity(pairs.len());
         // Most maps have a handful of fields, where a look at each is cheaper than hashing.
-        let mut hashed: Option<HashMap<&str, Place>> = (pairs.len() > 16).then(HashMap::new);
+        let mut hashed: Option<HashMap<&str, Option<Place>>> =
+            (pairs.len() > 16).then(HashMap::new);
         let mut merges = Vec::new();
         for (key, value) in pairs {
             let Some(name) = self.name(key, path) else {
@@ -126,7 +127,7 @@ impl Reader<'_> {
                     .map(|(_, key, _)| key.place),
             };
             if let Some(place) = first {
-                let message = format!("stands here twice, first at line {}", place.line);
+                let message = format!("stands here twice{}", first_at(place));
                 self.error(key.place, &path.field(name), message);
             } else {
                 all.push((name, key, value));
@@ -181,7 +182,7 @@ impl Reader<'_> {
     }
 
     /// A field that the shape does not have: tolerated where the reference tolerates it.
-    fn stranger(&mut self, name: &str, place: Place, path: &Path<'_>, shape: &Shape) {
+    fn stranger(&mut self, name: &str, place: Option<Place>, path: &Path<'_>, shape: &Shape) {
         let path = path.field(name);
         let what = shape.what;
         if shape.reference && REFERENCE.contains(&name) {

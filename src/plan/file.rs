@@ -59,7 +59,7 @@ pub struct PlanFile {
 pub struct RuleFile {
     /// Where it stands.
     #[schemars(skip)]
-    pub place: Place,
+    pub place: Option<Place>,
     /// Key of the entry.
     #[schemars(with = "Text")]
     pub key: String,

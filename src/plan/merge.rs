@@ -80,7 +80,7 @@ pub fn merge(
                 rule.shown()
             );
             notes.error(Mistake {
-                place: Some(rule.place),
+                place: rule.place,
                 ..mistake(name, &format!("descriptors[{index}]"), message)
             });
         }

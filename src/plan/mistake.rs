@@ -14,12 +14,19 @@ pub struct Place {
     pub column: u32,
 }
 
+/// Tells where something stood first: `, first at line 4`; nothing where there are no lines.
+pub fn first_at(place: Option<Place>) -> String {
+    place.map_or_else(String::new, |place| {
+        format!(", first at line {}", place.line)
+    })
+}
+
 /// One mistake or warning. Reads `plans.yaml:4:5: descriptors[0].limitz: unknown field, did you mean `limits`?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// The file, as it was named to us.
     pub file: Arc<str>,
-    /// Where in it; none if the file as a whole is meant.
+    /// Where in it; none if the file as a whole is meant, or it is no file.
     pub place: Option<Place>,
     /// Fields and indexes from the top of the file: `descriptors[0].limitz`. Empty for the top itself.
     pub path: String,

@@ -13,9 +13,8 @@ use super::{
     merge::merge,
     mistake::{LoadError, Mistake, Notes},
     options::{LoadOptions, Modes, Sources},
-    read::read,
     rule::ResponseOptions,
-    source::{Source, gather},
+    source::{Content, Source, gather},
 };
 
 /// All plans, as they were at one moment.
@@ -26,10 +25,9 @@ pub struct Plans {
     files: Vec<PathBuf>,
     response: Arc<ResponseOptions>,
     modes: Modes,
-    loaded: bool,
     warnings: Vec<Mistake>,
     version: u64,
-    loaded_at: SystemTime,
+    loaded_at: Option<SystemTime>,
 }
 
 impl Plans {
@@ -41,10 +39,9 @@ impl Plans {
             files: Vec::new(),
             response: Arc::new(options.response.clone()),
             modes: options.modes,
-            loaded: false,
             warnings: Vec::new(),
             version: 0,
-            loaded_at: SystemTime::now(),
+            loaded_at: None,
         }
     }
 
@@ -58,17 +55,21 @@ impl Plans {
         Self::build(&texts, &sources.options, previous, notes)
     }
 
-    /// Loads `sources` unless they are word for word what `previous` was made of.
+    /// Loads what `gather` finds unless it is word for word what `previous` was made of.
     ///
     /// # Errors
     /// As [`Plans::load`].
-    pub fn load_if_changed(sources: &Sources, previous: &Self) -> Result<Option<Self>, LoadError> {
+    pub fn load_if_changed(
+        gather: impl FnOnce(&mut Notes) -> Vec<Source>,
+        options: &LoadOptions,
+        previous: &Self,
+    ) -> Result<Option<Self>, LoadError> {
         let mut notes = Notes::default();
-        let texts = gather(sources, &mut notes);
-        if previous.loaded && notes.total() == 0 && version(&texts) == previous.version {
+        let sources = gather(&mut notes);
+        if previous.loaded() && notes.total() == 0 && version(&sources) == previous.version {
             return Ok(None);
         }
-        Self::build(&texts, &sources.options, Some(previous), notes).map(Some)
+        Self::build(&sources, options, Some(previous), notes).map(Some)
     }
 
     /// Loads texts as if they were files of those names.
@@ -88,7 +89,7 @@ impl Plans {
             .iter()
             .map(|(name, text)| Source {
                 path: PathBuf::from(name),
-                text: (*text).to_owned(),
+                content: Content::Text((*text).to_owned()),
             })
             .collect();
         Self::build(&sources, options, None, Notes::default())
@@ -109,7 +110,7 @@ impl Plans {
                 notes: &mut notes,
                 reference: true,
             };
-            let file = read(&source.text, &mut reader);
+            let file = source.read(&mut reader);
             match first.get(&file.domain) {
                 _ if file.domain.is_empty() => {}
                 None => {
@@ -128,8 +129,8 @@ impl Plans {
         }
         let mut plans = Self {
             files: sources.iter().map(|source| source.path.clone()).collect(),
-            loaded: true,
             version: version(sources),
+            loaded_at: Some(SystemTime::now()),
             ..Self::none(options)
         };
         if notes.total() == 0 {
@@ -179,11 +180,6 @@ impl Plans {
         self.domains.insert(Arc::clone(&domain.name), domain);
     }
 
-    /// Whether any plans were loaded, though they may be of no domain.
-    pub fn loaded(&self) -> bool {
-        self.loaded
-    }
-
     /// What answers show where no domain says otherwise.
     pub fn response(&self) -> &Arc<ResponseOptions> {
         &self.response
@@ -216,7 +212,7 @@ impl Plans {
         &self.warnings
     }
 
-    /// The files that were read, in order.
+    /// The files, or resources, that were read, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -226,8 +222,13 @@ impl Plans {
         self.version
     }
 
+    /// Whether any plans were loaded, though they may be of no domain.
+    pub fn loaded(&self) -> bool {
+        self.loaded_at.is_some()
+    }
+
     /// When they were loaded.
-    pub fn loaded_at(&self) -> SystemTime {
+    pub fn loaded_at(&self) -> Option<SystemTime> {
         self.loaded_at
     }
 }
@@ -245,7 +246,7 @@ fn version(sources: &[Source]) -> u64 {
     let mut hasher = SipHasher13::new();
     for source in sources {
         let path = source.path.as_os_str().as_encoded_bytes();
-        for part in [path, source.text.as_bytes()] {
+        for part in [path, source.bytes()] {
             hasher.write_u64(part.len() as u64);
             hasher.write(part);
         }

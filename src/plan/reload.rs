@@ -4,25 +4,22 @@
 //! in the log, and in [`ReloadStatus`].
 
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Mistake, Plans, Sources, source::folders_below};
-
-/// How long to wait for further changes after the first: one edit is several events.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+use super::{
+    LoadError, LoadOptions, Mistake, Plans, Sources,
+    mistake::Notes,
+    source::{Source, folders_below, gather},
+};
+use crate::watch::Watched;
 
 /// The plans in force, and how the last reloads went.
 #[derive(Debug)]
@@ -41,12 +38,29 @@ pub struct ReloadStatus {
     pub loads: u64,
     /// Reloads that brought other plans.
     pub changed: u64,
-    /// Reloads that failed; the same mistakes found again by a poll do not count again.
+    /// Reloads that failed; the same mistakes found again in files do not count again.
     pub failed: u64,
     /// Why the files do not load as they are now; none if they do.
     pub error: Option<Arc<LoadError>>,
     /// When files were last found changed, for better or worse.
     pub at: Option<SystemTime>,
+    /// The control plane, if plans come from one.
+    pub stream: Option<StreamStatus>,
+}
+
+/// How it stands with the control plane that plans come from.
+#[derive(Debug, Clone, Default)]
+pub struct StreamStatus {
+    /// Its address.
+    pub server: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// The version in force, as the control plane calls it; none before the first.
+    pub version: Option<String>,
+    /// Updates that were taken.
+    pub accepted: u64,
+    /// Updates that were refused.
+    pub rejected: u64,
 }
 
 impl SharedPlans {
@@ -74,6 +88,20 @@ impl SharedPlans {
     /// Plans that come from no file and never change.
     pub fn fixed(plans: Plans) -> Self {
         Self::new(plans, Sources::default())
+    }
+
+    /// Plans that come from the control plane at `server` in time; until then there are none.
+    pub fn streamed(server: String, options: LoadOptions) -> Self {
+        let none = Plans::none(&options);
+        let paths = Vec::new();
+        let shared = Self::new(none, Sources { paths, options });
+        shared.status.send_modify(|status| {
+            status.stream = Some(StreamStatus {
+                server,
+                ..StreamStatus::default()
+            });
+        });
+        shared
     }
 
     fn new(plans: Plans, sources: Sources) -> Self {
@@ -113,12 +141,16 @@ impl SharedPlans {
     /// # Errors
     /// As [`Plans::load`]; then the plans of before stay in force.
     pub fn reload(&self) -> Result<bool, LoadError> {
-        let _alone = self.reloading.lock();
         if self.sources.paths.is_empty() {
             return Ok(false);
         }
+        self.replace(|notes| gather(&self.sources, notes))
+    }
+
+    fn replace(&self, gather: impl FnOnce(&mut Notes) -> Vec<Source>) -> Result<bool, LoadError> {
+        let _alone = self.reloading.lock();
         let before = self.load_full();
-        match Plans::load_if_changed(&self.sources, &before) {
+        match Plans::load_if_changed(gather, &self.sources.options, &before) {
             Ok(None) => {
                 self.now_good();
                 Ok(false)
@@ -139,8 +171,33 @@ impl SharedPlans {
     /// # Errors
     /// As [`reload`](Self::reload).
     pub async fn reload_now(self: &Arc<Self>) -> Result<bool, LoadError> {
+        self.aside(Self::reload).await
+    }
+
+    /// Puts what `gather` finds in the place of all plans; answers whether other plans are now in force.
+    ///
+    /// # Errors
+    /// All mistakes, those that `gather` notes too; then the plans of before stay in force.
+    pub async fn replace_now(
+        self: &Arc<Self>,
+        gather: impl FnOnce(&mut Notes) -> Vec<Source> + Send + 'static,
+    ) -> Result<bool, LoadError> {
+        self.aside(|plans| plans.replace(gather)).await
+    }
+
+    /// Tells how it stands with the control plane.
+    pub fn tell_stream(&self, tell: impl FnOnce(&mut StreamStatus)) {
+        self.status
+            .send_modify(|status| tell(status.stream.get_or_insert_default()));
+    }
+
+    /// Loads where waiting for the file system, or computing for a while, delays nobody.
+    async fn aside(
+        self: &Arc<Self>,
+        load: impl FnOnce(&Self) -> Result<bool, LoadError> + Send + 'static,
+    ) -> Result<bool, LoadError> {
         let plans = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || plans.reload()).await {
+        match tokio::task::spawn_blocking(move || load(&plans)).await {
             Ok(result) => result,
             // Plans outlive a fault of ours, or of a library, on some text.
             Err(fault) => {
@@ -179,7 +236,7 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let mended = status.error.take().is_some();
             if mended {
-                tracing::info!("plan files are again those in force");
+                tracing::info!("the plans are again those in force");
                 status.at = Some(SystemTime::now());
             }
             mended
@@ -195,11 +252,13 @@ impl SharedPlans {
                     false => "and there are none yet: calls fail until they load",
                 };
                 tracing::error!("plans not loaded, {kept}:\n{error}");
-                status.failed += 1;
                 status.error = Some(Arc::new(error.clone()));
                 status.at = Some(SystemTime::now());
             }
-            new
+            // Files are read again and again as they are; an update comes once.
+            let counts = new || status.stream.is_some();
+            status.failed += u64::from(counts);
+            counts
         });
     }
 }
@@ -214,7 +273,11 @@ fn warn(plans: &Plans) {
 ///
 /// Where files cannot be watched, a warning says so and the looks remain.
 pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -> JoinHandle<()> {
-    let watched = Watched::new(&plans.sources);
+    let further = match plans.sources.options.every_file {
+        true => folders_below,
+        false => |_: &Path| Vec::new(),
+    };
+    let watched = Watched::new("plan files", plans.sources.paths.clone(), further);
     tokio::spawn(async move {
         let run = run(plans, poll, watched);
         stop.run_until_cancelled(run).await;
@@ -223,108 +286,8 @@ pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -
 
 async fn run(plans: Arc<SharedPlans>, poll: Duration, mut watched: Watched) {
     loop {
-        if let Ok(Some(())) = tokio::time::timeout(poll, watched.changed.recv()).await {
-            tokio::time::sleep(DEBOUNCE).await;
-            let _ = watched.changed.try_recv();
-        }
-        // Before reading: a change that comes while we read is then noticed.
-        watched.renew(&plans.sources);
+        watched.changed(poll).await;
         // Already said, in the log and in the status.
         let _ = plans.reload_now().await;
     }
-}
-
-/// The folders that are watched.
-struct Watched {
-    watcher: Option<RecommendedWatcher>,
-    changed: mpsc::Receiver<()>,
-    /// Held so that `changed` never ends, even without a watcher.
-    _open: mpsc::Sender<()>,
-    warned: bool,
-}
-
-impl Watched {
-    fn new(sources: &Sources) -> Self {
-        // One place is enough: what counts is that something changed since the last look.
-        let (tell, changed) = mpsc::channel(1);
-        let _open = tell.clone();
-        let paths = absolute(sources);
-        let tell_if_ours = move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| concerns(&event, &paths)) {
-                let _ = tell.try_send(());
-            }
-        };
-        let watcher = notify::recommended_watcher(tell_if_ours)
-            .inspect_err(|error| tracing::warn!("plan files are polled, not watched: {error}"))
-            .ok();
-        let mut watched = Self {
-            warned: watcher.is_none(),
-            watcher,
-            changed,
-            _open,
-        };
-        watched.renew(sources);
-        watched
-    }
-
-    /// Watches all folders, also those that came, or came anew, since the last time.
-    fn renew(&mut self, sources: &Sources) {
-        let Some(watcher) = &mut self.watcher else {
-            return;
-        };
-        for (folder, needed) in folders(sources) {
-            let _ = watcher.unwatch(&folder);
-            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                Err(error) if needed && !self.warned && folder.exists() => {
-                    self.warned = true;
-                    tracing::warn!("plan files are polled, not watched: {error}");
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// The sources as events name them, whatever they are.
-fn absolute(sources: &Sources) -> Vec<PathBuf> {
-    let absolute = |path: &PathBuf| {
-        // Fails only where there is no current folder; then a relative source cannot be read either.
-        std::path::absolute(path).unwrap_or_else(|_| path.clone())
-    };
-    sources.paths.iter().map(absolute).collect()
-}
-
-/// The folders to watch, and whether changes of plan files go unnoticed without: those that the files are in, and all on the
-/// way to them, of which each may be a link that is put elsewhere.
-///
-/// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
-fn folders(sources: &Sources) -> BTreeMap<PathBuf, bool> {
-    let mut folders = BTreeMap::new();
-    for source in absolute(sources) {
-        let folder = source.is_dir();
-        for (steps, above) in source.ancestors().enumerate().skip(1) {
-            let needed = steps == 1 && !folder;
-            *folders.entry(above.to_owned()).or_default() |= needed;
-        }
-        if sources.options.every_file {
-            folders.extend(folders_below(&source).map(|below| (below, true)));
-        } else if folder {
-            folders.insert(source, true);
-        }
-    }
-    folders
-}
-
-/// Whether an event may have changed a plan file. Our own reading causes access events, which do not.
-fn concerns(event: &Event, sources: &[PathBuf]) -> bool {
-    if matches!(event.kind, EventKind::Access(_)) {
-        return false;
-    }
-    let concerns = |path: &PathBuf| {
-        sources.iter().any(|source| {
-            let beside = || path.parent() == source.parent() && !source.is_dir();
-            path.starts_with(source) || source.starts_with(path) || beside()
-        })
-    };
-    event.need_rescan() || event.paths.iter().any(concerns)
 }

@@ -1,4 +1,4 @@
-//! Finds and reads plan files.
+//! Finds and reads plan files; and what else plans are made of.
 
 use std::{
     fs::{self, File},
@@ -10,20 +10,56 @@ use std::{
 use walkdir::{DirEntry, WalkDir};
 
 use super::{
+    fields::Reader,
+    file::PlanFile,
     mistake::{Mistake, Notes, Place},
     options::Sources,
+    read::{read, read_tree},
+    tree::Node,
 };
 
 /// Largest plan file in bytes. One of 10,000 rules has about one million.
 pub const LARGEST_FILE: u64 = 16 << 20;
 
-/// A file's text.
+/// A file, or what a control plane sends in place of one.
 #[derive(Debug)]
 pub struct Source {
-    /// Its path, as it was named or found.
+    /// Its path, as it was named or found; of a resource, its name.
     pub path: PathBuf,
-    /// Its text.
-    pub text: String,
+    /// What it holds.
+    pub content: Content,
+}
+
+/// What a source holds.
+#[derive(Debug)]
+pub enum Content {
+    /// A file's text.
+    Text(String),
+    /// A resource: what a file's text would be parsed to, and the bytes that it came as.
+    Resource {
+        /// The whole.
+        tree: Node,
+        /// The bytes.
+        encoded: Vec<u8>,
+    },
+}
+
+impl Source {
+    /// What tells it from another of that name.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.content {
+            Content::Text(text) => text.as_bytes(),
+            Content::Resource { encoded, .. } => encoded,
+        }
+    }
+
+    /// Reads it; what comes out is whole only if nothing was noted as a mistake.
+    pub fn read(&self, reader: &mut Reader<'_>) -> PlanFile {
+        match &self.content {
+            Content::Text(text) => read(text, reader),
+            Content::Resource { tree, .. } => read_tree(tree, reader),
+        }
+    }
 }
 
 /// Deepest folder below a source whose files are read.
@@ -32,7 +68,7 @@ const DEEPEST: usize = 16;
 /// Reads all files of `sources`: files as they are, folders by their files, sorted by name. Names that begin with a dot are
 /// left out, so that a mounted ConfigMap's `..data` does not count twice.
 pub fn gather(sources: &Sources, notes: &mut Notes) -> Vec<Source> {
-    let mut read: Vec<Source> = Vec::new();
+    let mut found: Vec<Source> = Vec::new();
     for source in &sources.paths {
         let files = if sources.options.every_file {
             every_file(source, notes)
@@ -43,11 +79,14 @@ pub fn gather(sources: &Sources, notes: &mut Notes) -> Vec<Source> {
             })
         };
         for path in files {
-            if read.iter().any(|source| source.path == path) {
+            if found.iter().any(|source| source.path == path) {
                 continue;
             }
             match read_file(&path) {
-                Ok(text) => read.push(Source { path, text }),
+                Ok(text) => found.push(Source {
+                    path,
+                    content: Content::Text(text),
+                }),
                 Err((place, message)) => notes.error(Mistake {
                     place,
                     ..whole(&path, message)
@@ -55,7 +94,7 @@ pub fn gather(sources: &Sources, notes: &mut Notes) -> Vec<Source> {
             }
         }
     }
-    read
+    found
 }
 
 /// Something about a file as a whole.
@@ -69,10 +108,10 @@ fn whole(path: &Path, message: String) -> Mistake {
 }
 
 /// A folder and all folders below it, as far as they can be read, in the order of their names.
-pub fn folders_below(source: &Path) -> impl Iterator<Item = PathBuf> {
+pub fn folders_below(source: &Path) -> Vec<PathBuf> {
     let found = walk(source).filter_map(Result::ok);
     let folders = found.filter(|entry| entry.file_type().is_dir());
-    folders.map(DirEntry::into_path)
+    folders.map(DirEntry::into_path).collect()
 }
 
 /// All files of a folder and below it; none where there is no such folder (yet).

@@ -65,7 +65,8 @@ fn a_rule_says_it_for_itself_and_those_below_a_file_for_all_and_settings_for_the
             ..LoadOptions::default()
         },
     };
-    let plans = Plans::load(&sources, None).unwrap();
+    let shared = SharedPlans::open(sources).unwrap();
+    let plans = shared.load_full();
     let file = Counting {
         charge: Charge::Independent,
         ..settings
@@ -94,8 +95,8 @@ fn a_rule_says_it_for_itself_and_those_below_a_file_for_all_and_settings_for_the
     assert_eq!(rules(&plans), expected);
 
     fs::write(&path, FILE.replace("7/minute", "8/minute")).unwrap();
-    let reloaded = Plans::load_if_changed(&sources, &plans).unwrap().unwrap();
-    let last = rules(&reloaded).pop().unwrap();
+    assert!(shared.reload().unwrap());
+    let last = rules(&shared.load_full()).pop().unwrap();
     assert_eq!(
         (&*last.1, last.2),
         ("8/minute fixed", file),

@@ -4,8 +4,11 @@ mod statistics;
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::environment::{
-    Answers, BackendType, ConfigType, Environment, PlanFiles, Redis, RedisType, SocketType,
+use super::{
+    environment::{
+        Answers, BackendType, ConfigType, Environment, PlanFiles, Redis, RedisType, SocketType,
+    },
+    tls_and_xds,
 };
 use crate::{
     plan::{
@@ -40,8 +43,21 @@ pub enum EnvironmentError {
     },
     #[error("REDIS_URL: {0}")]
     RedisUrl(#[from] RedisUrlError),
+    #[error("{variable}: {reason}")]
+    Value {
+        variable: &'static str,
+        reason: String,
+    },
     #[error("{variable} asks for what this build cannot do, and going on without would be wrong")]
     Unable { variable: &'static str },
+}
+
+impl EnvironmentError {
+    /// A value that is not what the variable takes.
+    pub(super) fn value(variable: &'static str, reason: impl ToString) -> Self {
+        let reason = reason.to_string();
+        Self::Value { variable, reason }
+    }
 }
 
 /// Variables that have no effect here where they are set, and why.
@@ -107,9 +123,13 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         &listen.debug_host,
         listen.debug_port,
     )?;
+    let xds = tls_and_xds::xds(environment)?;
     Ok(Settings {
         plans: Sources {
-            paths: folder(&environment.plans).into_iter().collect(),
+            paths: match xds {
+                Some(_) => Vec::new(),
+                None => folder(&environment.plans).into_iter().collect(),
+            },
             options: LoadOptions {
                 every_file: true,
                 merge_domains: environment.plans.merge_domain_config,
@@ -123,7 +143,9 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         },
         wait_for_plans: true,
         local_cache: environment.counting.local_cache_size_in_bytes > 0,
+        xds,
         grpc_listen: vec![grpc],
+        grpc_tls: tls_and_xds::grpc_tls(&environment.grpc_tls)?,
         http_listen: address("HOST and PORT", &listen.host, listen.port)?,
         debug_listen: Some(debug),
         store: StoreChoice::Redis(redis_url(&environment.redis).parse()?),
@@ -175,13 +197,8 @@ fn refuse(environment: &Environment) -> Result<(), EnvironmentError> {
         return Err(EnvironmentError::Memcache);
     }
     let unable = [
-        ("GRPC_SERVER_USE_TLS", environment.grpc_tls.server_use_tls),
         ("REDIS_TLS", environment.redis.tls),
         ("REDIS_TYPE", environment.redis.r#type != RedisType::Single),
-        (
-            "CONFIG_TYPE",
-            environment.plans.config_type != ConfigType::File,
-        ),
     ];
     match unable.iter().find(|(_, asked)| *asked) {
         Some((variable, _)) => Err(EnvironmentError::Unable { variable }),

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub struct NamedLimit {
     /// Where it stands.
-    pub place: Place,
+    pub place: Option<Place>,
     /// The domain it is for.
     pub namespace: String,
     /// Its name, else its id.
@@ -64,19 +64,23 @@ impl Reader<'_> {
         let document = match parse(text) {
             Ok(document) => document,
             Err(error) => {
-                self.error(error.place, &top, format!("is not YAML: {}", error.message));
+                self.error(
+                    Some(error.place),
+                    &top,
+                    format!("is not YAML: {}", error.message),
+                );
                 return (Vec::new(), 0);
             }
         };
         if let Some(place) = document.second {
             self.error(
-                place,
+                Some(place),
                 &top,
                 "a second document in a file; limitador reads one",
             );
         }
         let Some(node) = document.top.filter(|node| !node.is_null()) else {
-            self.error(Place { line: 1, column: 1 }, &top, "has no limits");
+            self.error(Some(Place { line: 1, column: 1 }), &top, "has no limits");
             return (Vec::new(), 0);
         };
         let items = self.list(&node, &top, "limits, as limitador's limits file is");
@@ -130,10 +134,10 @@ impl Reader<'_> {
     fn required(
         &mut self,
         node: Option<&Node>,
-        place: Place,
+        place: Option<Place>,
         path: &Path<'_>,
         name: &str,
-    ) -> Option<(String, Place)> {
+    ) -> Option<(String, Option<Place>)> {
         let text = match node {
             Some(node) => self.text(node, &path.field(name))?,
             None => "",
@@ -148,8 +152,8 @@ impl Reader<'_> {
     fn limitador_figures(
         &mut self,
         max_value: Option<&Node>,
-        seconds: Option<&(String, Place)>,
-        place: Place,
+        seconds: Option<&(String, Option<Place>)>,
+        place: Option<Place>,
         path: &Path<'_>,
     ) -> Option<Limit> {
         let count = match max_value {
@@ -207,7 +211,7 @@ impl Reader<'_> {
         &mut self,
         conditions: Option<&Node>,
         variables: Option<&Node>,
-        place: Place,
+        place: Option<Place>,
         path: &Path<'_>,
     ) -> Vec<Entry> {
         let mut entries = Entries::default();

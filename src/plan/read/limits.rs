@@ -75,7 +75,7 @@ impl Reader<'_> {
     pub(super) fn limit_text(
         &mut self,
         text: &str,
-        place: Place,
+        place: Option<Place>,
         path: &Path<'_>,
     ) -> Option<LimitFile> {
         match text.parse() {

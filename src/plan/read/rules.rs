@@ -10,7 +10,7 @@ use crate::{
     plan::{
         fields::{Fields, NOT_A_MAP, Reader},
         file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
-        mistake::Path,
+        mistake::{Path, first_at},
         rule::Charge,
         scalar,
         shapes::RULE,
@@ -49,10 +49,11 @@ impl Reader<'_> {
             };
             let identity = (rule.joined(), rule.cidr);
             let unread = rule.cidr.is_none() && fields.get("cidr").is_some();
-            if !unread && let Some(line) = seen.insert(identity, rule.place.line) {
+            if !unread && let Some(first) = seen.insert(identity, rule.place) {
                 let message = format!(
-                    "duplicate descriptor composite key '{parents}.{}', first at line {line}",
-                    rule.shown()
+                    "duplicate descriptor composite key '{parents}.{}'{}",
+                    rule.shown(),
+                    first_at(first)
                 );
                 self.error(rule.place, &path, message);
             }
