@@ -50,15 +50,6 @@ pub struct Item {
     pub on_store_error: OnStoreError,
 }
 
-impl Item {
-    /// Makes a quota item one that takes what fits and refuses nothing, as one in shadow mode.
-    pub fn never_refuse(&mut self) {
-        if self.role == Role::Quota {
-            self.role = Role::Shadow;
-        }
-    }
-}
-
 /// The answer to a [`Take`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {

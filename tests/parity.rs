@@ -108,3 +108,22 @@ fn commands_that_read_plans_count_as_the_service_would() {
         "{wrong}"
     );
 }
+
+#[test]
+fn check_has_no_note_on_what_settings_count_as_the_reference_does() {
+    let (_folder, config) = plans(REFERENCE);
+    let check = |flags: &[&str]| {
+        let mut command = tollgate_command();
+        let output = command
+            .arg("check")
+            .args(flags)
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(check(&[]).contains("algorithm: fixed_window"));
+    let windows = check(&["--algorithm", "fixed_window"]);
+    assert!(!windows.contains("algorithm: fixed_window"), "{windows}");
+}

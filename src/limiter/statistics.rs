@@ -2,9 +2,11 @@
 
 use super::{Part, deciding};
 use crate::{
+    bucket::Balance,
     decision::{Decision, LimitState},
     descriptor::{Descriptor, Hits, Query},
-    plan::{Domain, Match, Role},
+    limit::Kind,
+    plan::{Domain, Match, Role, RuleLimit},
     statistics::{Judged, StatKey, Statistics, key::level},
 };
 
@@ -53,20 +55,25 @@ fn judged(part: &Part<'_>, descriptor: &Descriptor, states: &[LimitState]) -> Op
         });
     }
     let LimitState { limit, balance } = deciding(states)?;
-    let taken = match descriptor.hits {
-        Hits::Take(hits) if balance.charged => hits,
-        _ => 0,
-    };
     Some(Judged {
         hits: descriptor.hits,
         capacity: u64::from(limit.limit.capacity()),
-        left: balance
-            .left
-            .saturating_add_unsigned(taken)
-            .max(0)
-            .unsigned_abs(),
+        left: left_before(limit, balance, descriptor.hits),
         fits: balance.fits,
         shadow,
         by_cache: balance.cached,
     })
+}
+
+/// Hits that the limit had left before these.
+fn left_before(limit: &RuleLimit, balance: &Balance, hits: Hits) -> u64 {
+    let capacity = i64::from(limit.limit.capacity());
+    let bounded = limit.limit.kind() != Kind::FixedWindow;
+    let left = match hits {
+        // At the bound of debt it is not known any more, and taken for nothing.
+        Hits::Take(_) if balance.charged && bounded && balance.left == -capacity => 0,
+        Hits::Take(hits) if balance.charged => balance.left.saturating_add_unsigned(hits),
+        _ => balance.left,
+    };
+    left.max(0).unsigned_abs()
 }
