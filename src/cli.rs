@@ -3,11 +3,16 @@
 
 pub mod bench;
 pub mod check;
+mod counting;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod keys;
+pub mod ratelimit;
 pub mod serve;
+mod statistics;
+pub mod tls;
+pub mod xds;
 
 use std::{
     env,
@@ -21,7 +26,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::settings::StoreChoice;
+use crate::{causes::chain, settings::StoreChoice};
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -40,13 +45,13 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: serve::ServeArgs,
+    serve: Box<serve::ServeArgs>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve rate-limit decisions (the default)
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Check plan files: every mistake with its place
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
@@ -59,6 +64,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make, show and change API keys, also while a server runs
     Keys(keys::KeysArgs),
+    /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
+    Ratelimit,
 }
 
 /// How much to log, and how it looks.
@@ -96,6 +103,11 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// Whether anything is named.
+    fn named(&self) -> bool {
+        !self.config.is_empty() || env::var_os("TOLLGATE_CONFIG").is_some_and(|set| !set.is_empty())
+    }
+
     /// The files and folders that are named: by flags, else by the variable, else `config/`.
     fn sources(&self) -> Vec<PathBuf> {
         if !self.config.is_empty() {
@@ -113,6 +125,12 @@ impl ConfigArgs {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    if env::args_os()
+        .next()
+        .is_some_and(|name| ratelimit::is_our_name(Path::new(&name)))
+    {
+        return ratelimit::run();
+    }
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::run(&args),
@@ -122,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
         Command::Keys(args) => on_runtime(keys::run(args)),
+        Command::Ratelimit => ratelimit::run(),
     }
 }
 
@@ -160,21 +179,6 @@ fn fail(message: &str) -> ExitCode {
 /// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
 fn store(text: &str) -> Result<StoreChoice, String> {
     text.parse().map_err(|error| format!("--store: {error}"))
-}
-
-/// An error with its causes, in one line. tonic says "transport error" and keeps the reason in the source.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        // Some errors repeat what their cause says.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
 }
 
 /// Says which of the plan files and folders is not there.

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use crate::{
     bucket::Balance,
     descriptor::Hits,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
 };
 
 pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
@@ -44,6 +44,8 @@ pub struct Item {
     pub hits: Hits,
     /// Whether a refusal counts.
     pub role: Role,
+    /// When the hits are charged.
+    pub charge: Charge,
     /// What answers if the store does not.
     pub on_store_error: OnStoreError,
 }
@@ -51,10 +53,10 @@ pub struct Item {
 /// The answer to a [`Take`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
-    /// Whether the hits were taken: all of the enforced items fit, and at least one of the quota items if there are any.
-    /// Items in shadow or quota mode that do not fit are left out of what is taken.
+    /// Whether the request passes: all of the enforced items fit, and at least one of the quota items if there are any. What
+    /// is charged then, and what otherwise, each item's [`Charge`] says.
     pub admitted: bool,
-    /// One per item, same order. When not admitted, balances are those of the untouched buckets.
+    /// One per item, same order.
     pub balances: SmallVec<[Balance; 2]>,
     /// Decided without the store.
     pub degraded: bool,
@@ -99,7 +101,15 @@ pub enum Store {
 }
 
 impl Store {
-    /// Takes all of `take`, or nothing. Balances have the length and order of `take.items`.
+    /// Whether it cannot be reached now.
+    pub fn is_down(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(redis) => redis.is_down().is_some(),
+        }
+    }
+
+    /// Decides `take` whole. Balances have the length and order of `take.items`.
     ///
     /// # Errors
     /// Only where an item's `on_store_error` is [`OnStoreError::Error`] and the store did not decide by `deadline`.

@@ -1,10 +1,17 @@
-//! `tollgate check`: are these plans good?
+//! `tollgate check`: are these plans good, and what becomes of another service's files?
 
-use std::{path::PathBuf, process::ExitCode};
+mod convert;
 
-use clap::Args;
+use std::{fs, path::PathBuf, process::ExitCode};
 
-use crate::plan::Plans;
+use clap::{Args, ValueEnum};
+
+use super::counting::CountingArgs;
+use crate::{
+    limit::Algorithm,
+    migrate::envoyproxy::{self, Counting},
+    plan::{self, Charge, LoadOptions, Plans, Sources},
+};
 
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
@@ -15,6 +22,23 @@ pub struct CheckArgs {
     /// Take warnings for mistakes
     #[arg(long)]
     strict: bool,
+    /// Whose files they are: tell what will differ, or convert them
+    #[arg(long, value_name = "SERVICE")]
+    from: Option<Origin>,
+    /// With `--from limitador`: write the plan files into this folder, not to stdout
+    #[arg(long, value_name = "FOLDER", requires = "from")]
+    write: Option<PathBuf>,
+    #[command(flatten)]
+    counting: CountingArgs,
+}
+
+/// The service that files were written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Origin {
+    /// Its files load as they are; tells what they do differently. Needless where a file has no field of ours.
+    Envoyproxy,
+    /// Its limits files become plan files.
+    Limitador,
 }
 
 /// Tells every mistake and warning on stdout, as they are its answer. Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
@@ -22,7 +46,26 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if let Some((file, error)) = super::unreadable(&args.files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
-    match Plans::load(&args.files, None) {
+    match (args.from, &args.write) {
+        (Some(Origin::Limitador), folder) => {
+            convert::run(&args.files, folder.as_deref(), args.strict)
+        }
+        (_, Some(_)) => {
+            super::fail("--write goes with --from limitador: other files need no conversion")
+        }
+        (from, None) => check(args, from),
+    }
+}
+
+fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
+    let sources = Sources {
+        paths: args.files.clone(),
+        options: LoadOptions {
+            counting: args.counting.counting(),
+            ..LoadOptions::default()
+        },
+    };
+    match Plans::load(&sources, None) {
         Ok(plans) => {
             let good = !args.strict || plans.warnings().is_empty();
             let code = if good {
@@ -31,12 +74,34 @@ pub fn run(args: &CheckArgs) -> ExitCode {
                 ExitCode::FAILURE
             };
             let warnings = plans.warnings().iter();
-            let lines = warnings.map(|warning| format!("warning: {warning}\n"));
-            let lines: String = lines.chain([summary(&plans)]).collect();
+            let warnings = warnings.map(|warning| format!("warning: {warning}\n"));
+            let lines: String = warnings
+                .chain([
+                    differences(&plans, from, args.counting.counting()),
+                    summary(&plans),
+                ])
+                .collect();
             super::answer(lines, code)
         }
         Err(error) => super::answer(error, ExitCode::FAILURE),
     }
+}
+
+/// What files of envoyproxy/ratelimit will do differently: those that look like it, or all where told so.
+fn differences(plans: &Plans, from: Option<Origin>, counting: plan::Counting) -> String {
+    let files: Vec<(String, String)> = plans
+        .files()
+        .iter()
+        .filter_map(|file| Some((file.display().to_string(), fs::read_to_string(file).ok()?)))
+        .collect();
+    let files = files.iter().map(|(name, text)| (&**name, &**text));
+    let all = from == Some(Origin::Envoyproxy);
+    let counting = Counting {
+        windows: counting.algorithm == Algorithm::FixedWindow,
+        charges_apart: counting.charge != Charge::AllOrNothing,
+    };
+    let notes = envoyproxy::differences(files, all, counting);
+    notes.iter().map(|note| format!("note: {note}\n")).collect()
 }
 
 fn summary(plans: &Plans) -> String {

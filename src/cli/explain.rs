@@ -8,11 +8,11 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::ConfigArgs;
+use super::{ConfigArgs, counting::CountingArgs};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
-    plan::SharedPlans,
+    plan::{LoadOptions, SharedPlans, Sources},
     server::connect_store,
 };
 
@@ -39,6 +39,8 @@ pub struct ExplainArgs {
         hide_env_values = true
     )]
     store: String,
+    #[command(flatten)]
+    counting: CountingArgs,
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
@@ -82,14 +84,21 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     let choice = super::store(&args.store)?;
     let sources = args.config.sources();
     super::readable(&sources)?;
-    let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
+    let plans = SharedPlans::open(Sources {
+        paths: sources,
+        options: LoadOptions {
+            counting: args.counting.counting(),
+            ..LoadOptions::default()
+        },
+    })
+    .map_err(|error| error.to_string())?;
     let question = Question {
         domain: domain(args, &plans)?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000).await;
+    let store = connect_store(&choice, timeout, 1_000, false).await;
     let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await

@@ -17,8 +17,10 @@ use self::answer::Refusal;
 use super::status;
 use crate::{
     keys::{Form, form},
+    limiter::DecideError,
     metrics::{CheckLabels, CheckResult, Metrics},
     plan::{Authentication, KeyCheck, Plans, SharedPlans},
+    settings::Dialect,
 };
 
 /// The context extension of a route that names the domain whose keys open it.
@@ -87,6 +89,10 @@ impl Authorization for Service {
     ) -> Result<Response<CheckResponse>, Status> {
         let attributes = request.into_inner().attributes.unwrap_or_default();
         let plans = self.plans.load();
+        if !plans.loaded() {
+            let none = DecideError::NoPlans;
+            return Err(status::undecided(&self.metrics, Dialect::Tollgate, &none));
+        }
         let scope = Scope::of(&plans, &attributes);
         let http = attributes
             .request

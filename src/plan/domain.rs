@@ -9,11 +9,11 @@ use super::{
     keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
     matching::read_as,
-    rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
-    descriptor::{Descriptor, LimitOverride},
+    descriptor::{Descriptor, Entry, LimitOverride},
     keys::KeyTable,
     limit::{Limit, LimitError, Period},
 };
@@ -28,6 +28,7 @@ pub struct Domain {
     pub(super) response: Arc<ResponseOptions>,
     pub(super) authentication: Option<Arc<Authentication>>,
     pub(super) on_store_error: OnStoreError,
+    pub(super) counting: Counting,
     pub(super) rules: Vec<Arc<Rule>>,
     /// Every place of the tree; the first is the top.
     pub(super) nodes: Vec<Node>,
@@ -105,6 +106,11 @@ impl Domain {
         self.on_store_error
     }
 
+    /// How limits count and when hits are charged, where no rule says otherwise.
+    pub fn counting(&self) -> Counting {
+        self.counting
+    }
+
     /// Its rules in file order; last the one for what no rule matches, if it is not to pass.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.rules.iter()
@@ -165,6 +171,16 @@ impl Domain {
         self.key_names.iter().any(|name| **name == *key)
     }
 
+    /// What of an entry's value may be seen: all of it, but of an API key only its id, or `unknown`.
+    pub fn public_value<'e>(&'e self, entry: &'e Entry, stored: &'e KeyTable) -> &'e str {
+        match self.holds_api_key(&entry.key) {
+            false => &entry.value,
+            true => self
+                .api_key(stored, &entry.value, false)
+                .map_or("unknown", KnownKey::id),
+        }
+    }
+
     /// The limit that a request sent along, and the name of the descriptor's bucket under it.
     ///
     /// The numbers are no part of that name, so a changed figure keeps the tokens; the period is. `tier` is what
@@ -188,7 +204,7 @@ impl Domain {
         if let Some(ready) = self.overrides.ready.lock().get(&asked) {
             return Ok((Arc::clone(ready), subject));
         }
-        let built = Limit::per(limit.requests, limit.period)?;
+        let built = Limit::per(limit.requests, limit.period, self.counting.algorithm)?;
         let names = RuleNames {
             domain: &self.name,
             path: "%override",

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hasher as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::SystemTime,
 };
@@ -15,10 +15,13 @@ use super::{
     compile::compile,
     domain::Domain,
     fields::Reader,
+    file::PlanFile,
     keys::{ApiKey, ApiKeys, KeyCheck},
+    merge::merge,
     mistake::{LoadError, Mistake, Notes},
-    read::read,
-    source::{Source, gather},
+    options::{LoadOptions, Modes, Sources},
+    rule::ResponseOptions,
+    source::{Content, Source, gather},
 };
 use crate::keys::KeyTable;
 
@@ -40,36 +43,48 @@ struct Loaded {
     tiers: BTreeSet<Arc<str>>,
     authentication: Arc<Authentication>,
     files: Vec<PathBuf>,
+    response: Arc<ResponseOptions>,
+    modes: Modes,
     warnings: Vec<Mistake>,
     version: u64,
-    loaded_at: SystemTime,
+    loaded_at: Option<SystemTime>,
 }
 
 impl Plans {
-    /// Loads files, and folders of `*.yaml` and `*.yml`. Counters of rules that `previous` has too go on.
+    /// No plans: none was loaded yet.
+    pub fn none(options: &LoadOptions) -> Self {
+        Self {
+            loaded: Arc::new(Loaded::none(options)),
+            stored: Arc::default(),
+            awaited: false,
+        }
+    }
+
+    /// Loads files and folders. Counters of rules that `previous` has too go on.
     ///
     /// # Errors
     /// All mistakes of all files, each with its place. Nothing is loaded then.
-    pub fn load(sources: &[PathBuf], previous: Option<&Self>) -> Result<Self, LoadError> {
+    pub fn load(sources: &Sources, previous: Option<&Self>) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
-        let sources = gather(sources, &mut notes);
-        Self::build(&sources, previous, notes)
+        let texts = gather(sources, &mut notes);
+        Self::build(&texts, &sources.options, previous, notes)
     }
 
-    /// Loads `sources` unless they are word for word what `previous` was made of.
+    /// Loads what `gather` finds unless it is word for word what `previous` was made of.
     ///
     /// # Errors
     /// As [`Plans::load`].
     pub fn load_if_changed(
-        sources: &[PathBuf],
+        gather: impl FnOnce(&mut Notes) -> Vec<Source>,
+        options: &LoadOptions,
         previous: &Self,
     ) -> Result<Option<Self>, LoadError> {
         let mut notes = Notes::default();
-        let sources = gather(sources, &mut notes);
-        if notes.total() == 0 && version(&sources) == previous.version() {
+        let sources = gather(&mut notes);
+        if previous.loaded() && notes.total() == 0 && version(&sources) == previous.version() {
             return Ok(None);
         }
-        Self::build(&sources, Some(previous), notes).map(Some)
+        Self::build(&sources, options, Some(previous), notes).map(Some)
     }
 
     /// Loads texts as if they were files of those names.
@@ -77,52 +92,65 @@ impl Plans {
     /// # Errors
     /// As [`Plans::load`].
     pub fn from_texts(texts: &[(&str, &str)]) -> Result<Self, LoadError> {
+        Self::from_texts_by(texts, &LoadOptions::default())
+    }
+
+    /// As [`Plans::from_texts`], by other options.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn from_texts_by(texts: &[(&str, &str)], options: &LoadOptions) -> Result<Self, LoadError> {
         let sources: Vec<_> = texts
             .iter()
             .map(|(name, text)| Source {
                 path: PathBuf::from(name),
-                text: (*text).to_owned(),
+                content: Content::Text((*text).to_owned()),
             })
             .collect();
-        Self::build(&sources, None, Notes::default())
+        Self::build(&sources, options, None, Notes::default())
     }
 
     fn build(
         sources: &[Source],
+        options: &LoadOptions,
         previous: Option<&Self>,
         mut notes: Notes,
     ) -> Result<Self, LoadError> {
-        let mut first: HashMap<String, &Path> = HashMap::new();
-        let mut files = Vec::with_capacity(sources.len());
+        let mut first: HashMap<String, usize> = HashMap::new();
+        let mut files: Vec<(Arc<str>, PlanFile)> = Vec::with_capacity(sources.len());
         for source in sources {
             let name: Arc<str> = source.path.display().to_string().into();
             let mut reader = Reader {
                 file: Arc::clone(&name),
                 notes: &mut notes,
+                reference: true,
             };
-            let file = read(&source.text, &mut reader);
-            if let Some(path) = first.get(&file.domain)
-                && !file.domain.is_empty()
-            {
-                notes.error(duplicate_domain(&name, &file.domain, path));
-                continue;
+            let file = source.read(&mut reader);
+            match first.get(&file.domain) {
+                _ if file.domain.is_empty() => {}
+                None => {
+                    first.insert(file.domain.clone(), files.len());
+                    files.push((name, file));
+                }
+                Some(index) => {
+                    let (first, all) = &mut files[*index];
+                    if options.merge_domains {
+                        merge(all, first, file, &name, &mut notes);
+                    } else {
+                        notes.error(duplicate_domain(&name, &file.domain, first));
+                    }
+                }
             }
-            first.insert(file.domain.clone(), &source.path);
-            files.push((name, file));
         }
         let mut plans = Loaded {
-            domains: HashMap::with_capacity(files.len()),
-            keys: ApiKeys::default(),
-            tiers: BTreeSet::new(),
-            authentication: Arc::default(),
             files: sources.iter().map(|source| source.path.clone()).collect(),
-            warnings: Vec::new(),
             version: version(sources),
-            loaded_at: SystemTime::now(),
+            loaded_at: Some(SystemTime::now()),
+            ..Loaded::none(options)
         };
         if notes.total() == 0 {
             for (name, file) in files {
-                plans.add(&name, file, previous, &mut notes);
+                plans.add(&name, file, options, previous, &mut notes);
             }
         }
         plans.authenticate(&mut notes);
@@ -205,7 +233,7 @@ impl Plans {
         &self.loaded.warnings
     }
 
-    /// The files that were read, in order.
+    /// The files, or resources, that were read, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.loaded.files
     }
@@ -215,17 +243,48 @@ impl Plans {
         self.loaded.version
     }
 
+    /// Whether any plans were loaded, though they may be of no domain.
+    pub fn loaded(&self) -> bool {
+        self.loaded.loaded_at.is_some()
+    }
+
     /// When they were loaded.
-    pub fn loaded_at(&self) -> SystemTime {
+    pub fn loaded_at(&self) -> Option<SystemTime> {
         self.loaded.loaded_at
+    }
+
+    /// What answers show where no domain says otherwise.
+    pub fn response(&self) -> &Arc<ResponseOptions> {
+        &self.loaded.response
+    }
+
+    /// What holds for all rules.
+    pub fn modes(&self) -> Modes {
+        self.loaded.modes
     }
 }
 
 impl Loaded {
+    fn none(options: &LoadOptions) -> Self {
+        Self {
+            domains: HashMap::new(),
+            keys: ApiKeys::default(),
+            tiers: BTreeSet::new(),
+            authentication: Arc::default(),
+            files: Vec::new(),
+            response: Arc::new(options.response.clone()),
+            modes: options.modes,
+            warnings: Vec::new(),
+            version: 0,
+            loaded_at: None,
+        }
+    }
+
     fn add(
         &mut self,
         name: &Arc<str>,
-        file: super::file::PlanFile,
+        file: PlanFile,
+        options: &LoadOptions,
         previous: Option<&Plans>,
         notes: &mut Notes,
     ) {
@@ -236,7 +295,7 @@ impl Loaded {
             .map(|key| (key.sha256, key.id.clone()))
             .collect();
         let before = previous.and_then(|plans| plans.domain(&file.domain));
-        let domain = compile(file, name, before, notes);
+        let domain = compile(file, name, options, before, notes);
         for (sha256, id) in hashes {
             let Some(key) = domain.keys.of_id(&id) else {
                 continue;
@@ -288,15 +347,12 @@ impl Loaded {
     }
 }
 
-fn duplicate_domain(file: &Arc<str>, domain: &str, first: &Path) -> Mistake {
+fn duplicate_domain(file: &Arc<str>, domain: &str, first: &str) -> Mistake {
     Mistake {
         file: Arc::clone(file),
         place: None,
         path: "domain".to_owned(),
-        message: format!(
-            "duplicate domain '{domain}' in config file, first in {}",
-            first.display()
-        ),
+        message: format!("duplicate domain '{domain}' in config file, first in {first}"),
     }
 }
 
@@ -304,7 +360,7 @@ fn version(sources: &[Source]) -> u64 {
     let mut hasher = SipHasher13::new();
     for source in sources {
         let path = source.path.as_os_str().as_encoded_bytes();
-        for part in [path, source.text.as_bytes()] {
+        for part in [path, source.bytes()] {
             hasher.write_u64(part.len() as u64);
             hasher.write(part);
         }

@@ -44,6 +44,9 @@ pub const PLAN: Shape = Shape {
         "unmatched",
         "response",
         "on_store_error",
+        "algorithm",
+        "charge",
+        "overdraw",
     ],
     reference: true,
 };
@@ -70,6 +73,9 @@ pub const RULE: Shape = Shape {
         "value_to_metric",
         "metadata",
         "on_store_error",
+        "algorithm",
+        "charge",
+        "overdraw",
     ],
     reference: true,
 };

@@ -10,6 +10,7 @@ mod connect;
 mod fallback;
 mod lane;
 mod ledger;
+mod local_cache;
 mod stats;
 
 use std::{
@@ -35,6 +36,7 @@ use self::{
     connect::{Dialer, supervise},
     lane::{Asked, Job, Reply},
     ledger::Ledger,
+    local_cache::Split,
 };
 use super::{Item, MemoryStore, StoreError, Take, Taken, seen::Seen};
 use crate::{
@@ -44,7 +46,7 @@ use crate::{
 
 pub use self::{
     connect::{RedisUrl, RedisUrlError},
-    stats::{Histogram, StoreStats},
+    stats::StoreStats,
 };
 
 /// How a Redis store works.
@@ -60,6 +62,8 @@ pub struct RedisSettings {
     pub queue: usize,
     /// Buckets remembered as last seen, and again as many kept here while Redis is unwell.
     pub max_local_buckets: usize,
+    /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
+    pub local_cache: bool,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -73,6 +77,7 @@ impl RedisSettings {
             lanes: 2,
             queue: 4_096,
             max_local_buckets: 100_000,
+            local_cache: false,
             clock: None,
         }
     }
@@ -118,7 +123,7 @@ impl RedisStore {
         let dialer = Dialer::new(&settings.url, queues.len());
         let shared = Arc::new(Shared {
             breaker: Breaker::new(),
-            seen: Seen::new(settings.max_local_buckets),
+            seen: Seen::new(settings.max_local_buckets).as_local_cache(settings.local_cache),
             local: MemoryStore::new(settings.max_local_buckets, Arc::new(SystemClock)),
             ledger: Ledger::default(),
             stats: StoreStats::default(),
@@ -146,13 +151,30 @@ impl RedisStore {
         tokio::time::timeout(limit, connected).await.is_ok()
     }
 
-    /// Takes all of `take`, or nothing. Waits for Redis until `deadline` or for the store timeout, whichever ends sooner;
+    /// Decides `take` whole. Waits for Redis until `deadline` or for the store timeout, whichever ends sooner;
     /// then decides without it, as each item's `on_store_error` says. Balances have the length and order of `take.items`.
     ///
     /// # Errors
     /// As Redis did not decide in time and an item's `on_store_error` is
     /// [`OnStoreError::Error`](crate::plan::OnStoreError::Error).
     pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        let shared = &self.shared;
+        // Redis' time is not that of these tests.
+        if shared.settings.local_cache
+            && shared.settings.clock.is_none()
+            && let Some((split, rest)) = Split::of(&take, &shared.seen, Instant::now())
+        {
+            shared.stats.deny_cache_hits.fetch_add(1, Relaxed);
+            let rest = match rest {
+                Some(rest) => Some(self.take_from_redis(rest, deadline).await?),
+                None => None,
+            };
+            return Ok(split.join(&take, rest));
+        }
+        self.take_from_redis(take, deadline).await
+    }
+
+    async fn take_from_redis(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
         let shared = &self.shared;
         if shared.breaker.is_open() {
             return shared.without_redis(&take, shared.unavailable(), true);
@@ -265,7 +287,7 @@ impl Shared {
         let replicas = self.replicas.load(Relaxed);
         let taken = fallback::decide(take, &self.local, &self.seen, replicas).ok_or(error)?;
         if charge {
-            self.charge_back(take, &taken);
+            self.charge_back(take, &taken, None);
         }
         Ok(taken)
     }
@@ -297,7 +319,7 @@ impl Shared {
             Ok(Err(StoreError::Lost { .. })) | Err(_) => {}
             Ok(Err(_)) => {
                 if let Ok(taken) = &decided {
-                    self.charge_back(&asked.take, taken);
+                    self.charge_back(&asked.take, taken, None);
                 }
             }
         }
@@ -317,9 +339,9 @@ impl Shared {
             return;
         };
         if meanwhile.admitted && !taken.admitted {
-            self.charge_back(&job.asked.take, meanwhile);
+            self.charge_back(&job.asked.take, meanwhile, Some(&taken));
         } else if taken.admitted && !meanwhile.admitted {
-            self.undo(&job.asked.take, &taken);
+            self.undo(&job.asked.take, &taken, meanwhile);
         }
     }
 
@@ -348,17 +370,15 @@ impl Shared {
         if sender.send(Err(error.clone())).is_err()
             && let Some(meanwhile) = job.asked.meanwhile.get()
         {
-            self.charge_back(take, meanwhile);
+            self.charge_back(take, meanwhile, None);
         }
     }
 
-    /// Charges what in-process buckets admitted.
-    fn charge_back(&self, take: &Take, taken: &Taken) {
-        if take.dry || !taken.admitted {
-            return;
-        }
-        for (item, balance) in take.items.iter().zip(&taken.balances) {
-            if balance.fits && fallback::is_local(item) {
+    /// Charges what in-process buckets did, but for what Redis has charged itself.
+    fn charge_back(&self, take: &Take, taken: &Taken, by_redis: Option<&Taken>) {
+        for (index, (item, balance)) in take.items.iter().zip(&taken.balances).enumerate() {
+            let charged = by_redis.is_some_and(|taken| charged(taken, index));
+            if balance.charged && !charged && fallback::is_local(item) {
                 if let Hits::Take(hits) = item.hits {
                     self.stats.charged_back.fetch_add(hits, Relaxed);
                 }
@@ -367,13 +387,10 @@ impl Shared {
         }
     }
 
-    /// Undoes in Redis what it took for a request that was refused meanwhile.
-    fn undo(&self, take: &Take, taken: &Taken) {
-        if take.dry {
-            return;
-        }
-        for (item, balance) in take.items.iter().zip(&taken.balances) {
-            if balance.fits {
+    /// Undoes in Redis what it charged for a request that was refused meanwhile, and would not have been charged then.
+    fn undo(&self, take: &Take, taken: &Taken, meanwhile: &Taken) {
+        for (index, item) in take.items.iter().enumerate() {
+            if charged(taken, index) && !charged(meanwhile, index) {
                 let inverse = match item.hits {
                     Hits::Take(hits) => {
                         self.stats.given_back.fetch_add(hits, Relaxed);
@@ -441,4 +458,10 @@ impl Shared {
             reason: reason.into(),
         }
     }
+}
+
+/// Whether the hits of an item were charged. A caller that got an error got no balances, and was not charged.
+fn charged(taken: &Taken, index: usize) -> bool {
+    let balance = taken.balances.get(index);
+    balance.is_some_and(|balance| balance.charged)
 }

@@ -8,7 +8,7 @@ use std::{
 use tollgate::{
     descriptor::Hits,
     limit::Limit,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         BucketKey, Item, RedisStore, Take, Taken,
         redis::{RedisSettings, RedisUrl},
@@ -24,13 +24,14 @@ pub fn rule(text: &str) -> Arc<RuleLimit> {
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }
 
-/// An enforced item.
+/// An enforced item, charged all or nothing.
 pub fn item(limit: &Arc<RuleLimit>, subject: &str, hits: Hits) -> Item {
     Item {
         key: BucketKey::new(limit.key_prefix(), subject.as_bytes()),
         limit: limit.clone(),
         hits,
         role: Role::Enforced,
+        charge: Charge::AllOrNothing,
         on_store_error: OnStoreError::Local,
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use tokio::{task::JoinSet, time::sleep};
 use tollgate::{
     descriptor::Hits,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         RedisStore, StoreError, Take, Taken,
         redis::{RedisSettings, RedisUrl},
@@ -66,7 +66,7 @@ async fn settles_at(server: &RedisServer, limit: &Arc<RuleLimit>, subject: &str,
             dry: true,
             ..one(limit, subject, 0)
         };
-        let remaining = ask(&fresh, look).await.balances[0].remaining;
+        let remaining = ask(&fresh, look).await.balances[0].remaining();
         if remaining == expected {
             return;
         }
@@ -277,7 +277,7 @@ async fn without_redis_each_item_answers_by_its_own_policy_and_all_or_nothing_ho
     let (enforced, quota, shadow) = (Role::Enforced, Role::Quota, Role::Shadow);
     let (local, allow) = (OnStoreError::Local, OnStoreError::Allow);
     let (deny, error) = (OnStoreError::Deny, OnStoreError::Error);
-    let left = |taken: &Taken| taken.balances[0].remaining;
+    let left = |taken: &Taken| taken.balances[0].remaining();
 
     // A denied item takes nothing from the others; an allowed one does not stop them.
     let denied = ask(
@@ -451,4 +451,36 @@ async fn what_an_empty_bucket_is_charged_becomes_its_debt() {
     settles_at(&server, &limit, "a", 0).await;
     assert!(ask(&other, give(1)).await.admitted);
     settles_at(&server, &limit, "a", 1).await;
+}
+
+#[tokio::test]
+async fn what_was_charged_without_redis_is_told_to_it_though_it_was_refused() {
+    let server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let take = |hits| {
+        let mut item = item(&rule("5/year fixed"), "a", Hits::Take(hits));
+        item.charge = Charge::Independent;
+        Take {
+            items: [item].into_iter().collect(),
+            dry: false,
+        }
+    };
+    assert!(ask(&store, take(1)).await.admitted);
+    server.send("CLIENT PAUSE 1000");
+    for (admitted, left) in [(true, 0), (false, -4), (false, -8)] {
+        let taken = ask(&store, take(4)).await;
+        assert!(taken.degraded);
+        assert_eq!((taken.admitted, taken.balances[0].left), (admitted, left));
+    }
+    down(&store).await;
+    let trips = store.stats().trips.load(Relaxed);
+    let fresh = connected(patient(&server)).await;
+    let begun = Instant::now();
+    while ask(&fresh, take(0)).await.balances[0].left != -8 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "not settled");
+        sleep(Duration::from_millis(10)).await;
+    }
+    back(&store).await;
+    assert_eq!(ask(&store, take(0)).await.balances[0].left, -8);
+    assert_eq!(store.stats().trips.load(Relaxed), trips);
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::micros,
-    store::{StoreError, Take, Taken},
+    store::{StoreError, Take, Taken, seen::News},
 };
 
 /// Most takes per batch.
@@ -80,7 +80,7 @@ pub struct TakeScript {
 }
 
 impl TakeScript {
-    /// The text, without its comments.
+    /// The text, without its comments and indents.
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -90,11 +90,12 @@ impl TakeScript {
 pub fn script() -> &'static TakeScript {
     static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        // Without its comments, as Redis takes no more than 16 KiB from a client that it has not let in yet, and then says
+        // Without its comments and indents, as Redis takes no more than 16 KiB from a client that it has not let in yet, and then says
         // something else than what is wrong.
         let code: String = include_str!("take.lua")
             .lines()
-            .filter(|line| !line.trim_start().starts_with("--"))
+            .map(str::trim_start)
+            .filter(|line| !line.starts_with("--"))
             .flat_map(|line| [line, "\n"])
             .collect();
         TakeScript {
@@ -265,8 +266,15 @@ impl Batch {
 
     fn hand_out(self, shared: &Shared, answers: Vec<Answer>) {
         for (job, answer) in self.jobs.into_iter().zip(answers) {
-            for (item, bucket) in job.asked.take.items.iter().zip(&answer.buckets) {
-                shared.seen.report(item, bucket, answer.now, self.sent_at);
+            let balances = &answer.taken.balances;
+            for (index, item) in job.asked.take.items.iter().enumerate() {
+                let news = News {
+                    bucket: &answer.buckets[index],
+                    over: !balances[index].fits,
+                    at: answer.now,
+                    sent_at: self.sent_at,
+                };
+                shared.seen.report(item, news);
             }
             shared.answered(job, answer.taken);
         }
