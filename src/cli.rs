@@ -7,6 +7,7 @@ pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod serve;
+mod store;
 
 use std::{
     env,
@@ -19,8 +20,6 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
-
-use crate::settings::StoreChoice;
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -151,11 +150,6 @@ fn say(line: impl Display) {
 fn fail(message: &str) -> ExitCode {
     say(format_args!("error: {message}"));
     ExitCode::from(CANNOT_TELL)
-}
-
-/// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
-fn store(text: &str) -> Result<StoreChoice, String> {
-    text.parse().map_err(|error| format!("--store: {error}"))
 }
 
 /// An error with its causes, in one line. tonic says "transport error" and keeps the reason in the source.

@@ -275,11 +275,11 @@ pub async fn connect_store(choice: &StoreChoice, timeout: Duration, max_buckets:
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
         StoreChoice::Redis(url) => {
-            let mut settings = RedisSettings::new(url.clone());
+            let mut settings = RedisSettings::new((**url).clone());
             settings.timeout = timeout;
             let redis = RedisStore::connect(settings);
             if !redis.first_connection(FIRST_CONNECTION).await {
-                tracing::warn!(node = %url.node(), "starting without the store: rules answer by their on_store_error until it is there");
+                tracing::warn!(node = %url, "starting without the store: rules answer by their on_store_error until it is there");
             }
             Store::Redis(redis)
         }

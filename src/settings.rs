@@ -35,7 +35,7 @@ pub enum StoreChoice {
     /// In this process.
     Memory,
     /// In the Redis of this URL.
-    Redis(RedisUrl),
+    Redis(Box<RedisUrl>),
 }
 
 /// The text names no store.
@@ -49,7 +49,7 @@ impl FromStr for StoreChoice {
     fn from_str(text: &str) -> Result<Self, StoreChoiceError> {
         match text {
             "memory" => Ok(Self::Memory),
-            url => Ok(Self::Redis(url.parse()?)),
+            url => Ok(Self::Redis(Box::new(url.parse()?))),
         }
     }
 }
@@ -58,7 +58,7 @@ impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Redis(url) => write!(f, "redis at {}", url.node()),
+            Self::Redis(url) => write!(f, "redis at {url}"),
         }
     }
 }

@@ -580,7 +580,7 @@ fn a_password_in_a_wrong_store_url_is_not_repeated() {
     let (_folder, config) = plans(SHOP);
     for url in [
         "redis://ann:hunter2@localhost:6379/x",
-        "rediss://ann:hunter2@localhost",
+        "rediss://ann:hunter2@localhost?cert=hunter2",
         "reddis://ann:hunter2@localhost",
         "ann:hunter2@localhost",
     ] {

@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs};
+use super::{ConfigArgs, LogArgs, store::StoreArgs};
 use crate::{
     plan::SharedPlans,
     server::Server,
@@ -34,15 +34,8 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:8080"
     )]
     http_listen: Address,
-    /// Where buckets live: `memory`, or a Redis URL
-    #[arg(
-        long,
-        value_name = "STORE",
-        env = "TOLLGATE_STORE",
-        default_value = "memory",
-        hide_env_values = true
-    )]
-    store: String,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Longest wait for Redis per decision
     #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = some_time)]
     store_timeout: Duration,
@@ -70,7 +63,7 @@ impl ServeArgs {
             config: self.config.sources(),
             grpc_listen: self.grpc_listen.clone(),
             http_listen: self.http_listen.clone(),
-            store: super::store(&self.store)?,
+            store: self.store.choice()?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             drain_delay: self.drain_delay,

@@ -1,16 +1,18 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
-//! `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it, `connect.rs` reaches Redis and `breaker.rs` says whether
-//! it is used now. `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards.
+//! `url.rs` says where Redis is, `dial.rs` reaches it, `connect.rs` keeps it reached and `breaker.rs` says whether it is used
+//! now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it. `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards.
 //! Refusals that are certain never leave the process: [`Seen`].
 
 mod batch;
 mod breaker;
 mod connect;
+mod dial;
 mod fallback;
 mod lane;
 mod ledger;
 mod stats;
+mod url;
 
 use std::{
     sync::{
@@ -32,7 +34,8 @@ use tokio::{
 
 use self::{
     breaker::Breaker,
-    connect::{Dialer, supervise},
+    connect::supervise,
+    dial::Dialer,
     lane::{Asked, Job, Reply},
     ledger::Ledger,
 };
@@ -43,8 +46,8 @@ use crate::{
 };
 
 pub use self::{
-    connect::{RedisUrl, RedisUrlError},
     stats::{Histogram, StoreStats},
+    url::{Endpoint, Login, Password, RedisUrl, RedisUrlError, Tls, Topology},
 };
 
 /// How a Redis store works.
@@ -89,6 +92,7 @@ pub struct RedisStore {
 /// What requests, lanes and the supervisor share.
 #[derive(Debug)]
 struct Shared {
+    node: Arc<str>,
     settings: RedisSettings,
     breaker: Breaker,
     seen: Seen,
@@ -115,8 +119,15 @@ impl RedisStore {
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..settings.lanes.max(1))
             .map(|_| mpsc::channel(settings.queue.max(1)))
             .unzip();
-        let dialer = Dialer::new(&settings.url, queues.len());
+        let lanes = queues.len();
+        let dialer = match &settings.url.topology {
+            Topology::Single(endpoint) => Dialer::of_server(&settings.url, endpoint.clone(), lanes),
+            Topology::Sentinel { service, sentinels } => {
+                Dialer::of_primary(&settings.url, service, sentinels, lanes)
+            }
+        };
         let shared = Arc::new(Shared {
+            node: settings.url.to_string().into(),
             breaker: Breaker::new(),
             seen: Seen::new(settings.max_local_buckets),
             local: MemoryStore::new(settings.max_local_buckets, Arc::new(SystemClock)),
@@ -227,7 +238,7 @@ impl RedisStore {
 
 impl Shared {
     fn node(&self) -> &str {
-        self.settings.url.node()
+        &self.node
     }
 
     /// How long a batch may take before Redis counts as unwell: three timeouts in a row.
@@ -273,7 +284,7 @@ impl Shared {
     /// Decides a take that Redis has not answered yet. The lane sets things right when the answer comes.
     fn timed_out(&self, asked: &Asked, answer: &mut oneshot::Receiver<Reply>) -> Reply {
         let error = StoreError::Timeout {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             timeout: self.settings.timeout,
         };
         let decided = self.without_redis(&asked.take, error, false);
@@ -423,21 +434,21 @@ impl Shared {
 
     fn unavailable(&self) -> StoreError {
         StoreError::Unavailable {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             reason: self.breaker.reason(),
         }
     }
 
     fn overloaded(&self) -> StoreError {
         StoreError::Unavailable {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             reason: "too many takes wait for it".into(),
         }
     }
 
     fn lost(&self, reason: &str) -> StoreError {
         StoreError::Lost {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             reason: reason.into(),
         }
     }

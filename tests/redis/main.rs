@@ -4,7 +4,10 @@
 mod redis_server;
 
 mod ask;
+mod auth;
 mod exact;
 mod faults;
 mod model;
 mod same_answers;
+mod sentinel;
+mod tls;
