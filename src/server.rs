@@ -29,10 +29,7 @@ use crate::{
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
     settings::{Address, Settings, StoreChoice},
-    store::{
-        MemoryStore, Store,
-        redis::{RedisSettings, RedisStore},
-    },
+    store::{MemoryStore, Store, redis::RedisSettings},
 };
 
 /// How long connections may take to end after GOAWAY before they are cut.
@@ -274,14 +271,15 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 pub async fn connect_store(choice: &StoreChoice, timeout: Duration, max_buckets: usize) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
-        StoreChoice::Redis(url) => {
-            let mut settings = RedisSettings::new((**url).clone());
+        StoreChoice::Redis(choice) => {
+            let mut settings = RedisSettings::new(choice.main.clone());
+            settings.per_second = choice.per_second.clone();
             settings.timeout = timeout;
-            let redis = RedisStore::connect(settings);
-            if !redis.first_connection(FIRST_CONNECTION).await {
-                tracing::warn!(node = %url, "starting without the store: rules answer by their on_store_error until it is there");
+            let store = Store::redis(settings);
+            if !store.first_connection(FIRST_CONNECTION).await {
+                tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
             }
-            Store::Redis(redis)
+            store
         }
     }
 }

@@ -34,8 +34,17 @@ pub struct Settings {
 pub enum StoreChoice {
     /// In this process.
     Memory,
-    /// In the Redis of this URL.
-    Redis(Box<RedisUrl>),
+    /// In Redis.
+    Redis(Box<RedisChoice>),
+}
+
+/// Where buckets live in Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisChoice {
+    /// Of all limits.
+    pub main: RedisUrl,
+    /// Of limits per second instead, as envoyproxy/ratelimit's `REDIS_PERSECOND` has it.
+    pub per_second: Option<RedisUrl>,
 }
 
 /// The text names no store.
@@ -49,7 +58,10 @@ impl FromStr for StoreChoice {
     fn from_str(text: &str) -> Result<Self, StoreChoiceError> {
         match text {
             "memory" => Ok(Self::Memory),
-            url => Ok(Self::Redis(Box::new(url.parse()?))),
+            url => Ok(Self::Redis(Box::new(RedisChoice {
+                main: url.parse()?,
+                per_second: None,
+            }))),
         }
     }
 }
@@ -58,7 +70,17 @@ impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Redis(url) => write!(f, "redis at {url}"),
+            Self::Redis(choice) => choice.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for RedisChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis at {}", self.main)?;
+        match &self.per_second {
+            Some(url) => write!(f, ", of limits per second at {url}"),
+            None => Ok(()),
         }
     }
 }

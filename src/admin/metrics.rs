@@ -17,10 +17,7 @@ use prometheus_client::{
 use crate::{
     metrics::MAX_RULES,
     plan::{RuleCounters, SharedPlans},
-    store::{
-        MemoryStore, Store,
-        redis::{Histogram, RedisStore},
-    },
+    store::{MemoryStore, Store, StoreState, redis::Histogram},
 };
 
 /// Reads the plans and the store.
@@ -79,9 +76,12 @@ impl prometheus_client::collector::Collector for Collector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.rules(&mut encoder)?;
         self.reloads(&mut encoder)?;
-        match &*self.store {
-            Store::Memory(memory) => self::memory(&mut encoder, memory),
-            Store::Redis(redis) => self::redis(&mut encoder, redis),
+        if let Store::Memory(memory) = &*self.store {
+            self::memory(&mut encoder, memory)?;
+        }
+        match self.store.state() {
+            Some(state) => shared_store(&mut encoder, &state),
+            None => Ok(()),
         }
     }
 }
@@ -103,8 +103,8 @@ fn memory(encoder: &mut DescriptorEncoder<'_>, store: &MemoryStore) -> fmt::Resu
     counter(encoder, "buckets_forgotten", help, store.forgotten())
 }
 
-fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result {
-    let stats = store.stats();
+fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> fmt::Result {
+    let stats = store.stats;
     for (name, help, count) in [
         (
             "store_shed",
@@ -138,7 +138,7 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
         ),
         (
             "given_back_hits",
-            "Hits taken for requests refused without the store, and given back",
+            "Hits taken for requests that were refused elsewhere, and given back",
             &stats.given_back,
         ),
         (
@@ -152,14 +152,14 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
     gauge(
         encoder,
         "store_up",
-        "1 while the store decides",
-        u64::from(store.is_down().is_none()),
+        "1 while the store decides, with all its servers",
+        u64::from(store.down.is_none()),
     )?;
     gauge(
         encoder,
         "replicas",
         "Replicas of Tollgate on this store",
-        u64::from(store.replicas()),
+        u64::from(store.replicas),
     )?;
     histogram(
         encoder,

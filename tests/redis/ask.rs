@@ -20,7 +20,7 @@ use crate::redis_server::RedisServer;
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
     let limit: Limit = text.parse().expect("a limit");
-    let key_prefix = format!("tollgate:1:test:{text}:");
+    let key_prefix = format!("test/{text}#");
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }
 

@@ -11,6 +11,9 @@ use crate::{
     redis_server::RedisServer,
 };
 
+/// As docs/redis.md has it.
+pub const RIGHTS: &str = "+evalsha +eval +script|load +info +ping +time +mget +set +zadd +zremrangebyscore +zcard +expire";
+
 async fn counts_five(store: &RedisStore) {
     assert_eq!(admitted_until_refused(store, &rule("5/day")).await, 5);
 }
@@ -18,10 +21,8 @@ async fn counts_five(store: &RedisStore) {
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_in_with_a_password_and_as_an_acl_user() {
     let server = RedisServer::start();
-    // As docs/redis.md has it.
-    let rights = "+evalsha +eval +script|load +info +ping +time +mget +set +zadd +zremrangebyscore +zcard +expire";
     server.send(&format!(
-        "ACL SETUSER limiter on >s3cret:/@ ~tollgate:* {rights}"
+        "ACL SETUSER limiter on >s3cret:/@ ~tollgate:* {RIGHTS}"
     ));
     server.send("CONFIG SET requirepass other");
     let port = server.port();

@@ -7,7 +7,8 @@ use tokio::time::sleep;
 use tollgate::store::RedisStore;
 
 use crate::{
-    ask::{admitted_until_refused, connected, patient_at, rule},
+    ask::{admitted_until_refused, connected, one, patient_at, rule},
+    cluster,
     faults::{back, down},
     redis_server::{RedisServer, free_port},
 };
@@ -36,13 +37,17 @@ fn issue(authority: &Authority, folder: &Path, name: &str, host: &str) {
 
 /// A server that asks for client certificates, whose own is for `host`, and its TLS port.
 fn start(authority: &Authority, host: &str) -> (RedisServer, u16) {
+    start_with(authority, host, &[])
+}
+
+fn start_with(authority: &Authority, host: &str, more: &[&str]) -> (RedisServer, u16) {
     let port = free_port();
     let server = RedisServer::start_with(|folder| {
         fs::write(folder.join("ca.pem"), authority.pem()).expect("written");
         issue(authority, folder, "server", host);
         issue(authority, folder, "client", "limiter");
         let file = |name: &str| folder.join(name).display().to_string();
-        vec![
+        let mut arguments = vec![
             "--tls-port".to_owned(),
             port.to_string(),
             "--tls-cert-file".to_owned(),
@@ -51,7 +56,9 @@ fn start(authority: &Authority, host: &str) -> (RedisServer, u16) {
             file("server.key"),
             "--tls-ca-cert-file".to_owned(),
             file("ca.pem"),
-        ]
+        ];
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
+        arguments
     });
     (server, port)
 }
@@ -101,4 +108,28 @@ async fn another_authority_is_not_trusted_until_the_file_holds_it() {
     for store in &stores {
         back(store).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_spoken_to_over_tls_on_the_ports_it_names() {
+    let bus = free_port().to_string();
+    // Redis names its TLS ports only so.
+    let more = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--tls-cluster",
+        "yes",
+    ];
+    let (server, port) = start_with(&authority(), "127.0.0.1", &more);
+    server.send("CLUSTER ADDSLOTSRANGE 0 16383");
+    let url = url(&server, port, "").replace("rediss:", "rediss+cluster:");
+    let store = cluster::connected(patient_at(&url)).await;
+    assert!(
+        cluster::ask(&store, one(&rule("5/day"), "a", 2))
+            .await
+            .admitted
+    );
+    assert_eq!(cluster::left(&store, &rule("5/day"), "a").await, 3);
 }

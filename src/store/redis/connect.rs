@@ -17,10 +17,7 @@ use super::{
 /// How often a replica says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// The replicas that have said so lately, scored by Redis' time in seconds.
-const REPLICAS_KEY: &str = "tollgate:1:replicas";
-
-/// Counts the replicas that have said within 3 s that they live, this one among them.
+/// Counts the replicas that have said within 3 s that they live, this one among them, scored by Redis' time in seconds.
 const HEARTBEAT_SCRIPT: &str = r#"
 local now = tonumber(redis.call("TIME")[1])
 redis.call("ZADD", KEYS[1], now, ARGV[1])
@@ -49,17 +46,24 @@ pub async fn supervise(shared: Arc<Shared>, dialer: Dialer) {
     }
 }
 
+/// Says that this replica lives, which proves that Redis takes writes, and counts the others.
 async fn heartbeat(
+    shared: &Shared,
     connection: &mut MultiplexedConnection,
     replica: &str,
 ) -> Result<u32, RedisError> {
+    let Some(key) = shared.replicas_key() else {
+        // A node without a slot of ours takes no key.
+        let () = redis::cmd("PING").query_async(connection).await?;
+        return Ok(1);
+    };
     let mut command = redis::cmd("EVAL");
-    command
-        .arg(HEARTBEAT_SCRIPT)
-        .arg(1)
-        .arg(REPLICAS_KEY)
-        .arg(replica);
-    command.query_async(connection).await
+    command.arg(HEARTBEAT_SCRIPT).arg(1).arg(key).arg(replica);
+    match command.query_async(connection).await {
+        // It lives, though the slot is elsewhere by now.
+        Err(error) if shared.redirect(&error).is_some() => Ok(1),
+        counted => counted,
+    }
 }
 
 async fn dial_until_well(
@@ -71,7 +75,7 @@ async fn dial_until_well(
     let patience = shared.patience().min(DIAL_TIMEOUT);
     let mut failures = 0;
     loop {
-        match dial(dialer, replica, patience).await {
+        match dial(shared, dialer, replica, patience).await {
             Ok((connections, replicas)) => {
                 // The others may not be back yet.
                 shared.count_replicas(replicas.max(shared.replicas.load(Relaxed)));
@@ -92,12 +96,13 @@ async fn dial_until_well(
 
 /// Connections to a Redis that takes writes within `patience`, and the replicas of Tollgate on it.
 async fn dial(
+    shared: &Shared,
     dialer: &Dialer,
     replica: &str,
     patience: Duration,
 ) -> Result<(Vec<MultiplexedConnection>, u32), DialError> {
     let mut connections = dialer.dial().await?;
-    let beat = heartbeat(&mut connections[0], replica);
+    let beat = heartbeat(shared, &mut connections[0], replica);
     let replicas = within(patience, "a write", beat).await?;
     Ok((connections, replicas))
 }
@@ -110,7 +115,7 @@ async fn beat_while_closed(shared: &Shared, wires: Wires, replica: &str) {
             _ = watched.wait_for(Option::is_none) => return,
             () = sleep(HEARTBEAT) => {}
         }
-        match timeout(DIAL_TIMEOUT, heartbeat(&mut connection, replica)).await {
+        match timeout(DIAL_TIMEOUT, heartbeat(shared, &mut connection, replica)).await {
             Ok(Ok(replicas)) => shared.count_replicas(replicas),
             Ok(Err(error)) => shared.trip(wires.generation, &error.to_string()),
             // The lanes judge slowness by their own batches.

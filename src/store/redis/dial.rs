@@ -54,6 +54,11 @@ pub enum DialError {
         /// Why not.
         source: io::Error,
     },
+    /// No node of a cluster says who has its slots.
+    #[error(
+        "no node says who has the slots of the cluster: is cluster-enabled set, and are slots assigned?"
+    )]
+    NoMap,
     /// The sentinels that answer know no such service.
     #[error("no sentinel knows a primary called `{service}`")]
     UnknownService {
@@ -67,7 +72,7 @@ impl DialError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Redis(error) | Self::Pool(PoolError::Backend(error)) => Failure::of(error),
-            Self::File { .. } | Self::UnknownService { .. } => Failure::Refused,
+            Self::File { .. } | Self::UnknownService { .. } | Self::NoMap => Failure::Refused,
             _ => Failure::Broken,
         }
     }
@@ -141,6 +146,14 @@ impl Dialer {
         within(DIAL_TIMEOUT, "SCRIPT LOAD", loaded).await?;
         Ok(connections)
     }
+}
+
+/// A connection to one of the nodes of a cluster, to ask about the others.
+pub async fn connect(
+    url: &RedisUrl,
+    endpoint: &Endpoint,
+) -> Result<MultiplexedConnection, DialError> {
+    connect_as(url, endpoint, &url.login).await
 }
 
 /// Waits for an answer of Redis, but not for ever.

@@ -25,7 +25,7 @@ pub struct RedisUrl {
     pub topology: Topology,
     /// Who we are there.
     pub login: Login,
-    /// The database, 0 to 15 unless Redis is told otherwise.
+    /// The database, 0 to 15 unless Redis is told otherwise; a cluster has 0 only.
     pub db: u32,
     /// How it is spoken to over TLS; none for plain TCP and for sockets. Holds for the sentinels too.
     pub tls: Option<Tls>,
@@ -45,6 +45,8 @@ pub enum Topology {
         /// At least one of them.
         sentinels: Vec<Endpoint>,
     },
+    /// A cluster, by at least one of its nodes.
+    Cluster(Vec<Endpoint>),
 }
 
 /// Where to connect to.
@@ -142,6 +144,10 @@ impl fmt::Display for RedisUrl {
                 write!(f, "{service} by sentinels ")?;
                 list(f, sentinels)
             }
+            Topology::Cluster(seeds) => {
+                write!(f, "cluster ")?;
+                list(f, seeds)
+            }
         }
     }
 }
@@ -199,6 +205,7 @@ enum Form {
     Single,
     Unix,
     Sentinel,
+    Cluster,
 }
 
 impl Form {
@@ -209,6 +216,7 @@ impl Form {
             None => (scheme, Self::Single),
             Some((base, "unix")) => (base, Self::Unix),
             Some((base, "sentinel")) => (base, Self::Sentinel),
+            Some((base, "cluster")) => (base, Self::Cluster),
             Some(_) => return None,
         };
         let tls = match base {
@@ -226,6 +234,7 @@ impl Form {
             Self::Sentinel => {
                 "redis+sentinel://[user:password@]host[:port],host[:port]/service[/db]"
             }
+            Self::Cluster => "redis+cluster://[user:password@]host[:port],host[:port]",
         }
     }
 }
@@ -280,6 +289,10 @@ impl<'a> Parts<'a> {
                 };
                 (topology, read_db(db)?)
             }
+            Form::Cluster => {
+                let topology = Topology::Cluster(read_hosts(self.hosts, PORT)?);
+                (topology, read_db(&self.path)?)
+            }
         };
         self.query.applied(topology, self.login, db, tls)
     }
@@ -287,7 +300,9 @@ impl<'a> Parts<'a> {
     fn one_host(&self) -> Result<Endpoint, String> {
         match &read_hosts(self.hosts, PORT)?[..] {
             [host] => Ok(host.clone()),
-            _ => Err("several hosts are redis+sentinel://…/service".to_owned()),
+            _ => {
+                Err("several hosts are redis+sentinel://…/service or redis+cluster://…".to_owned())
+            }
         }
     }
 
@@ -361,6 +376,9 @@ impl Query {
             _ => return Err("cert and key go together".to_owned()),
         };
         let db = self.db.or(db).unwrap_or(0);
+        if db != 0 && matches!(topology, Topology::Cluster(_)) {
+            return Err("a cluster has database 0 only".to_owned());
+        }
         let sentinel = matches!(topology, Topology::Sentinel { .. });
         if !sentinel && self.sentinel_login != Login::default() {
             return Err("sentinel_… are for redis+sentinel://…".to_owned());
@@ -560,6 +578,13 @@ mod tests {
             sentinel.sentinel_login.password,
             Password::Text("x".to_owned())
         );
+
+        let cluster = url("rediss+cluster://u:p@a:1,b/?skip_hostname_verification=true");
+        assert_eq!(
+            cluster.topology,
+            Topology::Cluster(vec![tcp("a", 1), tcp("b", 6379)])
+        );
+        assert!(cluster.tls.expect("TLS").skip_hostname_verification);
     }
 
     #[test]
@@ -572,7 +597,7 @@ mod tests {
             ("redis://hush@", "a host is missing"),
             (
                 "redis://:hush@a,b",
-                "several hosts are redis+sentinel://…/service",
+                "several hosts are redis+sentinel://…/service or redis+cluster://…",
             ),
             ("redis://:hush@a/b", "a database is a number, like 0"),
             (
@@ -593,6 +618,7 @@ mod tests {
                 "redis+sentinel://:hush@a",
                 "the name that the sentinels know the primary by is missing: write redis+sentinel://[",
             ),
+            ("redis+cluster://:hush@a/1", "a cluster has database 0 only"),
             (
                 "redis+unix://hush",
                 "the path of a socket begins with a slash",
