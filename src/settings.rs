@@ -49,7 +49,7 @@ pub struct RedisChoice {
 
 /// The text names no store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
+#[error("{0}, or `memory`")]
 pub struct StoreChoiceError(#[from] RedisUrlError);
 
 impl FromStr for StoreChoice {

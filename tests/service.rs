@@ -527,6 +527,21 @@ fn a_start_that_cannot_be_says_why() {
             2,
             vec!["not a Redis URL", "redis://", "`memory`"],
         ),
+        (
+            vec!["--store-per-second", "redis://localhost"],
+            2,
+            vec!["--store-per-second goes with a Redis in --store"],
+        ),
+        (
+            vec![
+                "--store",
+                "redis://localhost",
+                "--store-per-second",
+                "memory",
+            ],
+            2,
+            vec!["--store-per-second: `memory` is not a Redis URL"],
+        ),
         (vec!["--store-timeout", "soon"], 2, vec!["--store-timeout"]),
         (
             vec!["--store-timeout", "0s"],

@@ -45,7 +45,7 @@ use self::{
 };
 use super::{
     Item, MemoryStore, StoreError, Take, Taken,
-    key::{PREFIX, tag_text},
+    key::{PREFIX, TAGS, tag_text},
     seen::Seen,
 };
 use crate::{
@@ -465,18 +465,21 @@ impl Shared {
         }
     }
 
-    /// Sends corrections that no batch has taken along.
+    /// Sends corrections that no batch has taken along: one, or one per tag of a cluster.
     fn nudge_ledger(&self) {
-        if self.ledger.is_empty() || self.breaker.is_open() {
-            return;
-        }
-        let (Some(queue), Some(take)) = (self.nudge.upgrade(), self.next_correction()) else {
-            return;
-        };
-        if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) =
-            queue.try_send(Job::correction(take))
-        {
-            self.not_sent(job, &Undecided::Failed(self.overloaded()));
+        let most = self.membership.as_ref().map_or(1, |_| TAGS);
+        for _ in 0..most {
+            if self.ledger.is_empty() || self.breaker.is_open() {
+                return;
+            }
+            let (Some(queue), Some(take)) = (self.nudge.upgrade(), self.next_correction()) else {
+                return;
+            };
+            if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) =
+                queue.try_send(Job::correction(take))
+            {
+                return self.not_sent(job, &Undecided::Failed(self.overloaded()));
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     redis_server::{RedisServer, free_port},
 };
 
-/// Three primaries with a third of the slots each, and maybe a replica of the first.
+/// Three primaries with a third of the slots each, and maybe more nodes without any.
 struct Nodes {
     servers: Vec<RedisServer>,
 }
@@ -52,10 +52,8 @@ fn start_node() -> (RedisServer, u16) {
 }
 
 impl Nodes {
-    async fn start(replica: bool) -> Self {
-        let started: Vec<_> = (0..3 + usize::from(replica))
-            .map(|_| start_node())
-            .collect();
+    async fn start(more: usize) -> Self {
+        let started: Vec<_> = (0..3 + more).map(|_| start_node()).collect();
         for (index, (server, _)) in started.iter().take(3).enumerate() {
             let (from, to) = ([0, 5_461, 10_923][index], [5_460, 10_922, 16_383][index]);
             server.send(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
@@ -72,17 +70,19 @@ impl Nodes {
         let servers: Vec<_> = started.into_iter().map(|(server, _)| server).collect();
         let nodes = Self { servers };
         nodes.know_each_other().await;
-        if replica {
-            let primary = nodes.id(0);
-            nodes.servers[3].send(&format!("CLUSTER REPLICATE {primary}"));
-            let end = Instant::now() + Duration::from_secs(20);
-            while !info(&nodes.servers[3], "replication").contains("master_link_status:up") {
-                assert!(Instant::now() < end, "the replica does not follow");
-                sleep(Duration::from_millis(20)).await;
-            }
-        }
         nodes.are_well().await;
         nodes
+    }
+
+    /// Makes the fourth node a replica of the first.
+    async fn replicate(&self) {
+        let replica = &self.servers[3];
+        replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !info(replica, "replication").contains("master_link_status:up") {
+            assert!(Instant::now() < end, "the replica does not follow");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until every node has met all others.
@@ -206,7 +206,7 @@ pub async fn admitted(stores: &[Arc<Shards>], take: &Take, times: usize) -> usiz
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exact_over_slots_and_replicas_and_every_node_decides() {
-    let nodes = Nodes::start(false).await;
+    let nodes = Nodes::start(0).await;
     let stores = [
         connected(patient_at(&nodes.url())).await,
         connected(patient_at(&nodes.url())).await,
@@ -227,7 +227,7 @@ async fn exact_over_slots_and_replicas_and_every_node_decides() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_or_nothing_over_slots() {
-    let nodes = Nodes::start(false).await;
+    let nodes = Nodes::start(0).await;
     let stores = [
         connected(patient_at(&nodes.url())).await,
         connected(patient_at(&nodes.url())).await,
@@ -276,7 +276,7 @@ async fn all_or_nothing_over_slots() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_goes_away_leaves_no_half_taken_request() {
-    let nodes = Nodes::start(false).await;
+    let nodes = Nodes::start(0).await;
     let store = connected(patient_at(&nodes.url())).await;
     let limit = rule("1000/year");
     let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 0));
@@ -301,7 +301,7 @@ async fn a_caller_that_goes_away_leaves_no_half_taken_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
-    let nodes = Nodes::start(false).await;
+    let nodes = Nodes::start(1).await;
     let stores = [
         connected(patient_at(&nodes.url())).await,
         connected(patient_at(&nodes.url())).await,
@@ -331,8 +331,9 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
         });
     }
     sleep(Duration::from_millis(50)).await;
-    let (from, to) = (&nodes.servers[0], &nodes.servers[1]);
-    let (from_id, to_id) = (nodes.id(0), nodes.id(1));
+    // To a node that no map has shown so far.
+    let (from, to) = (&nodes.servers[0], &nodes.servers[3]);
+    let (from_id, to_id) = (nodes.id(0), nodes.id(3));
     to.send(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
     from.send(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
     loop {
@@ -343,7 +344,7 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
         from.send(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", to.port()));
         sleep(Duration::from_millis(50)).await;
     }
-    for server in [to, from, &nodes.servers[2]] {
+    for server in [to, from, &nodes.servers[1], &nodes.servers[2]] {
         server.send(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
     }
     sleep(Duration::from_millis(200)).await;
@@ -364,7 +365,8 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_killed_the_others_go_on_and_its_replica_takes_over() {
-    let mut nodes = Nodes::start(true).await;
+    let mut nodes = Nodes::start(1).await;
+    nodes.replicate().await;
     let mut settings = patient_at(&nodes.url());
     settings.timeout = Duration::from_millis(100);
     let store = connected(settings).await;

@@ -127,6 +127,7 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Known {
     node: Arc<RedisStore>,
+    started_at: Instant,
     wanted_at: Instant,
 }
 
@@ -211,11 +212,14 @@ impl Cluster {
         for _ in 0..MOST_HOPS {
             match node.ask(asked, until, way).await {
                 Err(Undecided::Redirected(Redirect::To { endpoint, asking })) => {
-                    node = self.node_at(&endpoint, None);
+                    let (other, is_new) = self.node_at(&endpoint, None);
+                    if is_new {
+                        let rest = until.saturating_duration_since(Instant::now());
+                        other.first_connection(rest).await;
+                    }
+                    node = other;
                     way.asking = asking;
                     way.alone |= asking;
-                    let rest = until.saturating_duration_since(Instant::now());
-                    node.first_connection(rest).await;
                 }
                 Err(Undecided::Redirected(Redirect::TryAgain)) => {
                     if way.alone && has_several_keys(&asked.take) {
@@ -239,17 +243,20 @@ impl Cluster {
         decided.map_err(Undecided::Failed)
     }
 
-    fn node_at(&self, endpoint: &Endpoint, tag: Option<u8>) -> Arc<RedisStore> {
+    /// The node there, and whether it is so new that it may not have been reached yet.
+    fn node_at(&self, endpoint: &Endpoint, tag: Option<u8>) -> (Arc<RedisStore>, bool) {
         let mut nodes = self.nodes.lock();
         if nodes.len() >= MOST_NODES && !nodes.contains_key(endpoint) {
-            return self.nobody.clone();
+            return (self.nobody.clone(), false);
         }
         let known = nodes.entry(endpoint.clone()).or_insert_with(|| Known {
             node: Arc::new(self.start(endpoint, tag)),
+            started_at: Instant::now(),
             wanted_at: Instant::now(),
         });
         known.wanted_at = Instant::now();
-        known.node.clone()
+        let is_new = known.started_at.elapsed() < DIAL_TIMEOUT;
+        (known.node.clone(), is_new)
     }
 
     fn start(&self, endpoint: &Endpoint, tag: Option<u8>) -> RedisStore {
@@ -309,7 +316,7 @@ impl Cluster {
             .map(|(tag, slot)| {
                 let range = ranges.iter().find(|(slots, _)| slots.contains(slot));
                 match range {
-                    Some((_, endpoint)) => self.node_at(endpoint, Some(tag)),
+                    Some((_, endpoint)) => self.node_at(endpoint, Some(tag)).0,
                     None => {
                         covered = false;
                         before[usize::from(tag)].clone()

@@ -46,23 +46,24 @@ pub async fn supervise(shared: Arc<Shared>, dialer: Dialer) {
     }
 }
 
-/// Says that this replica lives, which proves that Redis takes writes, and counts the others.
+/// Says that this replica lives, which proves that Redis takes writes, and counts it and the others. None if this node of a
+/// cluster has no slot to say it in.
 async fn heartbeat(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
     replica: &str,
-) -> Result<u32, RedisError> {
+) -> Result<Option<u32>, RedisError> {
     let Some(key) = shared.replicas_key() else {
         // A node without a slot of ours takes no key.
         let () = redis::cmd("PING").query_async(connection).await?;
-        return Ok(1);
+        return Ok(None);
     };
     let mut command = redis::cmd("EVAL");
     command.arg(HEARTBEAT_SCRIPT).arg(1).arg(key).arg(replica);
     match command.query_async(connection).await {
         // It lives, though the slot is elsewhere by now.
-        Err(error) if shared.redirect(&error).is_some() => Ok(1),
-        counted => counted,
+        Err(error) if shared.redirect(&error).is_some() => Ok(None),
+        counted => counted.map(Some),
     }
 }
 
@@ -78,7 +79,8 @@ async fn dial_until_well(
         match dial(shared, dialer, replica, patience).await {
             Ok((connections, replicas)) => {
                 // The others may not be back yet.
-                shared.count_replicas(replicas.max(shared.replicas.load(Relaxed)));
+                let known = shared.replicas.load(Relaxed);
+                shared.count_replicas(replicas.map_or(known, |replicas| replicas.max(known)));
                 return connections;
             }
             Err(error) => {
@@ -100,7 +102,7 @@ async fn dial(
     dialer: &Dialer,
     replica: &str,
     patience: Duration,
-) -> Result<(Vec<MultiplexedConnection>, u32), DialError> {
+) -> Result<(Vec<MultiplexedConnection>, Option<u32>), DialError> {
     let mut connections = dialer.dial().await?;
     let beat = heartbeat(shared, &mut connections[0], replica);
     let replicas = within(patience, "a write", beat).await?;
@@ -116,7 +118,8 @@ async fn beat_while_closed(shared: &Shared, wires: Wires, replica: &str) {
             () = sleep(HEARTBEAT) => {}
         }
         match timeout(DIAL_TIMEOUT, heartbeat(shared, &mut connection, replica)).await {
-            Ok(Ok(replicas)) => shared.count_replicas(replicas),
+            Ok(Ok(Some(replicas))) => shared.count_replicas(replicas),
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => shared.trip(wires.generation, &error.to_string()),
             // The lanes judge slowness by their own batches.
             Err(_) => {}

@@ -99,9 +99,7 @@ pub struct Tls {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RedisUrlError {
     /// Another scheme, or no URL.
-    #[error(
-        "`{shown}` is not a Redis URL: write redis://[user:password@]host[:port][/db] or `memory`"
-    )]
+    #[error("`{shown}` is not a Redis URL: write redis://[user:password@]host[:port][/db]")]
     NotRedis {
         /// The text without what may be secret.
         shown: String,
