@@ -1,8 +1,9 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
-//! `url.rs` says where Redis is, `dial.rs` reaches it, `connect.rs` keeps it reached and `breaker.rs` says whether it is used
-//! now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it. `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards.
-//! Refusals that are certain never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
+//! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
+//! reached and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
+//! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
+//! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
@@ -12,6 +13,7 @@ mod dial;
 mod fallback;
 mod lane;
 mod ledger;
+mod reference;
 mod shards;
 mod stats;
 mod url;
@@ -54,6 +56,7 @@ use crate::{
 };
 
 pub use self::{
+    reference::{ReferenceKind, ReferenceRedis},
     shards::Shards,
     stats::{Histogram, StoreStats},
     url::{Endpoint, Login, Password, RedisUrl, RedisUrlError, Tls, Topology},

@@ -190,7 +190,7 @@ impl FromStr for RedisUrl {
 }
 
 /// The scheme at most if there may be a password.
-fn without_secrets(text: &str) -> String {
+pub(super) fn without_secrets(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, _)) => format!("{scheme}://…"),
         None if text.contains('@') => "…".to_owned(),
