@@ -102,13 +102,22 @@ pub struct ConnectionAge {
 pub enum StoreChoice {
     /// In this process.
     Memory,
-    /// In the Redis of this URL.
-    Redis(RedisUrl),
+    /// In Redis.
+    Redis(Box<RedisChoice>),
+}
+
+/// Where buckets live in Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisChoice {
+    /// Of all limits.
+    pub main: RedisUrl,
+    /// Of limits per second instead, as envoyproxy/ratelimit's `REDIS_PERSECOND` has it.
+    pub per_second: Option<RedisUrl>,
 }
 
 /// The text names no store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
+#[error("{0}, or `memory`")]
 pub struct StoreChoiceError(#[from] RedisUrlError);
 
 impl FromStr for StoreChoice {
@@ -117,7 +126,10 @@ impl FromStr for StoreChoice {
     fn from_str(text: &str) -> Result<Self, StoreChoiceError> {
         match text {
             "memory" => Ok(Self::Memory),
-            url => Ok(Self::Redis(url.parse()?)),
+            url => Ok(Self::Redis(Box::new(RedisChoice {
+                main: url.parse()?,
+                per_second: None,
+            }))),
         }
     }
 }
@@ -126,7 +138,17 @@ impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Redis(url) => write!(f, "redis at {}", url.node()),
+            Self::Redis(choice) => choice.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for RedisChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis at {}", self.main)?;
+        match &self.per_second {
+            Some(url) => write!(f, ", of limits per second at {url}"),
+            None => Ok(()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use tollgate::{
     limit::Algorithm,
-    plan::{Allowance, Charge, Counting, LoadOptions, Plans, Rule, Sources},
+    plan::{Allowance, Charge, Counting, LoadOptions, Plans, Rule, SharedPlans, Sources},
 };
 
 const FILE: &str = "
