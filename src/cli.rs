@@ -11,6 +11,7 @@ pub mod keys;
 pub mod ratelimit;
 pub mod serve;
 mod statistics;
+mod store;
 pub mod tls;
 pub mod xds;
 
@@ -26,7 +27,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{causes::chain, settings::StoreChoice};
+use crate::causes::chain;
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -174,11 +175,6 @@ fn say(line: impl Display) {
 fn fail(message: &str) -> ExitCode {
     say(format_args!("error: {message}"));
     ExitCode::from(CANNOT_TELL)
-}
-
-/// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
-fn store(text: &str) -> Result<StoreChoice, String> {
-    text.parse().map_err(|error| format!("--store: {error}"))
 }
 
 /// Says which of the plan files and folders is not there.

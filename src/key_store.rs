@@ -101,7 +101,7 @@ pub enum KeyStoreError {
     #[error("redis at {node}: {reason}")]
     Redis {
         /// Which Redis.
-        node: Arc<str>,
+        node: String,
         /// What it, or the network, said.
         reason: String,
     },
@@ -111,7 +111,7 @@ pub enum KeyStoreError {
     )]
     Unsure {
         /// Which Redis.
-        node: Arc<str>,
+        node: String,
         /// What the network said.
         reason: String,
     },

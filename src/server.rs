@@ -42,10 +42,7 @@ use crate::{
         key_home,
     },
     statistics::Statistics,
-    store::{
-        MemoryStore, Store,
-        redis::{RedisSettings, RedisStore},
-    },
+    store::{MemoryStore, Store, redis::RedisSettings},
     tls::TlsFileError,
     xds::{self, XdsSettings},
 };
@@ -489,15 +486,16 @@ pub async fn connect_store(
 ) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
-        StoreChoice::Redis(url) => {
-            let mut settings = RedisSettings::new(url.clone());
+        StoreChoice::Redis(choice) => {
+            let mut settings = RedisSettings::new(choice.main.clone());
+            settings.per_second = choice.per_second.clone();
             settings.timeout = timeout;
             settings.local_cache = local_cache;
-            let redis = RedisStore::connect(settings);
-            if !redis.first_connection(FIRST_CONNECTION).await {
-                tracing::warn!(node = %url.node(), "starting without the store: rules answer by their on_store_error until it is there");
+            let store = Store::redis(settings);
+            if !store.first_connection(FIRST_CONNECTION).await {
+                tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
             }
-            Store::Redis(redis)
+            store
         }
     }
 }

@@ -78,7 +78,7 @@ pub struct AdminSettings {
 /// Where API keys are kept that are in no plan file: with the buckets in Redis, else in the state directory, else nowhere.
 pub fn key_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<KeyHome> {
     match (store, state_dir) {
-        (StoreChoice::Redis(url), _) => Some(KeyHome::Redis(url.clone())),
+        (StoreChoice::Redis(choice), _) => Some(KeyHome::Redis(choice.main.clone())),
         (StoreChoice::Memory, Some(folder)) => Some(KeyHome::Folder(folder.to_owned())),
         (StoreChoice::Memory, None) => None,
     }
@@ -127,13 +127,22 @@ pub struct ConnectionAge {
 pub enum StoreChoice {
     /// In this process.
     Memory,
-    /// In the Redis of this URL.
-    Redis(RedisUrl),
+    /// In Redis.
+    Redis(Box<RedisChoice>),
+}
+
+/// Where buckets live in Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisChoice {
+    /// Of all limits.
+    pub main: RedisUrl,
+    /// Of limits per second instead, as envoyproxy/ratelimit's `REDIS_PERSECOND` has it.
+    pub per_second: Option<RedisUrl>,
 }
 
 /// The text names no store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
+#[error("{0}, or `memory`")]
 pub struct StoreChoiceError(#[from] RedisUrlError);
 
 impl FromStr for StoreChoice {
@@ -142,7 +151,10 @@ impl FromStr for StoreChoice {
     fn from_str(text: &str) -> Result<Self, StoreChoiceError> {
         match text {
             "memory" => Ok(Self::Memory),
-            url => Ok(Self::Redis(url.parse()?)),
+            url => Ok(Self::Redis(Box::new(RedisChoice {
+                main: url.parse()?,
+                per_second: None,
+            }))),
         }
     }
 }
@@ -151,7 +163,17 @@ impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Redis(url) => write!(f, "redis at {}", url.node()),
+            Self::Redis(choice) => choice.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for RedisChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis at {}", self.main)?;
+        match &self.per_second {
+            Some(url) => write!(f, ", of limits per second at {url}"),
+            None => Ok(()),
         }
     }
 }

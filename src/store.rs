@@ -22,6 +22,8 @@ use crate::{
     plan::{Charge, OnStoreError, Role, RuleLimit},
 };
 
+use self::redis::{RedisSettings, Shards, StoreStats, Topology};
+
 pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
 
 /// Everything one request wants from its buckets, decided whole.
@@ -91,6 +93,19 @@ pub enum StoreError {
     },
 }
 
+/// How a store outside this process does.
+#[derive(Debug)]
+pub struct StoreState<'a> {
+    /// What has been counted.
+    pub stats: &'a StoreStats,
+    /// Why decisions are made without it, or without one of its servers, now.
+    pub down: Option<Arc<str>>,
+    /// Replicas of Tollgate on it, as last counted.
+    pub replicas: u32,
+    /// Takes that wait for it.
+    pub queued: usize,
+}
+
 /// One of the stores.
 #[derive(Debug)]
 pub enum Store {
@@ -98,14 +113,51 @@ pub enum Store {
     Memory(MemoryStore),
     /// In a Redis that replicas share.
     Redis(RedisStore),
+    /// In several.
+    Shards(Shards),
 }
 
 impl Store {
     /// Whether it cannot be reached now.
     pub fn is_down(&self) -> bool {
+        self.state().is_some_and(|state| state.down.is_some())
+    }
+
+    /// The store of these settings, which connects in the background. Needs a Tokio runtime.
+    pub fn redis(settings: RedisSettings) -> Self {
+        match (&settings.url.topology, &settings.per_second) {
+            (Topology::Single(_) | Topology::Sentinel { .. }, None) => {
+                Self::Redis(RedisStore::connect(settings))
+            }
+            _ => Self::Shards(Shards::connect(settings)),
+        }
+    }
+
+    /// Waits until the store is in use, at most `limit`. Returns whether it is.
+    pub async fn first_connection(&self, limit: Duration) -> bool {
         match self {
-            Self::Memory(_) => false,
-            Self::Redis(redis) => redis.is_down().is_some(),
+            Self::Memory(_) => true,
+            Self::Redis(redis) => redis.first_connection(limit).await,
+            Self::Shards(shards) => shards.first_connection(limit).await,
+        }
+    }
+
+    /// How a store outside this process does.
+    pub fn state(&self) -> Option<StoreState<'_>> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => Some(StoreState {
+                stats: redis.stats(),
+                down: redis.is_down(),
+                replicas: redis.replicas(),
+                queued: redis.queued(),
+            }),
+            Self::Shards(shards) => Some(StoreState {
+                stats: shards.stats(),
+                down: shards.is_down(),
+                replicas: shards.replicas(),
+                queued: shards.queued(),
+            }),
         }
     }
 
@@ -117,6 +169,7 @@ impl Store {
         match self {
             Self::Memory(memory) => Ok(memory.take(&take)),
             Self::Redis(redis) => redis.take(take, deadline).await,
+            Self::Shards(shards) => Box::pin(shards.take(take, deadline)).await,
         }
     }
 }

@@ -17,7 +17,7 @@ use prometheus_client::{
 use crate::{
     metrics::{MAX_RULES, encode_histogram},
     plan::{RuleCounters, SharedPlans, StreamStatus},
-    store::{MemoryStore, Store, redis::RedisStore},
+    store::{MemoryStore, Store, StoreState},
 };
 
 /// Reads the plans and the store.
@@ -118,9 +118,12 @@ impl prometheus_client::collector::Collector for Collector {
         self.rules(&mut encoder)?;
         self.reloads(&mut encoder)?;
         self.keys(&mut encoder)?;
-        match &*self.store {
-            Store::Memory(memory) => self::memory(&mut encoder, memory),
-            Store::Redis(redis) => self::redis(&mut encoder, redis),
+        if let Store::Memory(memory) = &*self.store {
+            self::memory(&mut encoder, memory)?;
+        }
+        match self.store.state() {
+            Some(state) => shared_store(&mut encoder, &state),
+            None => Ok(()),
         }
     }
 }
@@ -142,8 +145,8 @@ fn memory(encoder: &mut DescriptorEncoder<'_>, store: &MemoryStore) -> fmt::Resu
     counter(encoder, "buckets_forgotten", help, store.forgotten())
 }
 
-fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result {
-    let stats = store.stats();
+fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> fmt::Result {
+    let stats = store.stats;
     for (name, help, count) in [
         (
             "store_shed",
@@ -177,7 +180,7 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
         ),
         (
             "given_back_hits",
-            "Hits taken for requests refused without the store, and given back",
+            "Hits taken for requests that were refused elsewhere, and given back",
             &stats.given_back,
         ),
         (
@@ -191,14 +194,14 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
     gauge(
         encoder,
         "store_up",
-        "1 while the store decides",
-        u64::from(store.is_down().is_none()),
+        "1 while the store decides, with all its servers",
+        u64::from(store.down.is_none()),
     )?;
     gauge(
         encoder,
         "replicas",
         "Replicas of Tollgate on this store",
-        u64::from(store.replicas()),
+        u64::from(store.replicas),
     )?;
     for (name, help, values, per_unit) in [
         (

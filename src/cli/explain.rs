@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, counting::CountingArgs};
+use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
@@ -30,15 +30,8 @@ pub struct ExplainArgs {
     /// Hits of the request
     #[arg(long, default_value = "1")]
     hits: u32,
-    /// Whose buckets to look into: `memory` for untouched ones, or a Redis URL
-    #[arg(
-        long,
-        value_name = "STORE",
-        env = "TOLLGATE_STORE",
-        default_value = "memory",
-        hide_env_values = true
-    )]
-    store: String,
+    #[command(flatten)]
+    store: StoreArgs,
     #[command(flatten)]
     counting: CountingArgs,
     /// How the answer looks
@@ -81,7 +74,7 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
-    let choice = super::store(&args.store)?;
+    let choice = args.store.choice()?;
     let sources = args.config.sources();
     super::readable(&sources)?;
     let plans = SharedPlans::open(Sources {

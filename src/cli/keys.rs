@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc, ti
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::print::{print_key, print_list, print_made};
-use super::ConfigArgs;
+use self::print::{print_key, print_list, print_made, print_revoked};
+use super::{ConfigArgs, store::StoreArgs};
 use crate::{
     key_store::{KeyAdmin, KeyError, KeyFilter, NewKey, parse_expiry},
     limit::Limit,
@@ -21,32 +21,22 @@ use crate::{
 pub struct KeysArgs {
     #[command(subcommand)]
     command: KeysCommand,
-    #[command(flatten)]
-    home: HomeArgs,
 }
 
-/// Where keys and plans are: what `serve` was told.
+/// What to do, and where keys and plans are: what `serve` was told.
 #[derive(Debug, Args)]
-struct HomeArgs {
-    // The variable is read by `ConfigArgs`, as for `serve`.
-    /// Plan file, or folder of *.yaml and *.yml files; repeatable [env: TOLLGATE_CONFIG] [default: config/]
-    #[arg(long = "config", value_name = "PATH", global = true)]
-    config: Vec<PathBuf>,
-    /// Redis URL of the store, if that keeps the keys
-    #[arg(
-        long,
-        value_name = "STORE",
-        env = "TOLLGATE_STORE",
-        default_value = "memory",
-        hide_env_values = true,
-        global = true
-    )]
-    store: String,
+struct On<A: Args> {
+    #[command(flatten)]
+    what: A,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The state directory, if that keeps the keys
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR", global = true)]
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// How answers look
-    #[arg(long, default_value = "text", global = true)]
+    #[arg(long, default_value = "text")]
     output: Output,
 }
 
@@ -62,30 +52,36 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Make a key; its secret is shown this once
-    Create(CreateArgs),
+    Create(On<CreateArgs>),
     /// List keys
-    List(ListArgs),
+    List(On<ListArgs>),
     /// Show a key
-    Show {
-        /// Its id
-        id: String,
-    },
+    Show(On<ShowArgs>),
     /// Let a key open nothing, until it is enabled again
-    Disable(ChangeArgs),
+    Disable(On<ChangeArgs>),
     /// Let a disabled key open again
-    Enable(ChangeArgs),
+    Enable(On<ChangeArgs>),
     /// Give a key another secret; the one of before opens for a while yet
-    Rotate {
-        #[command(flatten)]
-        change: ChangeArgs,
-        /// How long the secret of before still opens; 0s to end it now
-        #[arg(long, value_name = "D", default_value = "24h", value_parser = humantime::parse_duration)]
-        overlap: Duration,
-    },
+    Rotate(On<RotateArgs>),
     /// Remove a key for good
-    Revoke(ChangeArgs),
+    Revoke(On<ChangeArgs>),
     /// Take keys over from AWS API Gateway, with the secrets that they have
-    Import(import::ImportArgs),
+    Import(On<import::ImportArgs>),
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// Its id
+    id: String,
+}
+
+#[derive(Debug, Args)]
+struct RotateArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// How long the secret of before still opens; 0s to end it now
+    #[arg(long, value_name = "D", default_value = "24h", value_parser = humantime::parse_duration)]
+    overlap: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -144,17 +140,91 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// Exit 0 if it was done, 1 if it was not and why, 2 if that could not be told.
 pub async fn run(args: KeysArgs) -> ExitCode {
-    let keys = match open(&args.home) {
-        Ok(keys) => keys,
-        Err(message) => return super::fail(&message),
-    };
-    match execute(&keys, args.command, args.home.output).await {
-        Ok((text, code)) => super::answer(text, code),
-        Err(Failure::No(message)) => {
-            super::say(format_args!("error: {message}"));
-            ExitCode::FAILURE
+    match args.command {
+        KeysCommand::Create(on) => {
+            on.run(async |keys, args, output| {
+                done(print_made(keys.create(args.into()).await?, output))
+            })
+            .await
         }
-        Err(Failure::CannotTell(message)) => super::fail(&message),
+        KeysCommand::List(on) => {
+            on.run(async |keys, args, output| {
+                let listed = keys.list(&args.into(), "", usize::MAX).await;
+                done(print_list(listed.map_err(KeyError::from)?, output))
+            })
+            .await
+        }
+        KeysCommand::Show(on) => {
+            on.run(async |keys, args, output| done(print_key(keys.show(&args.id).await?, output)))
+                .await
+        }
+        KeysCommand::Disable(on) => on.switch(false).await,
+        KeysCommand::Enable(on) => on.switch(true).await,
+        KeysCommand::Rotate(on) => {
+            on.run(async |keys, args, output| {
+                let ChangeArgs { id, revision } = args.change;
+                done(print_made(
+                    keys.rotate(&id, args.overlap, revision).await?,
+                    output,
+                ))
+            })
+            .await
+        }
+        KeysCommand::Revoke(on) => {
+            on.run(async |keys, args, output| {
+                keys.revoke(&args.id, args.revision).await?;
+                done(print_revoked(&args.id, output))
+            })
+            .await
+        }
+        KeysCommand::Import(on) => {
+            on.run(async |keys, args, output| import::run(keys, &args, output).await)
+                .await
+        }
+    }
+}
+
+/// What to print, and the exit code that says the same.
+type Answer = Result<(String, ExitCode), Failure>;
+
+fn done(text: String) -> Answer {
+    Ok((text, ExitCode::SUCCESS))
+}
+
+impl<A: Args> On<A> {
+    async fn run(self, action: impl AsyncFnOnce(&KeyAdmin, A, Output) -> Answer) -> ExitCode {
+        let keys = match self.open() {
+            Ok(keys) => keys,
+            Err(message) => return super::fail(&message),
+        };
+        match action(&keys, self.what, self.output).await {
+            Ok((text, code)) => super::answer(text, code),
+            Err(Failure::No(message)) => {
+                super::say(format_args!("error: {message}"));
+                ExitCode::FAILURE
+            }
+            Err(Failure::CannotTell(message)) => super::fail(&message),
+        }
+    }
+
+    fn open(&self) -> Result<KeyAdmin, String> {
+        let store = self.store.choice()?;
+        let home = key_home(&store, self.state_dir.as_deref());
+        let home = home.ok_or_else(|| KeyError::NoHome.to_string())?;
+        let sources = self.config.sources();
+        super::readable(&sources)?;
+        let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
+        Ok(KeyAdmin::new(home.open(), Arc::new(plans)))
+    }
+}
+
+impl On<ChangeArgs> {
+    async fn switch(self, enabled: bool) -> ExitCode {
+        self.run(async |keys, args, output| {
+            let record = keys.set_enabled(&args.id, enabled, args.revision).await?;
+            done(print_key(record, output))
+        })
+        .await
     }
 }
 
@@ -175,52 +245,6 @@ impl From<KeyError> for Failure {
             _ => Self::No(error.to_string()),
         }
     }
-}
-
-fn open(home: &HomeArgs) -> Result<KeyAdmin, String> {
-    let store = super::store(&home.store)?;
-    let keys =
-        key_home(&store, home.state_dir.as_deref()).ok_or_else(|| KeyError::NoHome.to_string())?;
-    let config = ConfigArgs {
-        config: home.config.clone(),
-    };
-    let sources = config.sources();
-    super::readable(&sources)?;
-    let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
-    Ok(KeyAdmin::new(keys.open(), Arc::new(plans)))
-}
-
-async fn execute(
-    keys: &KeyAdmin,
-    command: KeysCommand,
-    output: Output,
-) -> Result<(String, ExitCode), Failure> {
-    let text = match command {
-        KeysCommand::Create(args) => print_made(keys.create(args.into()).await?, output),
-        KeysCommand::List(args) => {
-            let listed = keys.list(&args.into(), "", usize::MAX).await;
-            print_list(listed.map_err(KeyError::from)?, output)
-        }
-        KeysCommand::Show { id } => print_key(keys.show(&id).await?, output),
-        KeysCommand::Disable(args) => print_key(
-            keys.set_enabled(&args.id, false, args.revision).await?,
-            output,
-        ),
-        KeysCommand::Enable(args) => print_key(
-            keys.set_enabled(&args.id, true, args.revision).await?,
-            output,
-        ),
-        KeysCommand::Rotate { change, overlap } => print_made(
-            keys.rotate(&change.id, overlap, change.revision).await?,
-            output,
-        ),
-        KeysCommand::Revoke(args) => {
-            keys.revoke(&args.id, args.revision).await?;
-            print::print_revoked(&args.id, output)
-        }
-        KeysCommand::Import(args) => return import::run(keys, &args, output).await,
-    };
-    Ok((text, ExitCode::SUCCESS))
 }
 
 impl From<CreateArgs> for NewKey {

@@ -8,8 +8,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, tls::TlsArgs,
-    xds::XdsArgs,
+    ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, store::StoreArgs,
+    tls::TlsArgs, xds::XdsArgs,
 };
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
@@ -49,15 +49,8 @@ pub struct ServeArgs {
     /// Put the plan files of one domain together, in the order of their names
     #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
     merge_domains: bool,
-    /// Where buckets live: `memory`, or a Redis URL
-    #[arg(
-        long,
-        value_name = "STORE",
-        env = "TOLLGATE_STORE",
-        default_value = "memory",
-        hide_env_values = true
-    )]
-    store: String,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Longest wait for Redis per decision
     #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = some_time)]
     store_timeout: Duration,
@@ -149,7 +142,7 @@ impl ServeArgs {
             grpc_tls: self.tls.files(),
             http_listen: self.http_listen.clone(),
             debug_listen: self.debug_listen.clone(),
-            store: super::store(&self.store)?,
+            store: self.store.choice()?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
             local_cache: false,

@@ -209,12 +209,12 @@ impl RedisKeys {
         if let Some(Connection(connection)) = &self.connection {
             return Ok(connection.clone());
         }
-        match timeout(PATIENCE, self.url.connect()).await {
+        match timeout(PATIENCE, self.url.connect(RECORDS)).await {
             Ok(Ok(connection)) => {
                 self.connection = Some(Connection(connection.clone()));
                 Ok(connection)
             }
-            Ok(Err(error)) => Err(self.failed(&error)),
+            Ok(Err(error)) => Err(self.unfit(error.to_string())),
             Err(_) => Err(self.unfit(format!("no connection within {PATIENCE:?}"))),
         }
     }
@@ -228,14 +228,14 @@ impl RedisKeys {
     fn unsure(&mut self, reason: String) -> KeyStoreError {
         self.connection = None;
         KeyStoreError::Unsure {
-            node: self.url.node().clone(),
+            node: self.url.to_string(),
             reason,
         }
     }
 
     fn unfit(&self, reason: String) -> KeyStoreError {
         KeyStoreError::Redis {
-            node: self.url.node().clone(),
+            node: self.url.to_string(),
             reason,
         }
     }

@@ -289,7 +289,7 @@ impl OwnedRuleNames {
 /// A limit of a rule. `own` is the limit's own name.
 pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -> RuleLimit {
     let (domain, path) = (escaped(rule.domain), rule.path);
-    let key_prefix = format!("tollgate:1:{domain}/{path}#{}", limit.identity());
+    let key_prefix = format!("{domain}/{path}#{}", limit.identity());
     let label = match (own, rule.name) {
         (Some(own), _) => label(own),
         (None, Some(name)) => label(&format!("{name}:{limit}")),

@@ -76,7 +76,7 @@ pub struct RuleLimit {
 }
 
 impl RuleLimit {
-    /// A limit whose buckets' keys begin with `key_prefix`.
+    /// A limit whose buckets' keys have `key_prefix` before the subject.
     pub fn new(limit: Limit, name: Option<Arc<str>>, key_prefix: &str, label: &str) -> Self {
         let (quota, window) = (limit.count(), limit.period().seconds());
         Self {
@@ -88,7 +88,7 @@ impl RuleLimit {
         }
     }
 
-    /// Start of its buckets' keys, up to where the subject follows: prefix, version, domain, rule path, kind, period.
+    /// What its buckets' keys have before the subject: domain, rule path, kind, period.
     pub fn key_prefix(&self) -> &str {
         &self.texts[..self.policy as usize]
     }

@@ -6,8 +6,13 @@ mod common;
 mod redis_server;
 
 mod ask;
+mod auth;
+mod cluster;
 mod exact;
 mod faults;
 mod keys;
 mod model;
+mod per_second;
 mod same_answers;
+mod sentinel;
+mod tls;

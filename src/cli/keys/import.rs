@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Output, print::print_imported};
+use super::{Answer, Failure, Output, print::print_imported};
 use crate::key_store::{AwsFile, AwsKey, AwsPlan, KeyAdmin, NewKey, read_aws};
 
 /// Largest file in bytes.
@@ -28,11 +28,7 @@ pub struct ImportArgs {
 }
 
 /// Takes the keys over; a failure if some could not be. Usage plans become tiers, which belong into a plan file: they are printed.
-pub async fn run(
-    keys: &KeyAdmin,
-    args: &ImportArgs,
-    output: Output,
-) -> Result<(String, ExitCode), Failure> {
+pub async fn run(keys: &KeyAdmin, args: &ImportArgs, output: Output) -> Answer {
     let (mut found, mut plans) = (Vec::new(), Vec::new());
     for file in &args.files {
         let named = |message: String| Failure::CannotTell(format!("{}: {message}", file.display()));

@@ -14,8 +14,11 @@ use crate::{
     plan::{
         Charge, Counting, LimitHeaders, LoadOptions, MetadataStyle, Modes, ResponseOptions, Sources,
     },
-    settings::{Address, AddressError, ConnectionAge, Dialect, HealthNeeds, Settings, StoreChoice},
-    store::redis::RedisUrlError,
+    settings::{
+        Address, AddressError, ConnectionAge, Dialect, HealthNeeds, RedisChoice, Settings,
+        StoreChoice,
+    },
+    store::redis::{RedisUrl, RedisUrlError, ReferenceKind, ReferenceRedis, Tls},
 };
 
 /// Why the environment cannot be served by.
@@ -41,15 +44,18 @@ pub enum EnvironmentError {
         variable: String,
         source: regex::Error,
     },
-    #[error("REDIS_URL: {0}")]
-    RedisUrl(#[from] RedisUrlError),
+    #[error("{variable}: {source}")]
+    RedisUrl {
+        variable: &'static str,
+        source: RedisUrlError,
+    },
     #[error("{variable}: {reason}")]
     Value {
         variable: &'static str,
         reason: String,
     },
-    #[error("{variable} asks for what this build cannot do, and going on without would be wrong")]
-    Unable { variable: &'static str },
+    #[error("REDIS_TLS_CLIENT_CERT and REDIS_TLS_CLIENT_KEY go together")]
+    HalfIdentity,
 }
 
 impl EnvironmentError {
@@ -95,10 +101,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
     ("REDIS_STARTUP_INITIAL_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_ELAPSED_TIME", "starting needs no Redis"),
-    (
-        "REDIS_PERSECOND",
-        "rules per second count in the Redis of all rules",
-    ),
     ("PROMETHEUS_MAPPER_YAML", "metrics have fixed names"),
     ("TRACING_ENABLED", "no traces are sent"),
 ];
@@ -108,7 +110,9 @@ const NO_EFFECT: &[(&str, &str)] = &[
 /// # Errors
 /// [`EnvironmentError`], for what cannot be honoured and would be wrong to leave out.
 pub fn settings(environment: &Environment, native: Settings) -> Result<Settings, EnvironmentError> {
-    refuse(environment)?;
+    if environment.counting.backend_type == BackendType::Memcache {
+        return Err(EnvironmentError::Memcache);
+    }
     let listen = &environment.listen;
     let grpc = match &*listen.grpc_uds {
         "" => address(
@@ -148,7 +152,7 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         grpc_tls: tls_and_xds::grpc_tls(&environment.grpc_tls)?,
         http_listen: address("HOST and PORT", &listen.host, listen.port)?,
         debug_listen: Some(debug),
-        store: StoreChoice::Redis(redis_url(&environment.redis).parse()?),
+        store: StoreChoice::Redis(Box::new(stores(environment)?)),
         statistics: statistics::settings(environment)?,
         dialect: Dialect::Reference,
         health_needs: HealthNeeds {
@@ -189,21 +193,6 @@ pub fn notices(environment: &Environment) -> Vec<String> {
         notices.push("RUNTIME_SUBDIRECTORY is not set, so no plan file is read".to_owned());
     }
     notices
-}
-
-/// Without these it would serve other than was asked for: unprotected, or with other counts.
-fn refuse(environment: &Environment) -> Result<(), EnvironmentError> {
-    if environment.counting.backend_type == BackendType::Memcache {
-        return Err(EnvironmentError::Memcache);
-    }
-    let unable = [
-        ("REDIS_TLS", environment.redis.tls),
-        ("REDIS_TYPE", environment.redis.r#type != RedisType::Single),
-    ];
-    match unable.iter().find(|(_, asked)| *asked) {
-        Some((variable, _)) => Err(EnvironmentError::Unable { variable }),
-        None => Ok(()),
-    }
 }
 
 fn address(variables: &'static str, host: &str, port: u16) -> Result<Address, EnvironmentError> {
@@ -268,88 +257,88 @@ fn header(variable: &'static str, name: &str) -> Result<Box<str>, EnvironmentErr
     }
 }
 
-/// `redis://[user:password@]host:port`, or a socket's path with the same.
-fn redis_url(redis: &Redis) -> String {
-    let (user, password) = match redis.auth.split_once(':') {
-        Some((user, password)) => (user, password),
-        None => ("", &*redis.auth),
+/// The Redis of all limits, and that of limits per second if there is one.
+fn stores(environment: &Environment) -> Result<RedisChoice, EnvironmentError> {
+    let files = &environment.redis_start;
+    let named = |file: &str| (!file.is_empty()).then(|| PathBuf::from(file));
+    let identity = match (named(&files.tls_client_cert), named(&files.tls_client_key)) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => return Err(EnvironmentError::HalfIdentity),
     };
-    let whole = redis.url.contains("://");
-    let text = match redis.socket_type {
-        _ if whole => redis.url.clone(),
-        SocketType::Tcp => format!("redis://{}", redis.url),
-        SocketType::Unix => format!("redis+unix://{}", redis.url),
+    let tls = Tls {
+        ca: named(&files.tls_cacert),
+        identity,
+        skip_hostname_verification: files.tls_skip_hostname_verification,
     };
-    let Ok(mut url) = url::Url::parse(&text) else {
-        return text;
+    let url = |variable, redis: &Redis| {
+        let said = ReferenceRedis {
+            kind: match redis.r#type {
+                RedisType::Single => ReferenceKind::Single,
+                RedisType::Sentinel => ReferenceKind::Sentinel,
+                RedisType::Cluster => ReferenceKind::Cluster,
+            },
+            unix: redis.socket_type == SocketType::Unix,
+            url: &redis.url,
+            auth: &redis.auth,
+            sentinel_auth: &redis.sentinel_auth,
+            tls: redis.tls.then(|| tls.clone()),
+        };
+        RedisUrl::from_reference(&said)
+            .map_err(|source| EnvironmentError::RedisUrl { variable, source })
     };
-    if redis.auth.is_empty() {
-        return text;
-    }
-    if url.has_host() {
-        // Fails only for URLs without a host.
-        let _ = url.set_username(user);
-        let _ = url.set_password(Some(password));
-    } else {
-        let mut query = url.query_pairs_mut();
-        query.append_pair("pass", password);
-        if !user.is_empty() {
-            query.append_pair("user", user);
-        }
-    }
-    url.into()
+    let per_second = environment.redis_per_second.as_ref();
+    Ok(RedisChoice {
+        main: url("REDIS_URL", &environment.redis)?,
+        per_second: per_second
+            .map(|redis| url("REDIS_PERSECOND_URL", redis))
+            .transpose()?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn redis_of(variables: &[(&str, &str)]) -> String {
+    fn stores_of(variables: &[(&str, &str)]) -> Result<RedisChoice, EnvironmentError> {
         let lookup = |name: &str| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).into())
         };
-        redis_url(&Environment::read(&lookup).unwrap().redis)
+        stores(&Environment::read(&lookup).unwrap())
     }
 
     #[test]
-    fn redis_is_found_by_each_of_the_references_forms() {
+    fn both_redis_are_found() {
         let tcp = ("REDIS_SOCKET_TYPE", "tcp");
-        for (variables, url) in [
-            (vec![], "redis+unix:///var/run/nutcracker/ratelimit.sock"),
-            (vec![tcp, ("REDIS_URL", "redis:6379")], "redis://redis:6379"),
-            (
-                vec![
-                    tcp,
-                    ("REDIS_URL", "redis:6379"),
-                    ("REDIS_AUTH", "p@ss/w:rd"),
-                ],
-                "redis://p%40ss%2Fw:rd@redis:6379",
-            ),
-            (
-                vec![tcp, ("REDIS_URL", "redis:6379"), ("REDIS_AUTH", "me:p@ss")],
-                "redis://me:p%40ss@redis:6379",
-            ),
-            (
-                vec![tcp, ("REDIS_URL", "redis:6379"), ("REDIS_AUTH", "p@ss")],
-                "redis://:p%40ss@redis:6379",
-            ),
-            (
-                vec![tcp, ("REDIS_URL", "redis://u:p@redis:6379/2")],
-                "redis://u:p@redis:6379/2",
-            ),
-            (
-                vec![("REDIS_URL", "/r.sock"), ("REDIS_AUTH", "me:a b")],
-                "redis+unix:///r.sock?pass=a+b&user=me",
-            ),
-        ] {
-            let found = redis_of(&variables);
-            assert_eq!(found, url);
-            assert!(
-                found.parse::<crate::store::redis::RedisUrl>().is_ok(),
-                "{found}"
-            );
-        }
+        let url = |text: &str| text.parse::<RedisUrl>().unwrap();
+        let found = stores_of(&[]).unwrap();
+        let socket = url("redis+unix:///var/run/nutcracker/ratelimit.sock");
+        assert_eq!((found.main, found.per_second), (socket, None));
+        let found = stores_of(&[
+            tcp,
+            ("REDIS_URL", "redis:6379"),
+            ("REDIS_AUTH", "me:p@ss"),
+            ("REDIS_PERSECOND", "true"),
+            ("REDIS_PERSECOND_SOCKET_TYPE", "tcp"),
+            ("REDIS_PERSECOND_TYPE", "cluster"),
+            ("REDIS_PERSECOND_URL", "a:1,b:2"),
+            ("REDIS_PERSECOND_TLS", "true"),
+            ("REDIS_TLS_CACERT", "/ca.crt"),
+        ])
+        .unwrap();
+        assert_eq!(found.main, url("redis://me:p%40ss@redis:6379"));
+        let cluster = url("rediss+cluster://a:1,b:2?ca=/ca.crt");
+        assert_eq!(found.per_second, Some(cluster));
+    }
+
+    #[test]
+    fn half_an_identity_is_none() {
+        let error = stores_of(&[("REDIS_TLS_CLIENT_CERT", "/c")]).unwrap_err();
+        assert!(
+            error.to_string().contains("REDIS_TLS_CLIENT_KEY"),
+            "{error}"
+        );
     }
 
     #[test]
