@@ -44,7 +44,7 @@ pub enum KeyHome {
     /// A state directory.
     Folder(PathBuf),
     /// Redis.
-    Redis(RedisUrl),
+    Redis(Box<RedisUrl>),
 }
 
 impl KeyHome {
@@ -52,7 +52,7 @@ impl KeyHome {
     pub fn open(self) -> KeyStore {
         match self {
             Self::Folder(folder) => KeyStore::Folder(Arc::new(Mutex::new(FolderKeys::new(folder)))),
-            Self::Redis(url) => KeyStore::Redis(Box::new(RedisKeys::new(url))),
+            Self::Redis(url) => KeyStore::Redis(Box::new(RedisKeys::new(*url))),
         }
     }
 }

@@ -78,7 +78,7 @@ pub struct AdminSettings {
 /// Where API keys are kept that are in no plan file: with the buckets in Redis, else in the state directory, else nowhere.
 pub fn key_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<KeyHome> {
     match (store, state_dir) {
-        (StoreChoice::Redis(choice), _) => Some(KeyHome::Redis(choice.main.clone())),
+        (StoreChoice::Redis(choice), _) => Some(KeyHome::Redis(Box::new(choice.main.clone()))),
         (StoreChoice::Memory, Some(folder)) => Some(KeyHome::Folder(folder.to_owned())),
         (StoreChoice::Memory, None) => None,
     }

@@ -29,7 +29,7 @@ impl Replica {
     fn new(server: &RedisServer) -> Self {
         let plans = Plans::from_texts(&[("plans.yaml", PLANS)]).unwrap();
         let plans = Arc::new(SharedPlans::fixed(plans));
-        let home = KeyHome::Redis(server.url().parse().unwrap());
+        let home = KeyHome::Redis(Box::new(server.url().parse().unwrap()));
         plans.await_stored_keys();
         Self {
             keys: Arc::new(KeyAdmin::new(home.open(), plans.clone())),
@@ -158,7 +158,7 @@ async fn an_old_table_is_no_ground_to_write_on() {
     let server = RedisServer::start();
     let replica = Replica::new(&server);
     replica.keys.create(free("ada")).await.unwrap();
-    let mut home = KeyHome::Redis(server.url().parse().unwrap()).open();
+    let mut home = KeyHome::Redis(Box::new(server.url().parse().unwrap())).open();
     let empty = Arc::new(KeyTable::default());
     let stale = home
         .append(&empty, vec![Change::Remove("ada".to_owned())])
