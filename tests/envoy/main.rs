@@ -14,4 +14,5 @@ mod changes;
 mod demo;
 mod limits;
 mod outages;
+mod reference;
 mod replicas;
