@@ -8,7 +8,7 @@ use std::{
 use smallvec::smallvec;
 
 use super::{
-    domain::{Domain, KeyRule, Node, Overrides, RuleNames, Unmatched, rule_limit},
+    domain::{Domain, KeyRule, Node, Overrides, RuleNames, Unmatched, buckets, rule_limit},
     file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
@@ -50,6 +50,7 @@ pub fn compile(
         levels: Vec::new(),
         key_names: HashSet::new(),
         notes,
+        buckets: buckets(&outer.key_prefix, &domain),
         domain,
     };
     let on_store_error = file.on_store_error.map(Into::into).unwrap_or_default();
@@ -85,6 +86,7 @@ pub fn compile(
             .collect(),
         key_names: compiler.key_names.into_iter().collect(),
         name: compiler.domain,
+        buckets: compiler.buckets,
         rules: compiler.rules,
         nodes: compiler.nodes,
         keys,
@@ -99,6 +101,7 @@ struct Compiler<'n> {
     first: usize,
     further: Vec<(usize, Arc<str>)>,
     domain: Arc<str>,
+    buckets: Arc<str>,
     counters: HashMap<Arc<str>, Arc<RuleCounters>>,
     tiers: Vec<(String, TierFile)>,
     /// Paths for people that are taken.
@@ -223,9 +226,9 @@ impl Compiler<'_> {
             None => (file.name, file.replaces),
         };
         let name: Option<Arc<str>> = name.map(Into::into);
-        let domain = Arc::clone(&self.domain);
+        let (domain, buckets) = (Arc::clone(&self.domain), Arc::clone(&self.buckets));
         let limit_names = RuleNames {
-            domain: &domain,
+            buckets: &buckets,
             path: names.escaped,
             shown: names.element,
             name: name.as_ref(),
@@ -311,7 +314,7 @@ impl Compiler<'_> {
     ) -> Unmatched {
         let (shown, path) = UNMATCHED;
         let names = RuleNames {
-            domain: &Arc::clone(&self.domain),
+            buckets: &Arc::clone(&self.buckets),
             path,
             shown: "unmatched",
             name: None,

@@ -23,6 +23,8 @@ const MOST_OVERRIDES: usize = 1_024;
 #[derive(Debug)]
 pub struct Domain {
     pub(super) name: Arc<str>,
+    /// How the names of its buckets begin.
+    pub(super) buckets: Arc<str>,
     pub(super) response: Arc<ResponseOptions>,
     pub(super) on_store_error: OnStoreError,
     pub(super) counting: Counting,
@@ -161,7 +163,7 @@ impl Domain {
         }
         let built = Limit::per(limit.requests, limit.period, self.counting.algorithm)?;
         let names = RuleNames {
-            domain: &self.name,
+            buckets: &self.buckets,
             path: "%override",
             shown: "override",
             name: None,
@@ -197,7 +199,8 @@ impl Domain {
 /// What a rule is called: in buckets' names, in answers, and by its own name if it has one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RuleNames<'a> {
-    pub domain: &'a str,
+    /// How the names of its domain's buckets begin.
+    pub buckets: &'a str,
     /// Its path, escaped.
     pub path: &'a str,
     /// Its last element, for people.
@@ -205,10 +208,17 @@ pub(super) struct RuleNames<'a> {
     pub name: Option<&'a Arc<str>>,
 }
 
+/// How the names of a domain's buckets begin. A prefix ends in what is escaped in names.
+pub(super) fn buckets(prefix: &str, domain: &str) -> Arc<str> {
+    match prefix {
+        "" => escaped(domain).into(),
+        prefix => format!("{}={}", escaped(prefix), escaped(domain)).into(),
+    }
+}
+
 /// A limit of a rule. `own` is the limit's own name.
 pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -> RuleLimit {
-    let (domain, path) = (escaped(rule.domain), rule.path);
-    let key_prefix = format!("{domain}/{path}#{}", limit.identity());
+    let key_prefix = format!("{}/{}#{}", rule.buckets, rule.path, limit.identity());
     let label = match (own, rule.name) {
         (Some(own), _) => label(own),
         (None, Some(name)) => label(&format!("{name}:{limit}")),

@@ -106,10 +106,8 @@ async fn counting_as_the_reference_does_shows_its_values() {
     ] {
         let before = now();
         let answer = get(&mut client, user).await;
-        let (got, reset) = match shown(&answer) {
-            (status, limit, remaining, reset) => ((status, limit, remaining), reset),
-        };
-        assert_eq!(got, (status, limit, remaining));
+        let (got, limits, left, reset) = shown(&answer);
+        assert_eq!((got, limits, left), (status, limit, remaining));
         let ends = [before, now()].map(|now| window - now % window);
         assert!((ends[1]..=ends[0]).contains(&reset), "{reset} of {ends:?}");
         // Nothing is added that the reference would not add.
@@ -122,7 +120,7 @@ async fn counting_as_the_reference_does_shows_its_values() {
 #[tokio::test]
 async fn by_default_limits_and_what_remains_are_the_same_until_one_refuses() {
     let (folder, redis) = (tempfile::tempdir().expect("a folder"), RedisServer::start());
-    let tollgate = ratelimit(&folder, &redis, &[]);
+    let tollgate = ratelimit(&folder, &redis, &[("CACHE_KEY_PREFIX", "blue:")]);
     let upstream = Upstream::stats();
     let envoy = envoy(&tollgate, &upstream).await;
     let mut client = envoy.client().await;
@@ -141,4 +139,7 @@ async fn by_default_limits_and_what_remains_are_the_same_until_one_refuses() {
         assert_eq!((got, limits, left), (status, limit, remaining));
         assert!((1..=YEAR).contains(&reset), "{reset}");
     }
+    let keys = redis.send("KEYS tollgate:2:{*}blue:=stats-api/*");
+    let keys: Vec<String> = redis::from_redis_value(keys).expect("keys");
+    assert_eq!(keys.len(), 3, "a page and two users: {keys:?}");
 }
