@@ -1,7 +1,8 @@
 //! Several Redis servers as one store: the nodes of a cluster, and a second Redis for limits per second.
 //!
 //! A take whose buckets are in one place is one script call, as on a single Redis. One that spans places takes from each in turn, the
-//! tightest first, and gives back what it took if one refuses: never over, and until the gift arrives a little under. What this
+//! tightest first, and gives back what it took if one refuses: never over, and until the gift arrives a little under. If all its
+//! items are charged on their own, it takes from all places at once. What this
 //! replica remembers of empty buckets refuses nobody here, as another request may be about to give back.
 
 use std::{
@@ -278,6 +279,10 @@ impl Places {
         if take.dry {
             return self.look(take, &parts, until).await;
         }
+        let alone = |item: &Item| item.charge == Charge::Independent;
+        if take.items.iter().all(alone) {
+            return self.take_at_once(take, &parts, until).await;
+        }
         let now = Instant::now();
         parts.sort_by_cached_key(|part| self.room(part, now));
         // What is charged though refused must be asked for, wherever it is.
@@ -299,7 +304,7 @@ impl Places {
             answer.add(part, taken);
             if refused && stops {
                 self.correct(before, &mut answer, &nothing, until).await;
-                for (part, seen) in after.iter().zip(self.look_at(after, until).await) {
+                for (part, seen) in after.iter().zip(self.ask_all(after, true, until).await) {
                     answer.add(part, seen?);
                 }
                 return Ok(answer.taken(false));
@@ -312,20 +317,39 @@ impl Places {
         Ok(answer.taken(admitted))
     }
 
+    /// Items that are charged whatever the others say need not wait for each other.
+    async fn take_at_once(&self, take: &Take, parts: &[Part], until: Instant) -> Reply {
+        let mut answer = Answer::of(take);
+        let mut undecided = None;
+        for (part, reply) in parts.iter().zip(self.ask_all(parts, false, until).await) {
+            match reply {
+                Ok(taken) => answer.add(part, taken),
+                Err(reason) => undecided = Some(reason),
+            }
+        }
+        if let Some(reason) = undecided {
+            let nothing = Flags::from_elem(false, take.items.len());
+            self.correct(parts, &mut answer, &nothing, until).await;
+            return Err(reason);
+        }
+        let admitted = admits(roles(take).zip(answer.fits()));
+        Ok(answer.taken(admitted))
+    }
+
     /// What the parts would say, together.
     async fn look(&self, take: &Take, parts: &[Part], until: Instant) -> Reply {
         let mut answer = Answer::of(take);
-        for (part, seen) in parts.iter().zip(self.look_at(parts, until).await) {
+        for (part, seen) in parts.iter().zip(self.ask_all(parts, true, until).await) {
             answer.add(part, seen?);
         }
         let admitted = admits(roles(take).zip(answer.fits()));
         Ok(answer.taken(admitted))
     }
 
-    async fn look_at(&self, parts: &[Part], until: Instant) -> Vec<Reply> {
+    async fn ask_all(&self, parts: &[Part], dry: bool, until: Instant) -> Vec<Reply> {
         join_all(parts.iter().map(|part| async move {
             let take = Take {
-                dry: true,
+                dry,
                 ..part.take.clone()
             };
             self.ask(&Arc::new(Asked::new(take)), until, Way::default())
