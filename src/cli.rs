@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+pub mod plans;
 pub mod serve;
 
 use std::{
@@ -50,6 +51,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
     Explain(explain::ExplainArgs),
+    /// Compare plans
+    #[command(subcommand)]
+    Plans(plans::PlansCommand),
     /// Bring up Envoy, Tollgate and a service to protect on this machine, and tell what to try
     Demo(demo::DemoArgs),
     /// Measure a rate-limit server: throughput, latency, CPU per decision, over-admission
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => on_runtime(explain::run(args)),
+        Command::Plans(command) => plans::run(&command),
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),

@@ -3,6 +3,7 @@
 //! A file's way: `source` finds it, `tree` parses it, `read` turns it into the types of `file` and notes every mistake,
 //! `compile` makes a [`Domain`] of it. [`Plans`] is all of them; `matching` finds the rules that a query meets.
 
+pub mod diff;
 pub mod file;
 pub mod mistake;
 pub mod reload;
