@@ -97,6 +97,13 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// As if the flag had named these.
+    fn of(files: &[PathBuf]) -> Self {
+        Self {
+            config: files.to_vec(),
+        }
+    }
+
     /// The files and folders that are named: by flags, else by the variable, else `config/`.
     fn sources(&self) -> Vec<PathBuf> {
         if !self.config.is_empty() {

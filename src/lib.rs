@@ -26,6 +26,8 @@ pub mod grpc;
 
 pub mod server;
 
+pub mod coverage;
+pub mod envoy;
 pub mod http_probe;
 pub mod stats;
 

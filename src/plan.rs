@@ -6,6 +6,7 @@
 pub mod diff;
 pub mod file;
 pub mod mistake;
+pub mod reach;
 pub mod reload;
 pub mod rule;
 pub mod schema;
