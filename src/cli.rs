@@ -8,6 +8,7 @@ pub mod explain;
 pub mod healthcheck;
 pub mod plans;
 pub mod serve;
+pub mod simulate;
 
 use std::{
     env,
@@ -21,7 +22,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::settings::StoreChoice;
+use crate::{plan::Plans, settings::StoreChoice};
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -54,6 +55,8 @@ enum Command {
     /// Compare plans
     #[command(subcommand)]
     Plans(plans::PlansCommand),
+    /// Replay an access log against plans: who would have been refused?
+    Simulate(simulate::SimulateArgs),
     /// Bring up Envoy, Tollgate and a service to protect on this machine, and tell what to try
     Demo(demo::DemoArgs),
     /// Measure a rate-limit server: throughput, latency, CPU per decision, over-admission
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => on_runtime(explain::run(args)),
         Command::Plans(command) => plans::run(&command),
+        Command::Simulate(args) => on_runtime(simulate::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
@@ -183,6 +187,19 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     line
+}
+
+/// The domain that is named, or else the only one of the plans.
+fn domain(named: Option<&String>, plans: &Plans) -> Result<String, String> {
+    if let Some(domain) = named {
+        return Ok(domain.clone());
+    }
+    let names: Vec<&str> = plans.domains().map(|domain| domain.name()).collect();
+    match names[..] {
+        [only] => Ok(only.to_owned()),
+        [] => Err("say --domain: the plans have none".to_owned()),
+        _ => Err(format!("say --domain: the plans have {}", names.join(", "))),
+    }
 }
 
 /// Says which of the plan files and folders is not there.

@@ -320,7 +320,7 @@ impl<'p> Survey<'p> {
         }
         self.reached
             .extend(rules.iter().map(|rule| (domain.name(), &*rule.path)));
-        let refuses = rules.iter().any(|rule| rule.role != Role::Shadow);
+        let refuses = !ask.after_response && rules.iter().any(|rule| rule.role != Role::Shadow);
         told.every_value = every || domain.unmatched_rule().is_some();
         told.rules = rules
             .into_iter()
@@ -381,7 +381,7 @@ impl<'p> Survey<'p> {
 struct Met<'a> {
     ask: &'a Ask,
     told: DescriptorCoverage,
-    /// Whether any of its rules ever refuses: one in shadow mode does not.
+    /// Whether it ever refuses anybody: rules in shadow mode do not, and neither does what is asked after the response.
     refuses: bool,
 }
 

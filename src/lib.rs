@@ -29,6 +29,7 @@ pub mod server;
 pub mod coverage;
 pub mod envoy;
 pub mod http_probe;
+pub mod replay;
 pub mod stats;
 
 pub mod cli;

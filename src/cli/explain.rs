@@ -84,7 +84,7 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     super::readable(&sources)?;
     let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
     let question = Question {
-        domain: domain(args, &plans)?,
+        domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
         hits_addend: args.hits,
     };
@@ -98,25 +98,6 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         return Err(format!("the store, {choice}, did not answer"));
     }
     Ok(explanation)
-}
-
-fn domain(args: &ExplainArgs, plans: &SharedPlans) -> Result<String, String> {
-    if let Some(domain) = &args.domain {
-        return Ok(domain.clone());
-    }
-    let plans = plans.load();
-    let names: Vec<&str> = plans.domains().map(|domain| domain.name()).collect();
-    match names[..] {
-        [only] => Ok(only.to_owned()),
-        _ => Err(format!(
-            "say --domain: the plans have {}",
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            }
-        )),
-    }
 }
 
 fn question_descriptor(entries: &Entries) -> QuestionDescriptor {

@@ -76,16 +76,18 @@ fn collect(format: &Value, path: &mut Vec<String>, into: &mut Vec<Field>) {
     }
 }
 
-/// `%REQ(X-API-KEY):20%` as its name and argument.
+/// `%REQ(X-API-KEY):20%` as its name and argument, if the text is one operator and nothing else.
 fn operator(text: &str) -> Option<(&str, &str)> {
     let inner = text.strip_prefix('%')?.strip_suffix('%')?;
-    if inner.contains('%') {
-        return None;
-    }
-    match inner.split_once('(') {
-        None => Some((inner, "")),
-        Some((name, rest)) => Some((name, rest.rsplit_once(')')?.0)),
-    }
+    let named = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    };
+    let (name, argument) = match inner.split_once('(') {
+        None => (inner.split(':').next()?, ""),
+        Some((name, rest)) => (name, rest.rsplit_once(')')?.0),
+    };
+    (named(name) && !argument.contains(')')).then_some((name, argument))
 }
 
 fn at<'v>(line: &'v Value, path: &[String]) -> &'v Value {

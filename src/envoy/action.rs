@@ -18,7 +18,9 @@ pub struct Ask {
     pub actions: Vec<Action>,
     /// Tokens it takes, where that is not simply 1 and always the same.
     pub hits: Option<u64>,
-    /// Why requests cannot be judged by it beforehand; none if they can.
+    /// Whether it is asked only after the response: it takes tokens, and refuses nobody.
+    pub after_response: bool,
+    /// Why requests cannot be judged by what a log tells of them; none if they can.
     pub beyond: Option<&'static str>,
     /// Only the filter of this stage asks it.
     pub stage: u64,
@@ -112,10 +114,6 @@ impl Ask {
     pub(super) fn read(value: &Value) -> Self {
         let hits = &value["hits_addend"];
         let beyond = [
-            (
-                flag(&value["apply_on_stream_done"]),
-                "it is charged after the response",
-            ),
             (!value["limit"].is_null(), "it brings a limit along"),
             (!hits["format"].is_null(), "its hits come from the request"),
             (flag(&hits["is_negative_hits"]), "it gives tokens back"),
@@ -124,6 +122,7 @@ impl Ask {
             actions: list(&value["actions"]).iter().map(Action::read).collect(),
             hits: number(&hits["number"]),
             beyond: beyond.into_iter().find_map(|(is, why)| is.then_some(why)),
+            after_response: flag(&value["apply_on_stream_done"]),
             stage: number(&value["stage"]).unwrap_or_default(),
         }
     }

@@ -30,6 +30,14 @@ const CONTENTS: [&str; 4] = [
     "metadata_values",
 ];
 
+/// Fields of the admin page `/config_dump` under which stands what is not in force, or stands elsewhere in it again.
+const NOT_IN_FORCE: [&str; 4] = [
+    "bootstrap",
+    "draining_state",
+    "warming_state",
+    "error_state",
+];
+
 /// What is of interest here in an Envoy configuration.
 #[derive(Debug, Default)]
 pub struct EnvoyConfig {
@@ -129,8 +137,10 @@ impl EnvoyConfig {
         let listens =
             fields.contains_key("filter_chains") || fields.contains_key("default_filter_chain");
         let own = text(&value["name"]).filter(|_| listens);
-        for field in fields.values() {
-            self.walk(field, own.unwrap_or(listener), tables);
+        for (name, field) in fields {
+            if !NOT_IN_FORCE.contains(&name.as_str()) {
+                self.walk(field, own.unwrap_or(listener), tables);
+            }
         }
     }
 

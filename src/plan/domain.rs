@@ -1,8 +1,9 @@
 //! The rules of one domain, compiled.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     keys::ApiKeys,
@@ -118,6 +119,18 @@ impl Domain {
     /// Whether entries of that key hold API keys, whose secrets nobody is to see.
     pub fn holds_api_key(&self, key: &str) -> bool {
         self.key_names.iter().any(|name| **name == *key)
+    }
+
+    /// A value as people may see it: an API key by its id; one that nobody knows by the beginning of its hash.
+    pub fn shown<'a>(&'a self, key: &str, value: &'a str) -> Cow<'a, str> {
+        if key != "api_key" && !self.holds_api_key(key) {
+            return value.into();
+        }
+        if let Some(known) = self.keys.of_id_or_secret(value) {
+            return Cow::Borrowed(&known.id);
+        }
+        let [one, two, three, ..] = <[u8; 32]>::from(Sha256::digest(value));
+        format!("(unknown key #{one:02x}{two:02x}{three:02x})").into()
     }
 
     /// The limit that a request sent along, and the name of the descriptor's bucket under it.

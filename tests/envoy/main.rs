@@ -15,3 +15,4 @@ mod demo;
 mod limits;
 mod outages;
 mod replicas;
+mod tools;

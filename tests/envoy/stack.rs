@@ -162,7 +162,7 @@ impl Envoy {
             .expect("an address")
     }
 
-    async fn page(&self, path: &str) -> Answer {
+    pub async fn page(&self, path: &str) -> Answer {
         Client::connect(self.admin).await.get(path, &[]).await
     }
 

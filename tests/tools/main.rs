@@ -6,3 +6,4 @@ mod common;
 mod coverage;
 mod diff;
 mod run;
+mod simulate;
