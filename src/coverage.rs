@@ -119,7 +119,7 @@ pub fn coverage(config: &EnvoyConfig, plans: &Plans) -> Coverage {
         plans,
         reached: BTreeSet::new(),
         unmatched: BTreeMap::new(),
-        warnings: Vec::new(),
+        warnings: plans.warnings().iter().map(ToString::to_string).collect(),
     };
     let mut routes = Vec::new();
     for manager in &config.managers {
@@ -468,7 +468,7 @@ fn combinations(actions: &[Action]) -> Vec<Vec<(&str, Option<&str>)>> {
     let entry = |action: &Action| action.absent == Absent::Skip;
     let optional = actions.iter().filter(|action| entry(action)).count();
     let choices = 1_u32 << optional.min(MOST_OPTIONAL);
-    let mut combinations: Vec<_> = (0..choices)
+    (0..choices)
         .map(|choice| {
             let mut left = choice;
             let chosen = actions.iter().filter(|action| {
@@ -481,9 +481,7 @@ fn combinations(actions: &[Action]) -> Vec<Vec<(&str, Option<&str>)>> {
             let shapes: Vec<_> = chosen.map(shape).collect();
             shapes
         })
-        .collect();
-    combinations.retain(|entries| !entries.is_empty());
-    combinations
+        .collect()
 }
 
 fn shape(action: &Action) -> (&str, Option<&str>) {

@@ -30,6 +30,9 @@ use tally::Tally;
 /// Requests that wait for earlier ones: a log is written when requests end, and a replay goes by when they began.
 const MOST_WAITING: usize = 10_000;
 
+/// Most bytes of keys and values that wait so.
+const MOST_BYTES_WAITING: usize = 64 << 20;
+
 /// A request of a log.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
@@ -48,6 +51,7 @@ pub struct Replay {
     new: Side,
     old: Option<Side>,
     waiting: BinaryHeap<Reverse<Waiting>>,
+    bytes_waiting: usize,
     arrived: u64,
     tally: Tally,
     report: Report,
@@ -89,6 +93,17 @@ impl PartialOrd for Waiting {
     }
 }
 
+impl Request {
+    /// Of its keys and values.
+    fn bytes(&self) -> usize {
+        let descriptors = self.queries.iter().flat_map(|query| &query.descriptors);
+        let entries = descriptors.flat_map(|descriptor| &descriptor.entries);
+        entries
+            .map(|entry| entry.key.len() + entry.value.len())
+            .sum()
+    }
+}
+
 impl Replay {
     /// A replay against `new`, side by side with `old` if there is one, with at most `max_buckets` buckets each.
     pub fn new(new: Plans, old: Option<Plans>, max_buckets: usize) -> Self {
@@ -99,6 +114,7 @@ impl Replay {
             old: old.map(side),
             clock,
             waiting: BinaryHeap::new(),
+            bytes_waiting: 0,
             arrived: 0,
             tally: Tally::default(),
             report: Report::default(),
@@ -113,27 +129,33 @@ impl Replay {
     /// Takes the next request of the log.
     pub async fn take(&mut self, request: Request) {
         self.arrived += 1;
+        self.bytes_waiting += request.bytes();
         self.waiting.push(Reverse(Waiting {
             number: self.arrived,
             request,
         }));
-        if self.waiting.len() > MOST_WAITING
-            && let Some(Reverse(first)) = self.waiting.pop()
-        {
-            self.decide(&first.request).await;
+        while self.waiting.len() > MOST_WAITING || self.bytes_waiting > MOST_BYTES_WAITING {
+            self.decide_first().await;
         }
     }
 
     /// Decides what still waits, and tells what came out; of those refused the `top` most refused.
     pub async fn finish(mut self, top: usize) -> Report {
-        while let Some(Reverse(first)) = self.waiting.pop() {
-            self.decide(&first.request).await;
+        while !self.waiting.is_empty() {
+            self.decide_first().await;
         }
         let sides = [Some(&self.new), self.old.as_ref()];
         self.report.forgotten_buckets = sides.into_iter().flatten().map(Side::forgotten).sum();
         self.report.rules = report::rules(&self.new.plans, &self.tally);
         (self.report.refusals, self.report.refusals_short_by) = self.tally.top(top);
         self.report
+    }
+
+    async fn decide_first(&mut self) {
+        if let Some(Reverse(Waiting { request, .. })) = self.waiting.pop() {
+            self.bytes_waiting -= request.bytes();
+            self.decide(&request).await;
+        }
     }
 
     async fn decide(&mut self, request: &Request) {

@@ -118,14 +118,15 @@ impl Line<'_> {
     fn path(&self) -> Found<'_> {
         let wanted = "%PATH(WQ:ORIG_OR_PATH)%";
         let original = |field: &&Field| match field.operator.as_str() {
-            "PATH" => field.argument.contains("ORIG"),
+            // Source: without a word for it, the original one or else the current one.
+            "PATH" => !field.argument.ends_with(":PATH") && !field.argument.ends_with(":ORIG"),
             "REQ" => field
                 .argument
                 .eq_ignore_ascii_case("X-ENVOY-ORIGINAL-PATH?:PATH"),
             _ => false,
         };
         let rewritten = |field: &&Field| {
-            field.operator == "PATH"
+            field.operator == "PATH" && field.argument.ends_with(":PATH")
                 || field.operator == "REQ" && field.argument.eq_ignore_ascii_case(":PATH")
         };
         let fields = || self.log.fields.iter();

@@ -140,7 +140,8 @@ impl Ask {
                 None => return Ok(None),
             }
         }
-        Ok((!entries.is_empty()).then_some(entries))
+        // One without entries is asked about, too.
+        Ok(Some(entries))
     }
 }
 

@@ -3,6 +3,10 @@
 use std::{fs, process::Command};
 
 use serde_json::Value;
+use tollgate::{
+    envoy,
+    replay::reader::{Read, Reader},
+};
 
 use crate::{
     common::{Tollgate, plans, tollgate_command, wait_for},
@@ -130,4 +134,125 @@ async fn what_envoy_says_of_its_configuration_is_read_like_the_file() {
     assert_eq!(running["routes"], written["routes"]);
     assert_eq!(running["warnings"], written["warnings"]);
     assert_eq!(running["elsewhere"], written["elsewhere"]);
+}
+
+/// Routes of every kind. The plans refuse whatever is asked, so 429 says that Envoy has asked.
+const ROUTES: &str = include_str!("routes.yaml");
+
+const REQUESTS: [(&str, &str); 27] = [
+    ("/direct", ""),
+    ("/redirect", ""),
+    ("/of-the-host", ""),
+    ("/own", ""),
+    ("/own", "ada"),
+    ("/both", ""),
+    ("/both", "ada"),
+    ("/stage", ""),
+    ("/ignore", ""),
+    ("/off", ""),
+    ("/wrapped", ""),
+    ("/wrapped", "ada"),
+    ("/regex", ""),
+    ("/regex", "ada"),
+    ("/regex", "ben"),
+    ("/skipping", ""),
+    ("/skipping/more", "ada"),
+    ("/skippings", "ada"),
+    ("/writes", ""),
+    ("/deletes/", ""),
+    ("/query?kind=abc&q=1", ""),
+    ("/query?kind=abc", ""),
+    ("/query?kind=bcd&q=1", ""),
+    ("/metadata", ""),
+    ("/no-metadata", ""),
+    ("/cASE/one", ""),
+    ("/nowhere", ""),
+];
+
+/// Asks Envoy everything, and holds what a reader of its log says beside it; answers the paths that were asked about.
+async fn asked_alike(change: impl FnOnce(&mut EnvoyConfig)) -> Vec<String> {
+    let (_folder, path) = plans("domain: stats-api\nunmatched: deny\n");
+    let mut written = serde_yaml::Value::Null;
+    let stack = Stack::start(&path, &[], Upstream::recording().0, |config| {
+        let manager = config.connection_manager();
+        manager["route_config"] = serde_yaml::from_str(ROUTES).expect("YAML");
+        let format = &mut manager["access_log"][0]["typed_config"]["log_format"]["json_format"];
+        format["user"] = "%REQ(X-USER)%".into();
+        format["path"] = "%PATH(WQ:ORIG_OR_PATH)%".into();
+        format["nobody"] = "%DYNAMIC_METADATA(nobody)%".into();
+        format["authority"] = "%REQ(:AUTHORITY)%".into();
+        let filters = manager["http_filters"].as_sequence_mut().expect("a list");
+        filters.retain(|filter| filter["name"] != "envoy.filters.http.ext_authz");
+        change(config);
+        written = config.0.clone();
+    })
+    .await;
+    let mut client = stack.envoy.client().await;
+    let mut statuses = Vec::new();
+    for (path, user) in REQUESTS {
+        let user = [("x-user", user)];
+        let headers = if user[0].1.is_empty() {
+            &user[1..]
+        } else {
+            &user[..]
+        };
+        statuses.push(client.get(path, headers).await.status);
+    }
+    let lines = wait_for("the access log", || {
+        let lines = stack.envoy.process.output();
+        (lines.lines().count() == REQUESTS.len()).then_some(lines)
+    });
+    let text = serde_json::to_string(&written).expect("JSON");
+    let mut config = envoy::EnvoyConfig::from_text("envoy.json", &text).expect("Envoy took it");
+    let manager = Box::new(config.managers.remove(0));
+    let reader = Reader::Envoy {
+        manager,
+        time: None,
+    };
+    let mut asked = Vec::new();
+    for ((line, status), (path, user)) in lines.lines().zip(statuses).zip(REQUESTS) {
+        let read = reader.read(line.as_bytes()).expect(line);
+        assert_eq!(
+            matches!(read, Read::Request(_)),
+            status == 429,
+            "{path} of `{user}`: {status}, {read:?}"
+        );
+        if status == 429 {
+            asked.push(format!("{path} {user}"));
+        }
+    }
+    asked
+}
+
+#[tokio::test]
+async fn a_reader_of_the_log_knows_what_envoy_asks_on_every_kind_of_route() {
+    let asked = asked_alike(|_| {}).await;
+    let of_the_host = ["/of-the-host ", "/both ", "/cASE/one "].map(str::to_owned);
+    assert!(
+        of_the_host.iter().all(|path| asked.contains(path)),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_filters_own_descriptors_win_over_the_older_ones() {
+    let asked = asked_alike(|config| {
+        let text =
+            "[{ actions: [{ request_headers: { header_name: x-user, descriptor_key: user } }] }]";
+        config.rate_limit()["rate_limits"] = serde_yaml::from_str(text).expect("YAML");
+    })
+    .await;
+    assert!(!asked.contains(&"/of-the-host ".to_owned()), "{asked:?}");
+    assert!(asked.contains(&"/wrapped ada".to_owned()), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_filter_that_is_off_asks_only_where_a_route_switches_it_on() {
+    let asked = asked_alike(|config| {
+        let filters = &mut config.connection_manager()["http_filters"];
+        filters[0]["disabled"] = true.into();
+    })
+    .await;
+    assert!(!asked.contains(&"/of-the-host ".to_owned()), "{asked:?}");
+    assert!(asked.contains(&"/wrapped ada".to_owned()), "{asked:?}");
 }
