@@ -1,5 +1,7 @@
 //! Which limits apply to which routes of an Envoy configuration, and which routes and methods have none. Pure.
 
+mod descriptor;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -9,12 +11,10 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    envoy::{
-        Action, Ask, Asked, EnvoyConfig, Facts, Filter, Found, Manager, Missing, Route, Source,
-        action::Absent, matcher::HeaderMatcher,
-    },
-    plan::{Allowance, Domain, Plans, Role, Rule, RuleLimit},
+    envoy::{Ask, Asked, EnvoyConfig, Filter, Manager, Route},
+    plan::{Plans, Rule},
 };
+use descriptor::{Met, allows, combinations, may_refuse, methods_of, only_if};
 
 /// The methods that are told apart.
 pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -22,9 +22,6 @@ pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE",
 /// The least patience with which Envoy hears an answer over a connection that must be opened first, or after a store that did
 /// not answer in time.
 const ENOUGH: Duration = Duration::from_millis(50);
-
-/// Most optional entries of a descriptor whose every combination is looked at.
-const MOST_OPTIONAL: usize = 6;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -207,23 +204,12 @@ impl<'p> Survey<'p> {
             without: Vec::new(),
             descriptors: Vec::new(),
         };
-        if let Some(answered) = &route.answered {
-            covered.state = State::AnsweredByEnvoy;
-            covered.why = Some(answered.clone());
+        if let Some((state, why)) = on_purpose(route) {
+            covered.state = state;
+            covered.why = Some(why);
             return covered;
         }
-        let off = route.asked.iter().all(|asked| matches!(asked, Asked::Off));
-        if off && !route.asked.is_empty() {
-            covered.state = State::SwitchedOff;
-            covered.why = Some("the rate limit filter is switched off here".to_owned());
-            return covered;
-        }
-        let mut asks = Vec::new();
-        for (filter, asked) in manager.filters.iter().zip(&route.asked) {
-            if let Asked::Of(domain, of_filter) = asked {
-                asks.extend(of_filter.iter().map(|ask| (filter, domain.as_str(), ask)));
-            }
-        }
+        let asks = asks(manager, route);
         if asks.is_empty() {
             covered.why = Some("it asks for no descriptor".to_owned());
         }
@@ -243,15 +229,7 @@ impl<'p> Survey<'p> {
                 _ => covered.without.push(method),
             }
         }
-        covered.state = match (
-            covered.limited.is_empty(),
-            covered.partly.is_empty(),
-            covered.without.is_empty(),
-        ) {
-            (false, true, true) => State::Limited,
-            (true, true, _) => State::Without,
-            _ => State::Partly,
-        };
+        covered.state = covered.of_all_methods();
         covered.descriptors = met.into_iter().map(|met| met.told).collect();
         covered
     }
@@ -320,7 +298,7 @@ impl<'p> Survey<'p> {
         }
         self.reached
             .extend(rules.iter().map(|rule| (domain.name(), &*rule.path)));
-        let refuses = !ask.after_response && rules.iter().any(|rule| rule.role != Role::Shadow);
+        let refuses = !ask.after_response && rules.iter().any(|rule| may_refuse(rule));
         told.every_value = every || domain.unmatched_rule().is_some();
         told.rules = rules
             .into_iter()
@@ -377,120 +355,6 @@ impl<'p> Survey<'p> {
     }
 }
 
-/// A descriptor and what it can meet, before it is known for which method.
-struct Met<'a> {
-    ask: &'a Ask,
-    told: DescriptorCoverage,
-    /// Whether it ever refuses anybody: rules in shadow mode do not, and neither does what is asked after the response.
-    refuses: bool,
-}
-
-impl Met<'_> {
-    /// How far it limits the requests of a method.
-    fn state(&self, method: &str) -> State {
-        let facts = Method(method);
-        let mut state = match (self.refuses, self.told.every_value) {
-            (false, _) => return State::Without,
-            (true, true) => State::Limited,
-            (true, false) => State::Partly,
-        };
-        for action in &self.ask.actions {
-            match action
-                .only_if
-                .as_ref()
-                .map(|condition| condition.holds(&facts))
-            {
-                Some(Ok(false)) => return State::Without,
-                Some(Err(_)) => state = State::Partly,
-                None if may_be_absent(action) => state = State::Partly,
-                _ => {}
-            }
-        }
-        match self
-            .told
-            .only_if
-            .iter()
-            .any(|only| only.ends_with(" requests"))
-        {
-            true => State::Partly,
-            false => state,
-        }
-    }
-}
-
-/// A request of which only the method is known.
-struct Method<'a>(&'a str);
-
-impl Facts for Method<'_> {
-    fn find(&self, source: &Source) -> Found<'_> {
-        match source {
-            Source::Header(name) if name == ":method" => Found::Value(self.0.into()),
-            other => Found::Unknown(Missing(other.to_string())),
-        }
-    }
-}
-
-fn methods_of(headers: &[HeaderMatcher]) -> impl Iterator<Item = &'static str> {
-    let takes = |method: &&str| {
-        !matches!(
-            HeaderMatcher::all_match(headers, &Method(method)),
-            Ok(false)
-        )
-    };
-    METHODS.into_iter().filter(takes)
-}
-
-/// Whether a request may lack it, which drops the descriptor.
-fn may_be_absent(action: &Action) -> bool {
-    let always = match &action.source {
-        Source::Text(_) | Source::Address | Source::Network(..) | Source::Cluster => true,
-        Source::Header(name) => [":method", ":path", ":authority"].contains(&name.as_str()),
-        _ => false,
-    };
-    !always && action.absent == Absent::Drop
-}
-
-/// What a request must have, or be, to get a descriptor.
-fn only_if(filter: &Filter, ask: &Ask) -> Vec<String> {
-    let requests = filter
-        .requests
-        .iter()
-        .map(|kind| format!("{kind} requests"));
-    let conditions = ask.actions.iter().filter_map(|action| {
-        let condition = action.only_if.as_ref().map(ToString::to_string);
-        condition.or_else(|| may_be_absent(action).then(|| format!("{} is there", action.source)))
-    });
-    conditions.chain(requests).collect()
-}
-
-/// The entries that a descriptor can have, with and without those that may be left out.
-fn combinations(actions: &[Action]) -> Vec<Vec<(&str, Option<&str>)>> {
-    let entry = |action: &Action| action.absent == Absent::Skip;
-    let optional = actions.iter().filter(|action| entry(action)).count();
-    let choices = 1_u32 << optional.min(MOST_OPTIONAL);
-    (0..choices)
-        .map(|choice| {
-            let mut left = choice;
-            let chosen = actions.iter().filter(|action| {
-                let leave_out = entry(action) && left & 1 == 1;
-                if entry(action) {
-                    left >>= 1;
-                }
-                !leave_out
-            });
-            let shapes: Vec<_> = chosen.map(shape).collect();
-            shapes
-        })
-        .collect()
-}
-
-fn shape(action: &Action) -> (&str, Option<&str>) {
-    match &action.source {
-        Source::Text(value) => (&action.key, Some(value)),
-        _ => (&action.key, None),
-    }
-}
-
 fn asked_domains(config: &EnvoyConfig) -> BTreeSet<&str> {
     let hosts = config.managers.iter().flat_map(|manager| &manager.hosts);
     let asked = hosts
@@ -511,39 +375,42 @@ fn without_answer(filter: &Filter) -> &'static str {
     }
 }
 
+/// Why a route that asks about no limit does so on purpose.
+fn on_purpose(route: &Route) -> Option<(State, String)> {
+    if let Some(answered) = &route.answered {
+        return Some((State::AnsweredByEnvoy, answered.clone()));
+    }
+    let off = route.asked.iter().all(|asked| matches!(asked, Asked::Off));
+    let why = "the rate limit filter is switched off here";
+    (off && !route.asked.is_empty()).then(|| (State::SwitchedOff, why.to_owned()))
+}
+
+/// What is asked on a route: by which filter, about which domain, and what.
+fn asks<'c>(manager: &'c Manager, route: &'c Route) -> Vec<(&'c Filter, &'c str, &'c Ask)> {
+    let mut asks = Vec::new();
+    for (filter, asked) in manager.filters.iter().zip(&route.asked) {
+        if let Asked::Of(domain, of_filter) = asked {
+            asks.extend(of_filter.iter().map(|ask| (filter, domain.as_str(), ask)));
+        }
+    }
+    asks
+}
+
+impl RouteCoverage {
+    fn of_all_methods(&self) -> State {
+        let none = [&self.limited, &self.partly, &self.without].map(Vec::is_empty);
+        match none {
+            [false, true, true] => State::Limited,
+            [true, true, _] => State::Without,
+            _ => State::Partly,
+        }
+    }
+}
+
 /// A route, as warnings call it.
 fn label(route: &RouteCoverage) -> String {
     match route.route.as_str() {
         "" => format!("{} {}", route.virtual_host, route.matches),
         name => format!("{} {name} ({})", route.virtual_host, route.matches),
-    }
-}
-
-/// What a rule allows, in words.
-fn allows(domain: &Domain, rule: &Rule) -> String {
-    let limits = |limits: &[Arc<RuleLimit>]| match limits {
-        [] => "no limit".to_owned(),
-        limits => {
-            let texts: Vec<String> = limits.iter().map(|limit| limit.limit.to_string()).collect();
-            texts.join(" and ")
-        }
-    };
-    let allows = match &rule.allowance {
-        Allowance::Unlimited => "unlimited".to_owned(),
-        Allowance::Listed => "no limit".to_owned(),
-        Allowance::Denied => "nothing".to_owned(),
-        Allowance::Limits(own) => limits(own),
-        Allowance::Tiers(tiers) => {
-            let named = domain.tiers().iter().zip(tiers);
-            let texts: Vec<String> = named
-                .map(|(name, own)| format!("{name}: {}", limits(own)))
-                .collect();
-            texts.join("; ")
-        }
-    };
-    match rule.role {
-        Role::Enforced => allows,
-        Role::Shadow => format!("{allows} (in shadow mode)"),
-        Role::Quota => format!("{allows} (in quota mode)"),
     }
 }

@@ -55,6 +55,8 @@ pub struct VirtualHost {
     pub routes: Vec<Route>,
     /// Whether it has routes that stand in a matcher tree, which is not read.
     pub has_more: bool,
+    /// Whether a request's port does not matter for the host name.
+    any_port: bool,
 }
 
 /// A route.
@@ -172,6 +174,7 @@ impl VirtualHost {
                 .map(|route| Route::read(route, host, table, filters))
                 .collect(),
             has_more: !host["matcher"].is_null(),
+            any_port: flag(&table["ignore_port_in_host_matching"]),
         }
     }
 
@@ -214,11 +217,9 @@ pub fn find<'c>(
 
 fn best_host<'c>(hosts: &'c [VirtualHost], authority: &str) -> Option<&'c VirtualHost> {
     let with_fit = |host: &'c VirtualHost| {
-        // A domain without a port is meant for any.
-        let name = authority
-            .rsplit_once(':')
-            .map_or(authority, |(name, _)| name);
-        Some((host.fit(authority).max(host.fit(name))?, host))
+        let bare = authority.rsplit_once(':').filter(|_| host.any_port);
+        let name = bare.map_or(authority, |(name, _)| name);
+        Some((host.fit(name)?, host))
     };
     let fits = hosts.iter().filter_map(with_fit);
     fits.max_by_key(|(fit, _)| *fit).map(|(_, host)| host)

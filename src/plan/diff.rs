@@ -5,6 +5,7 @@
 
 mod keys;
 mod limits;
+mod rules;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -13,11 +14,11 @@ use serde::Serialize;
 
 use super::{
     Plans,
-    domain::{Domain, Node},
-    rule::{Allowance, ResponseOptions, Rule, RuleLimit},
-    subject::Variable,
+    domain::Domain,
+    rule::{Allowance, ResponseOptions, RuleLimit},
 };
 use limits::{compare, texts};
+use rules::rules;
 
 /// One thing that changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -92,6 +93,9 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, says, .. } = self;
         match self.subject {
+            ChangeSubject::Domain if self.change == ChangeKind::Changed => {
+                write!(f, "{name}: {says}")
+            }
             ChangeSubject::Domain => write!(f, "{says}"),
             ChangeSubject::Order => write!(f, "wildcard rule `{name}`: {says}"),
             ChangeSubject::Tier => write!(f, "tier `{name}`: {says}"),
@@ -150,6 +154,7 @@ struct Pair<'p> {
 
 impl Pair<'_> {
     fn changes(&self, into: &mut Vec<Change>) {
+        self.defaults(into);
         self.tiers(into);
         self.keys(into);
         self.rules(into);
@@ -171,6 +176,21 @@ impl Pair<'_> {
             change,
             effect,
             says,
+        }
+    }
+
+    /// What holds for limits that requests bring along; rules tell of themselves.
+    fn defaults(&self, into: &mut Vec<Change>) {
+        let (old, new) = (self.old.on_store_error(), self.new.on_store_error());
+        if old != new {
+            let says = format!("{} → {}", lower(old), lower(new));
+            let says = (Effect::None, says);
+            into.push(self.change(
+                ChangeSubject::Domain,
+                "on_store_error",
+                ChangeKind::Changed,
+                says,
+            ));
         }
     }
 
@@ -264,129 +284,6 @@ fn compete(one: &str, other: &str) -> bool {
     one.starts_with(other) || other.starts_with(one)
 }
 
-/// A rule, and what its place in the tree adds to it.
-struct Placed<'p> {
-    domain: &'p Domain,
-    rule: &'p Rule,
-    node: Option<&'p Node>,
-}
-
-/// All rules of a domain by path.
-fn rules(domain: &Domain) -> BTreeMap<&str, Placed<'_>> {
-    let in_tree = domain
-        .nodes
-        .iter()
-        .filter_map(|node| Some((node.rule.as_ref()?, Some(node))));
-    // The rule for what no rule matches stands in no tree; one that does comes later and takes its place here.
-    let all = domain.rules().map(|rule| (rule, None)).chain(in_tree);
-    all.map(|(rule, node)| (&*rule.path, Placed { domain, rule, node }))
-        .collect()
-}
-
-impl Placed<'_> {
-    fn added(&self) -> (Effect, String) {
-        match self.node {
-            Some(_) => {
-                let says = "its requests met a broader rule or none";
-                (
-                    Effect::Depends,
-                    format!("is new: {}; {says}", self.allows()),
-                )
-            }
-            // The rule for what no rule matches.
-            None => (Effect::Tighter, format!("no limit → {}", self.allows())),
-        }
-    }
-
-    fn removed(&self) -> (Effect, String) {
-        match self.node {
-            Some(_) => {
-                let says = "its requests meet a broader rule or none";
-                (
-                    Effect::Depends,
-                    format!("is gone (was {}): {says}", self.allows()),
-                )
-            }
-            None => (Effect::Looser, format!("{} → no limit", self.allows())),
-        }
-    }
-
-    fn changed(&self, after: &Self) -> Option<(Effect, String)> {
-        let allowance = self.allowance_changed(after);
-        let (mut effect, mut said) = match allowance {
-            Some((effect, says)) => (effect, vec![says]),
-            None => (Effect::None, Vec::new()),
-        };
-        for (says, name) in differences(&self.facts(), &after.facts()) {
-            let means = match name {
-                "mode" if after.rule.role == super::Role::Shadow => Effect::Looser,
-                "mode" if self.rule.role == super::Role::Shadow => Effect::Tighter,
-                "mode" | "buckets" | "unknown_key" | "api_key_is" | "replaces" => Effect::Depends,
-                _ => Effect::None,
-            };
-            effect = effect.and(means);
-            said.push(format!("{name}: {says}"));
-        }
-        (!said.is_empty()).then(|| (effect, said.join("; ")))
-    }
-
-    fn allowance_changed(&self, after: &Self) -> Option<(Effect, String)> {
-        use Allowance::{Denied, Limits, Listed, Tiers, Unlimited};
-        let effect = match (&self.rule.allowance, &after.rule.allowance) {
-            (Limits(old), Limits(new)) => return compare(old, new),
-            (Tiers(_), Tiers(_)) | (Denied, Denied) | (Unlimited | Listed, Unlimited | Listed) => {
-                return None;
-            }
-            (Tiers(_), _) | (_, Tiers(_)) => Effect::Depends,
-            (Denied, _) | (_, Unlimited | Listed) => Effect::Looser,
-            (_, Denied) | (Unlimited | Listed, _) => Effect::Tighter,
-        };
-        Some((effect, format!("{} → {}", self.allows(), after.allows())))
-    }
-
-    fn allows(&self) -> String {
-        match &self.rule.allowance {
-            Allowance::Unlimited | Allowance::Listed => "no limit".to_owned(),
-            Allowance::Denied => "refuses all".to_owned(),
-            Allowance::Limits(limits) => texts(limits),
-            Allowance::Tiers(_) => "the limits of the API key's tier".to_owned(),
-        }
-    }
-
-    /// What else of a rule can change, by the field that says it.
-    fn facts(&self) -> Vec<(&'static str, String)> {
-        let rule = self.rule;
-        let mut facts = vec![
-            ("mode", lower(rule.role)),
-            ("on_store_error", lower(rule.on_store_error)),
-            ("name", rule.name.as_deref().unwrap_or("none").to_owned()),
-            ("replaces", listed(&rule.replaces)),
-            ("metadata", format!("{:?}", rule.metadata)),
-        ];
-        let Some(node) = self.node else { return facts };
-        let shared = node.variable == Variable::Nothing;
-        let buckets = if shared {
-            "one for all"
-        } else {
-            "one per value"
-        };
-        facts.push(("buckets", buckets.to_owned()));
-        if let Some(key_rule) = node.key_rule {
-            let tier = key_rule
-                .unknown
-                .map(|tier| &*self.domain.tiers[tier as usize]);
-            facts.push(("unknown_key", tier.unwrap_or("deny").to_owned()));
-            let is = if key_rule.secret_only {
-                "secret"
-            } else {
-                "id or secret"
-            };
-            facts.push(("api_key_is", is.to_owned()));
-        }
-        facts
-    }
-}
-
 /// Tiers by name; their limits, where a rule takes its limits from them.
 fn tiers(domain: &Domain) -> BTreeMap<&str, Option<&[Arc<RuleLimit>]>> {
     let limits = domain.rules().find_map(|rule| match &rule.allowance {
@@ -429,13 +326,6 @@ fn differences(
 
 fn lower(value: impl std::fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
-}
-
-fn listed(names: &[Box<str>]) -> String {
-    match names {
-        [] => "none".to_owned(),
-        names => names.join(", "),
-    }
 }
 
 /// `1 rule`, `2 rules`.

@@ -1,6 +1,6 @@
 //! `tollgate check --envoy`.
 
-use crate::run::tollgate;
+use crate::{common::plans, run::tollgate};
 
 const CONFIG: &str = "coverage/envoy.yaml";
 const PLANS: &str = "coverage/plans.yaml";
@@ -75,4 +75,24 @@ fn plans_that_do_not_load_come_first() {
     let ran = tollgate(&["check", "--envoy", CONFIG, "run.rs"]);
     assert_eq!(ran.code, 1, "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("run.rs"), "{}", ran.out);
+}
+
+#[test]
+fn rules_that_never_refuse_limit_nothing() {
+    for (rule, limited) in [
+        ("limits: [1/second]", true),
+        ("limits: [1/second], shadow_mode: true", false),
+        ("rate_limit: { unlimited: true }", false),
+    ] {
+        let text = format!(
+            "domain: stats-api\ndescriptors: [{{ key: tier, value: anonymous, descriptors: [{{ key: ip, {rule} }}] }}]"
+        );
+        let (_folder, plans) = plans(&text);
+        let plans = plans.to_str().expect("UTF-8");
+        let ran = tollgate(&["check", "--envoy", "../../envoy/envoy.yaml", plans]);
+        let warned = ran
+            .out
+            .contains("no limit applies to stats public (/public/*)");
+        assert_eq!(warned, !limited, "{}", ran.out);
+    }
 }

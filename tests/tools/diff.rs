@@ -74,3 +74,66 @@ fn what_does_not_load_cannot_be_compared() {
         assert!(ran.err.contains(why), "{}", ran.err);
     }
 }
+
+#[test]
+fn no_field_that_means_something_changes_unseen() {
+    let base = "
+domain: shop
+on_store_error: local
+unmatched: allow
+tiers: { free: { limits: [1/second] }, gold: { limits: [] } }
+api_keys: [{ id: ada, tier: free, owner: Ada, sha256: '00000000000000000000000000000000000000000000000000000000000000aa' }]
+response: { retry_after: true, ratelimit: true, x_ratelimit: false, metadata: true, body: no, content_type: text/plain }
+descriptors:
+  - { key: api_key, limits_from: tier, unknown_key: deny, name: keys }
+  - { key: api_key_of_old, limits_from: tier, api_key_is: secret }
+  - { key: ip, limits: [{ limit: 50/minute, name: fifty }], replaces: [{ name: keys }], shadow_mode: false, quota_mode: false }
+  - { key: net, cidr: 10.0.0.0/8, rate_limit: { unit: hour, requests_per_unit: 5 } }
+  - { key: path, value: /a*, limits: [1/minute], share_threshold: false, metadata: { a: 1 }, on_store_error: local }
+";
+    for (from, to) in [
+        ("domain: shop", "domain: cafe"),
+        ("on_store_error: local\nun", "on_store_error: deny\nun"),
+        ("unmatched: allow", "unmatched: deny"),
+        ("unmatched: allow", "unmatched: 5/minute"),
+        ("limits: [1/second]", "limits: [1/second, 5/day]"),
+        ("gold: ", "golden: "),
+        ("tier: free, owner", "tier: gold, owner"),
+        ("owner: Ada", "owner: Ben"),
+        ("aa'", "ab'"),
+        ("id: ada", "id: ben"),
+        ("retry_after: true", "retry_after: false"),
+        ("ratelimit: true", "ratelimit: false"),
+        ("x_ratelimit: false", "x_ratelimit: true"),
+        ("metadata: true", "metadata: false"),
+        ("body: no", "body: nope"),
+        ("text/plain", "text/html"),
+        ("unknown_key: deny", "unknown_key: free"),
+        ("name: keys", "name: kees"),
+        ("replaces: [{ name: keys }], ", ""),
+        (", api_key_is: secret", ""),
+        ("50/minute", "51/minute"),
+        ("50/minute", "50/minute sliding"),
+        ("50/minute", "100/2 minutes"),
+        (", name: fifty", ""),
+        ("shadow_mode: false", "shadow_mode: true"),
+        ("quota_mode: false", "quota_mode: true"),
+        ("10.0.0.0/8", "10.0.0.0/9"),
+        ("requests_per_unit: 5", "requests_per_unit: 6"),
+        ("unit: hour", "unit: day"),
+        ("value: /a*", "value: /b*"),
+        ("share_threshold: false", "share_threshold: true"),
+        ("metadata: { a: 1 }", "metadata: { a: 2 }"),
+        (
+            "a: 1 }, on_store_error: local",
+            "a: 1 }, on_store_error: error",
+        ),
+    ] {
+        let changed = base.replace(from, to);
+        assert_ne!(changed, base, "{from}");
+        let ((_old, before), (_new, after)) = (plans(base), plans(&changed));
+        let [before, after] = [&before, &after].map(|path| path.to_str().expect("UTF-8"));
+        let ran = tollgate(&["plans", "diff", before, after]);
+        assert_eq!(ran.code, 1, "{from} → {to}: {}{}", ran.out, ran.err);
+    }
+}
