@@ -103,7 +103,7 @@ impl EnvoyConfig {
             path: path.to_owned(),
             reason,
         })?;
-        snake_case(&mut config, false);
+        normalize(&mut config, false);
         let mut found = Self::default();
         let tables = tables(&config);
         found.walk(&config, "", &tables);
@@ -245,8 +245,8 @@ fn read_text(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Writes `fieldName` as `field_name`: protobuf's JSON may have either.
-fn snake_case(value: &mut Value, names: bool) {
+/// Writes `fieldName` as `field_name`, as protobuf's JSON may have either, and what a `TypedStruct` holds in its place.
+fn normalize(value: &mut Value, names: bool) {
     match value {
         Value::Object(fields) => {
             *fields = std::mem::take(fields)
@@ -254,15 +254,29 @@ fn snake_case(value: &mut Value, names: bool) {
                 .map(|(name, mut value)| {
                     let name = if names { name } else { snake(&name) };
                     if !CONTENTS.contains(&name.as_str()) {
-                        snake_case(&mut value, NAMES.contains(&name.as_str()));
+                        normalize(&mut value, NAMES.contains(&name.as_str()));
                     }
                     (name, value)
                 })
                 .collect::<Map<_, _>>();
+            if let Some(held) = held(value) {
+                *value = held;
+            }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| snake_case(item, false)),
+        Value::Array(items) => items.iter_mut().for_each(|item| normalize(item, false)),
         _ => {}
     }
+}
+
+/// Source: xds.type.v3.TypedStruct: a message of type `type_url` whose fields stand in `value`.
+fn held(value: &mut Value) -> Option<Value> {
+    if !is_a(value, ".TypedStruct") {
+        return None;
+    }
+    let kind = value["type_url"].take();
+    let mut held = value["value"].take();
+    held.as_object_mut()?.insert("@type".to_owned(), kind);
+    Some(held)
 }
 
 fn snake(name: &str) -> String {
