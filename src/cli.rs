@@ -52,7 +52,7 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
     Explain(explain::ExplainArgs),
-    /// Compare plans
+    /// Say what a change of plans changes, and for whom
     #[command(subcommand)]
     Plans(plans::PlansCommand),
     /// Replay an access log against plans: who would have been refused?
