@@ -24,12 +24,14 @@ pub mod proto;
 pub mod admin;
 pub mod grpc;
 
-pub mod server;
+pub mod envoy;
 
 pub mod coverage;
-pub mod envoy;
-pub mod http_probe;
 pub mod replay;
+
+pub mod server;
+
+pub mod http_probe;
 pub mod stats;
 
 pub mod cli;
