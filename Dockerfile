@@ -1,5 +1,5 @@
-# Tollgate and the demo's stats service, with the C library they are linked to and nothing else: no shell, no package
-# manager, nothing that runs as root or writes to its own file system.
+# Tollgate, by its own name and as /bin/ratelimit, and the demo's stats service, with the C library they are linked to and
+# nothing else: no shell, no package manager, nothing that runs as root or writes to its own file system.
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
@@ -12,7 +12,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 # The libraries that the binaries name, and the loader, at the paths where they look for them.
 RUN ldd /rootfs/usr/local/bin/* | grep -o '/[^ :]*\.so[^ :]*' | sort -u \
   | xargs cp --parents --dereference --target-directory=/rootfs \
- && mkdir -p /rootfs/etc \
+ && mkdir -p /rootfs/etc /rootfs/bin \
+ && ln -s /usr/local/bin/tollgate /rootfs/bin/ratelimit \
  && echo 'hosts: files dns' > /rootfs/etc/nsswitch.conf \
  && echo 'tollgate:x:65532:65532::/:/nonexistent' > /rootfs/etc/passwd \
  && echo 'tollgate:x:65532:' > /rootfs/etc/group \
@@ -24,7 +25,7 @@ USER 65532:65532
 # Probes and scrapes come from outside the container.
 ENV TOLLGATE_CONFIG=/etc/tollgate \
     TOLLGATE_HTTP_LISTEN=0.0.0.0:8080
-EXPOSE 8080 8081
+EXPOSE 6070 8080 8081
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s --retries=3 CMD ["/usr/local/bin/tollgate", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/tollgate"]
 CMD ["serve"]

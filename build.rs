@@ -13,11 +13,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files([
             "envoy/service/ratelimit/v3/rls.proto",
             "envoy/extensions/common/ratelimit/v3/ratelimit.proto",
+            "ratelimit/config/ratelimit/v3/rls_conf.proto",
         ])?
         .file_descriptor_set();
     fs::write(out.join("rls_descriptors.bin"), descriptors.encode_to_vec())?;
 
-    // Everything but the two rate-limit packages lives in envoy-types already.
+    // Everything but the rate-limit packages lives in envoy-types already.
     tonic_prost_build::configure()
         .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
         .extern_path(".envoy.config", "::envoy_types::pb::envoy::config")

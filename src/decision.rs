@@ -46,6 +46,8 @@ pub struct Decision {
     pub decided_by: Option<DecidedBy>,
     /// The rules that let their descriptor pass and have `metadata`, in the query's order.
     pub passed_with_metadata: SmallVec<[Arc<Rule>; 1]>,
+    /// Whether it passes only because all requests do: see [`Modes::shadow`](crate::plan::Modes::shadow).
+    pub shadowed: bool,
     /// Decided without the store.
     pub degraded: bool,
     /// Whether any plan has the domain.
@@ -59,6 +61,8 @@ pub struct Decision {
 pub struct Status {
     /// Whether this descriptor would let the request pass.
     pub code: Code,
+    /// Whether its refusal alone refuses no request.
+    pub quota: bool,
     /// The limit that decides; none if nothing matched, or the rule has no limit.
     pub limit: Option<ShownLimit>,
     /// Hits that would still pass; 4294967295 where the rule says unlimited, 0 where nothing matched.
@@ -101,6 +105,7 @@ impl Status {
     pub const fn bare() -> Self {
         Self {
             code: Code::Ok,
+            quota: false,
             limit: None,
             remaining: 0,
             reset_after: None,
@@ -111,6 +116,7 @@ impl Status {
     pub const fn unlimited() -> Self {
         Self {
             code: Code::Ok,
+            quota: false,
             limit: None,
             remaining: u32::MAX,
             reset_after: None,
@@ -121,6 +127,7 @@ impl Status {
     pub const fn refused() -> Self {
         Self {
             code: Code::OverLimit,
+            quota: false,
             limit: None,
             remaining: 0,
             reset_after: None,

@@ -62,6 +62,8 @@ pub struct Descriptor {
     pub entries: Vec<Entry>,
     /// What to do with every bucket this descriptor names.
     pub hits: Hits,
+    /// Whether the descriptor itself says how many hits. Else the request does, or nobody.
+    pub says_hits: bool,
     /// A limit that the request brings along; it replaces the rule's.
     pub limit: Option<LimitOverride>,
 }
@@ -100,7 +102,7 @@ impl Default for Hits {
     }
 }
 
-/// A limit sent with a descriptor: `requests` per `period`, as a token bucket of that burst.
+/// A limit sent with a descriptor: `requests` per `period`, counted as the domain says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitOverride {
     /// Requests per period.

@@ -8,7 +8,7 @@ use crate::{
     decision::{Code, Decision, LimitState},
     descriptor::{Descriptor, Entry, Hits, Query, QueryError},
     limiter::{DecideError, Limiter},
-    plan::{Allowance, Match, Plans, Role},
+    plan::{Allowance, Charge, Match, Modes, Plans, Role, Rule},
 };
 
 /// A question, in the shape of a `RateLimitRequest` in JSON.
@@ -107,6 +107,7 @@ impl From<&Question> for Query {
                     .map(|entry| Entry::new(entry.key.clone(), entry.value.clone()))
                     .collect(),
                 hits: Hits::Take(descriptor.hits_addend.unwrap_or(hits)),
+                says_hits: descriptor.hits_addend.is_some(),
                 limit: None,
             })
             .collect();
@@ -154,7 +155,7 @@ pub async fn explain(
         .map(|((found, descriptor), status)| DescriptorExplanation {
             entries: entries(descriptor, secret),
             rule: rule_path(found),
-            why: why(found),
+            why: why(found, plans.modes()),
             code: status.code.name(),
             limits: limits
                 .by_ref()
@@ -178,7 +179,7 @@ impl From<&LimitState> for LimitExplanation {
         Self {
             limit: state.limit.limit.to_string(),
             fits: balance.fits,
-            remaining: balance.remaining,
+            remaining: balance.remaining(),
             retry_after_seconds: balance.retry_after.map(|wait| wait.as_secs_f64()),
             reset_after_seconds: balance.reset_after.as_secs_f64(),
         }
@@ -235,7 +236,7 @@ fn limits_of(found: &Match<'_>) -> usize {
     }
 }
 
-fn why(found: &Match<'_>) -> String {
+fn why(found: &Match<'_>, modes: Modes) -> String {
     let text = match found {
         Match::None => "no rule matches these entries to the last, so nothing limits them",
         Match::Passes(rule) if matches!(rule.allowance, Allowance::Unlimited) => {
@@ -247,13 +248,33 @@ fn why(found: &Match<'_>) -> String {
             "the API key is unknown; in shadow mode that is counted, never refused"
         }
         Match::Refuses(_) => "the API key is unknown, and the rule denies unknown keys",
-        Match::Limited { rule, .. } => match rule.role {
-            Role::Enforced => "all of these limits must hold",
-            Role::Shadow => "in shadow mode: counted, never refused",
-            Role::Quota => "in quota mode: refuses only if every quota rule of the request does",
-        },
+        Match::Limited { rule, limits, .. } => {
+            return format!(
+                "{}; {}",
+                role(rule, limits.len(), modes),
+                charging(rule.counting.charge)
+            );
+        }
     };
     text.to_owned()
+}
+
+fn role(rule: &Rule, limits: usize, modes: Modes) -> &'static str {
+    match rule.role {
+        Role::Shadow => "in shadow mode: counted, never refused",
+        _ if modes.shadow => "all rules are in shadow mode: counted, never refused",
+        Role::Enforced if !modes.quota || limits > 1 => "all of these limits must hold",
+        _ => "in quota mode: refuses only if every quota rule of the request does",
+    }
+}
+
+fn charging(charge: Charge) -> &'static str {
+    match charge {
+        Charge::AllOrNothing => "charged if the request passes",
+        Charge::Overdraw => "charged if the request passes, or if it does not fit",
+        Charge::StopWhenOver => "charged unless another rule of the request is over",
+        Charge::Independent => "charged even if the request is refused",
+    }
 }
 
 fn summary(decision: &Decision) -> String {
@@ -265,6 +286,12 @@ fn summary(decision: &Decision) -> String {
         .as_ref()
         .map_or("the request's own limit", |rule| &rule.path);
     match (decision.code, &by.limit) {
+        (Code::Ok, Some(limit)) if decision.shadowed => {
+            format!(
+                "passes, as all requests do; {} of {rule} would refuse",
+                limit.limit
+            )
+        }
         (Code::Ok, Some(limit)) => {
             format!("passes; {} of {rule} has the least remaining", limit.limit)
         }

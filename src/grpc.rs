@@ -2,6 +2,8 @@
 
 pub mod authz;
 pub mod convert;
+pub mod json;
+pub mod reference;
 pub mod rls;
 pub mod status;
 pub mod unread;
@@ -13,8 +15,8 @@ use tonic::service::Routes;
 use unread::Watched;
 
 use crate::{
-    limiter::Limiter,
     metrics::Metrics,
+    plan::SharedPlans,
     proto::{
         DESCRIPTORS,
         envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer,
@@ -26,16 +28,16 @@ pub const HEALTH_SERVICE: &str = "ratelimit";
 
 /// All services, to be served on every gRPC listener.
 pub fn routes(
-    limiter: Arc<Limiter>,
-    metrics: Arc<Metrics>,
+    rls: rls::Service,
+    plans: Arc<SharedPlans>,
+    metrics: &Arc<Metrics>,
     health: tonic_health::server::HealthService,
 ) -> Routes {
-    let rls = rls::Service::new(limiter.clone(), metrics.clone());
-    let authz = authz::Service::new(limiter.plans().clone(), metrics.clone());
+    let authz = authz::Service::new(plans, metrics.clone());
     let mut routes = Routes::builder();
     routes
-        .add_service(Watched::new(RateLimitServiceServer::new(rls), &metrics))
-        .add_service(Watched::new(AuthorizationServer::new(authz), &metrics))
+        .add_service(Watched::new(RateLimitServiceServer::new(rls), metrics))
+        .add_service(Watched::new(AuthorizationServer::new(authz), metrics))
         .add_service(tonic_health::pb::health_server::HealthServer::new(health))
         .add_service(reflection().build_v1().expect("proto/ compiled"))
         .add_service(reflection().build_v1alpha().expect("proto/ compiled"));

@@ -3,14 +3,19 @@
 //! A request travels `grpc/rls.rs` → `limiter.rs` → `store/` → `store/redis/take.lua` and back. `ARCHITECTURE.md` has the
 //! map; each module uses only those listed above it here.
 
+pub mod causes;
 pub mod clock;
 pub mod descriptor;
 pub mod limit;
+pub mod tls;
+pub mod watch;
 
 pub mod bucket;
 
+pub mod histogram;
+pub mod statistics;
+
 pub mod plan;
-pub mod settings;
 
 pub mod store;
 
@@ -18,8 +23,13 @@ pub mod decision;
 pub mod limiter;
 
 pub mod explain;
+pub mod export;
 pub mod metrics;
 pub mod proto;
+
+pub mod xds;
+
+pub mod settings;
 
 pub mod admin;
 pub mod grpc;
@@ -32,6 +42,7 @@ pub mod replay;
 pub mod server;
 
 pub mod http_probe;
+pub mod migrate;
 pub mod stats;
 
 pub mod cli;

@@ -1,6 +1,6 @@
 //! What is allowed: one limit, its text form, and the numbers its arithmetic needs. Pure.
 //!
-//! A limit reads `N/PERIOD [burst B | sliding | calendar]`, for example `10/second burst 100`.
+//! A limit reads `N/PERIOD [burst B | sliding | calendar | fixed]`, for example `10/second burst 100`.
 
 use std::{fmt, str::FromStr};
 
@@ -128,6 +128,34 @@ pub enum Kind {
     Sliding,
     /// At most N per calendar period, in UTC; weeks begin on Monday.
     Calendar,
+    /// At most N per window of the period's length, a month counting 30 days and a year 365. Windows follow each other from
+    /// the Unix epoch on, so weeks begin on Thursday.
+    // Source: envoyproxy/ratelimit counts so.
+    FixedWindow,
+}
+
+/// How limits count that do not say it themselves: the reference's form, and plain `N/PERIOD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Algorithm {
+    /// As [`Kind::Bucket`] that holds N; in our own form, months and years as [`Kind::Calendar`].
+    #[default]
+    TokenBucket,
+    /// As [`Kind::FixedWindow`].
+    FixedWindow,
+}
+
+impl Algorithm {
+    /// All of them, by name.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("token_bucket", Self::TokenBucket),
+        ("fixed_window", Self::FixedWindow),
+    ];
+
+    /// As plans say it.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, algorithm)| *algorithm == self);
+        found.expect("all are named").0
+    }
 }
 
 /// One limit: `count` per `period`, counted as `kind` says. Made by [`Limit::new`], which checks that it can be counted
@@ -244,7 +272,7 @@ impl Limit {
             Kind::Bucket { burst: 0 } if count > 0 => return Err(LimitError::ZeroBurst),
             Kind::Bucket { burst: 1.. } if count == 0 => return Err(LimitError::ZeroWithBurst),
             Kind::Bucket { burst } => burst,
-            Kind::Sliding | Kind::Calendar => count,
+            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => count,
         };
         let refill = match kind {
             Kind::Bucket { .. } => {
@@ -254,7 +282,7 @@ impl Limit {
                     burst,
                 })?
             }
-            Kind::Sliding | Kind::Calendar => Refill::NEVER,
+            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => Refill::NEVER,
         };
         Ok(Self {
             count,
@@ -264,12 +292,31 @@ impl Limit {
         })
     }
 
-    /// A token bucket of `count` per `period` that holds `count`: what the reference's `rate_limit` becomes.
+    /// What the reference's `rate_limit` of `count` per `period` becomes under `algorithm`.
     ///
     /// # Errors
     /// As [`Limit::new`].
-    pub fn per(count: u32, period: Period) -> Result<Self, LimitError> {
-        Self::new(count, period, Kind::Bucket { burst: count })
+    pub fn per(count: u32, period: Period, algorithm: Algorithm) -> Result<Self, LimitError> {
+        let kind = match algorithm {
+            Algorithm::TokenBucket => Kind::Bucket { burst: count },
+            Algorithm::FixedWindow => Kind::FixedWindow,
+        };
+        Self::new(count, period, kind)
+    }
+
+    /// The same numbers, counted in fixed windows.
+    pub fn in_fixed_windows(&self) -> Self {
+        Self {
+            kind: Kind::FixedWindow,
+            refill: Refill::NEVER,
+            ..*self
+        }
+    }
+
+    /// Whether a limit's text leaves it open how to count.
+    pub fn is_plain(text: &str) -> bool {
+        let mut words = text.split_whitespace();
+        !words.any(|word| KIND_WORDS.contains(&word))
     }
 
     /// Hits per period.
@@ -291,7 +338,7 @@ impl Limit {
     pub fn capacity(&self) -> u32 {
         match self.kind {
             Kind::Bucket { burst } => burst,
-            Kind::Sliding | Kind::Calendar => self.count,
+            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => self.count,
         }
     }
 
@@ -311,6 +358,7 @@ impl Limit {
             Kind::Bucket { .. } => 'b',
             Kind::Sliding => 's',
             Kind::Calendar => 'c',
+            Kind::FixedWindow => 'f',
         };
         match (self.kind, self.period.unit) {
             (Kind::Calendar, unit) => format!("{letter}{}{}", self.period.multiplier, unit.name()),
@@ -376,6 +424,7 @@ impl fmt::Display for Limit {
         match (self.kind, self.period.unit) {
             (Kind::Bucket { burst }, _) if burst != self.count => write!(f, " burst {burst}"),
             (Kind::Sliding, _) => f.write_str(" sliding"),
+            (Kind::FixedWindow, _) => f.write_str(" fixed"),
             (Kind::Calendar, Unit::Month | Unit::Year) | (Kind::Bucket { .. }, _) => Ok(()),
             (Kind::Calendar, _) => f.write_str(" calendar"),
         }
@@ -449,14 +498,17 @@ fn nearest_unit(name: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
-/// Reads `burst B`, `sliding`, `calendar` or nothing.
+/// The words that say how a limit counts.
+const KIND_WORDS: [&str; 4] = ["burst", "sliding", "calendar", "fixed"];
+
+/// Reads `burst B`, `sliding`, `calendar`, `fixed` or nothing.
 fn kind<'a>(
     words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
     count: u32,
     period: Period,
     shape: impl Fn() -> LimitError,
 ) -> Result<Kind, LimitError> {
-    let fixed = |word: &'static str, kind: Kind| match period.unit {
+    let needs_length = |word: &'static str, kind: Kind| match period.unit {
         Unit::Month | Unit::Year => Err(LimitError::NoFixedLength {
             unit: period.unit.name(),
             word,
@@ -470,10 +522,11 @@ fn kind<'a>(
             if burst == 0 {
                 return Err(LimitError::ZeroBurst);
             }
-            fixed("burst", Kind::Bucket { burst })
+            needs_length("burst", Kind::Bucket { burst })
         }
-        Some("sliding") => fixed("sliding", Kind::Sliding),
+        Some("sliding") => needs_length("sliding", Kind::Sliding),
         Some("calendar") => Ok(Kind::Calendar),
+        Some("fixed") => Ok(Kind::FixedWindow),
         Some(_) => Err(shape()),
         None if matches!(period.unit, Unit::Month | Unit::Year) => Ok(Kind::Calendar),
         None => Ok(Kind::Bucket { burst: count }),

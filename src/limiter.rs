@@ -1,5 +1,7 @@
 //! The use case: find the rules of a query, take from all their buckets in one step, conclude.
 
+mod statistics;
+
 use std::{
     cmp::Reverse,
     sync::{Arc, atomic::Ordering},
@@ -12,8 +14,9 @@ use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
     descriptor::Query,
     limit::LimitError,
-    plan::{Allowance, Domain, Match, Plans, Role, Rule, RuleLimit, SharedPlans},
-    store::{BucketKey, Item, Store, StoreError, Take, Taken},
+    plan::{Allowance, Domain, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
+    statistics::Statistics,
+    store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
 };
 
 /// Decides queries by the plans in force.
@@ -21,11 +24,16 @@ use crate::{
 pub struct Limiter {
     plans: Arc<SharedPlans>,
     store: Arc<Store>,
+    statistics: Option<Arc<Statistics>>,
 }
 
 /// Why a query was not decided.
 #[derive(Debug, thiserror::Error)]
 pub enum DecideError {
+    /// No plans were loaded yet.
+    // Source: envoyproxy/ratelimit's text.
+    #[error("no rate limit configuration loaded")]
+    NoPlans,
     /// A limit that the request brings along cannot be counted.
     #[error("descriptors[{index}].limit: {source}")]
     Override {
@@ -44,12 +52,26 @@ struct Part<'p> {
     found: Match<'p>,
     /// Its items in the take: from, to.
     items: (usize, usize),
+    /// How its rule takes part, by what the rule and the modes say.
+    role: Role,
+    /// The same in view of the others: a quota rule beside one that passes refuses as little as one in shadow mode.
+    acts_as: Role,
 }
 
 impl Limiter {
     /// A limiter of these plans on this store.
     pub fn new(plans: Arc<SharedPlans>, store: Arc<Store>) -> Self {
-        Self { plans, store }
+        Self {
+            plans,
+            store,
+            statistics: None,
+        }
+    }
+
+    /// Counts what it decides in `statistics`, too.
+    pub fn with_statistics(mut self, statistics: Option<Arc<Statistics>>) -> Self {
+        self.statistics = statistics;
+        self
     }
 
     /// The plans in force and what happened to them.
@@ -65,7 +87,7 @@ impl Limiter {
     /// Takes everything the query asks for, or nothing, by `deadline`.
     ///
     /// # Errors
-    /// [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
+    /// [`DecideError::NoPlans`] before the first plans; [`DecideError::Override`] for a limit in the request that cannot be counted; [`DecideError::Store`] where a rule
     /// leaves the decision to the caller.
     pub async fn decide(&self, query: &Query, deadline: Instant) -> Result<Decision, DecideError> {
         let plans = self.plans.load_full();
@@ -92,13 +114,20 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
+        let statistics = self.statistics.as_deref().filter(|_| !dry);
+        if !plans.loaded() {
+            return Err(DecideError::NoPlans);
+        }
         let Some(domain) = plans.domain(&query.domain) else {
-            return Ok(unknown_domain(query));
+            if let Some(statistics) = statistics {
+                statistics.unknown_domain(&query.domain, query.descriptors.len());
+            }
+            return Ok(unknown_domain(plans, query));
         };
-        let (mut parts, mut take) = plan_take(domain, query)?;
+        let (mut parts, mut take) = plan_take(domain, query, plans.modes())?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
-        if refused && !dry {
+        if refused && !dry && !plans.modes().shadow {
             // The answer is certain: no store is asked, and none that fails can turn it into an error.
             take.items.clear();
             parts.iter_mut().for_each(|part| part.items = (0, 0));
@@ -114,15 +143,23 @@ impl Limiter {
         } else {
             self.store.take(take, deadline).await?
         };
-        let decision = conclude(domain, &parts, limits, taken, refused);
+        let decision = conclude(domain, &parts, limits, taken, refused, plans.modes());
+        if decision.shadowed
+            && let Some(statistics) = statistics
+        {
+            statistics.count_global_shadow();
+        }
         if !dry {
             count(&parts, &decision);
+        }
+        if let Some(statistics) = statistics {
+            statistics::count(statistics, domain, query, &parts, &decision);
         }
         Ok(decision)
     }
 }
 
-fn unknown_domain(query: &Query) -> Decision {
+fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
     Decision {
         code: Code::Ok,
         statuses: query.descriptors.iter().map(|_| Status::bare()).collect(),
@@ -130,9 +167,10 @@ fn unknown_domain(query: &Query) -> Decision {
         retry_after: None,
         decided_by: None,
         passed_with_metadata: SmallVec::new(),
+        shadowed: false,
         degraded: false,
         known_domain: false,
-        response: Arc::default(),
+        response: plans.response().clone(),
     }
 }
 
@@ -140,12 +178,13 @@ fn unknown_domain(query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
+    modes: Modes,
 ) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
     };
-    let mut parts = SmallVec::new();
+    let mut parts: SmallVec<[Part<'p>; 2]> = SmallVec::new();
     let brings_limit = query.descriptors.iter().any(|asked| asked.limit.is_some());
     let tier = brings_limit.then(|| domain.known_tier(query)).flatten();
     for (index, (found, descriptor)) in domain
@@ -164,12 +203,10 @@ fn plan_take<'p>(
                 limit,
                 hits: descriptor.hits,
                 role: Role::Enforced,
+                charge: domain.counting().charge_of(descriptor),
                 on_store_error: domain.on_store_error(),
             });
-            parts.push(Part {
-                found: Match::None,
-                items: (from, take.items.len()),
-            });
+            parts.push(Part::new(Match::None, (from, take.items.len()), modes));
             continue;
         }
         if let Match::Limited {
@@ -183,18 +220,63 @@ fn plan_take<'p>(
                 limit: limit.clone(),
                 hits: descriptor.hits,
                 role: rule.role,
+                charge: rule.counting.charge_of(descriptor),
                 on_store_error: rule.on_store_error,
             }));
         }
-        parts.push(Part {
-            found,
-            items: (from, take.items.len()),
-        });
+        parts.push(Part::new(found, (from, take.items.len()), modes));
     }
+    settle_roles(&mut parts, &mut take, modes);
     Ok((parts, take))
 }
 
-impl Part<'_> {
+/// Gives each item the role in which it decides.
+fn settle_roles(parts: &mut [Part<'_>], take: &mut Take, modes: Modes) {
+    let quota_passes = parts.iter().any(|part| part.passes_as_quota(modes));
+    for part in parts {
+        part.acts_as = match part.role {
+            // One quota rule that passes lets all of them pass.
+            Role::Quota if quota_passes => Role::Shadow,
+            role => role,
+        };
+        for item in &mut take.items[part.items.0..part.items.1] {
+            // A request that passes anyhow is charged like one: what is over never keeps the rest from it.
+            item.role = if modes.shadow {
+                Role::Shadow
+            } else {
+                part.acts_as
+            };
+        }
+    }
+}
+
+impl<'p> Part<'p> {
+    fn new(found: Match<'p>, items: (usize, usize), modes: Modes) -> Self {
+        let mut part = Self {
+            found,
+            items,
+            role: Role::Enforced,
+            acts_as: Role::Enforced,
+        };
+        part.role = match part.rule().map(|rule| rule.role).unwrap_or_default() {
+            Role::Enforced if modes.quota && items.1 - items.0 == 1 => Role::Quota,
+            role => role,
+        };
+        part
+    }
+
+    /// Whether it stands for a quota rule that passes, without any count.
+    // Source: envoyproxy/ratelimit looks at statuses, and a rule in shadow mode has OK in its own.
+    fn passes_as_quota(&self, modes: Modes) -> bool {
+        match &self.found {
+            Match::None => modes.quota && self.items.0 == self.items.1,
+            Match::Passes(rule) => modes.quota && matches!(rule.allowance, Allowance::Listed),
+            Match::Refuses(rule) | Match::Limited { rule, .. } => {
+                rule.role == Role::Shadow && (modes.quota || rule.quota)
+            }
+        }
+    }
+
     /// Whether its rule refuses the request without counting. A quota rule does too: what is allowed nothing has no quota.
     fn refuses(&self) -> bool {
         matches!(self.found, Match::Refuses(rule) if rule.role != Role::Shadow)
@@ -205,10 +287,6 @@ impl Part<'_> {
             Match::None => None,
             Match::Passes(rule) | Match::Refuses(rule) | Match::Limited { rule, .. } => Some(rule),
         }
-    }
-
-    fn role(&self) -> Role {
-        self.rule().map_or(Role::Enforced, |rule| rule.role)
     }
 
     /// The status of this descriptor; `limits` are those of its items.
@@ -224,15 +302,16 @@ impl Part<'_> {
     }
 
     fn status_of(&self, state: &LimitState) -> Status {
-        let over = !state.balance.fits && self.role() != Role::Shadow;
+        let over = !state.balance.fits && self.role != Role::Shadow;
         let limit = &state.limit.limit;
         let remaining = if state.balance.fits {
-            state.balance.remaining
+            state.balance.remaining()
         } else {
             0
         };
         Status {
             code: if over { Code::OverLimit } else { Code::Ok },
+            quota: self.role == Role::Quota,
             limit: Some(ShownLimit {
                 count: limit.count(),
                 period: limit.period(),
@@ -250,6 +329,7 @@ fn conclude(
     limits: SmallVec<[Arc<RuleLimit>; 2]>,
     taken: Taken,
     refused: bool,
+    modes: Modes,
 ) -> Decision {
     let limits: SmallVec<[LimitState; 2]> = limits
         .into_iter()
@@ -269,9 +349,10 @@ fn conclude(
         .filter(|(_, status)| status.code == Code::Ok)
         .filter_map(|(part, _)| part.rule().filter(|rule| rule.metadata.is_some()).cloned())
         .collect();
-    let over = refused || !taken.admitted;
+    let over = (refused || !taken.admitted) && !modes.shadow;
     Decision {
         code: if over { Code::OverLimit } else { Code::Ok },
+        shadowed: modes.shadow && (refused || !admits(roles_and_fits(parts, &limits))),
         statuses,
         retry_after: if over && !refused {
             wait(parts, &limits)
@@ -287,6 +368,15 @@ fn conclude(
     }
 }
 
+fn roles_and_fits(parts: &[Part<'_>], limits: &[LimitState]) -> impl Iterator<Item = (Role, bool)> {
+    parts.iter().flat_map(|part| {
+        let states = &limits[part.items.0..part.items.1];
+        states
+            .iter()
+            .map(|state| (part.acts_as, state.balance.fits))
+    })
+}
+
 /// The limit that a status of several shows: when over, the one with the longest wait; else the one with the least
 /// remaining.
 fn deciding(limits: &[LimitState]) -> Option<&LimitState> {
@@ -298,7 +388,7 @@ fn deciding_order(state: &LimitState) -> (bool, bool, Duration, Reverse<u64>) {
     let balance = &state.balance;
     let wait = balance.retry_after.unwrap_or_default();
     let never = !balance.fits && balance.retry_after.is_none();
-    (!balance.fits, never, wait, Reverse(balance.remaining))
+    (!balance.fits, never, wait, Reverse(balance.remaining()))
 }
 
 /// How long until the request would pass: every enforced limit, and at least one quota rule if there are any.
@@ -313,7 +403,7 @@ fn wait(parts: &[Part<'_>], limits: &[LimitState]) -> Option<Duration> {
             .try_fold(Duration::ZERO, |longest, state| {
                 Some(longest.max(state.balance.retry_after?))
             });
-        match part.role() {
+        match part.acts_as {
             Role::Enforced => longest = longest.max(wait?),
             Role::Quota if !states.is_empty() => {
                 quota = Some(match (quota.flatten(), wait) {
@@ -339,7 +429,7 @@ fn decided_by(parts: &[Part<'_>], limits: &[LimitState], over: bool) -> Option<D
     }
     parts
         .iter()
-        .filter(|part| part.role() != Role::Shadow)
+        .filter(|part| part.acts_as != Role::Shadow)
         .flat_map(|part| {
             limits[part.items.0..part.items.1]
                 .iter()

@@ -1,36 +1,42 @@
 //! Plans: policy files read, checked and compiled into one snapshot, and matched against what is asked.
 //!
-//! A file's way: `source` finds it, `tree` parses it, `read` turns it into the types of `file` and notes every mistake,
+//! A file's way: `source` finds it, `tree` parses it (a resource of a control plane comes as a tree), `read` turns it into the types of `file` and notes every mistake,
 //! `compile` makes a [`Domain`] of it. [`Plans`] is all of them; `matching` finds the rules that a query meets.
 
 pub mod diff;
+pub(crate) mod fields;
 pub mod file;
 pub mod mistake;
 pub mod reach;
 pub mod reload;
 pub mod rule;
+pub(crate) mod scalar;
 pub mod schema;
 pub mod shapes;
 pub mod tree;
 
 mod compile;
 mod domain;
-mod fields;
 mod keys;
 mod level;
 mod matching;
+mod merge;
+mod options;
 mod plans;
 mod read;
-mod scalar;
 mod source;
 mod subject;
 
 pub use self::{
     domain::Domain,
     keys::ApiKey,
-    mistake::{LoadError, Mistake, Place},
+    mistake::{LoadError, Mistake, Notes, Place},
+    options::{LoadOptions, Modes, Sources},
     plans::Plans,
-    reload::{ReloadStatus, SharedPlans},
-    rule::{Allowance, Match, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
-    source::LARGEST_FILE,
+    reload::{ReloadStatus, SharedPlans, StreamStatus},
+    rule::{
+        Allowance, Charge, Counting, LimitHeaders, Match, MetadataStyle, OnStoreError,
+        ResponseOptions, Role, Rule, RuleCounters, RuleLimit,
+    },
+    source::{Content, LARGEST_FILE, Source},
 };

@@ -201,7 +201,7 @@ impl Side {
     fn forgotten(&self) -> u64 {
         match &*self.store {
             Store::Memory(memory) => memory.forgotten(),
-            Store::Redis(_) => 0,
+            Store::Redis(_) | Store::Shards(_) => 0,
         }
     }
 
@@ -254,7 +254,7 @@ fn shown(domain: &Domain, descriptor: &Descriptor) -> String {
     let entries = descriptor.entries.iter();
     let entries: Vec<String> = entries
         .map(|entry| {
-            let value = domain.shown(&entry.key, &entry.value);
+            let value = domain.reported_value(entry);
             let value: String = value
                 .chars()
                 .filter(|c| !c.is_control())

@@ -1,10 +1,12 @@
 //! Builds everything from settings, serves, drains.
 
 mod coalesced;
+mod tls;
 
-use self::coalesced::Coalesced;
+use self::{coalesced::Coalesced, tls::ServerTls};
 use std::{
     io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,10 +15,14 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
+    sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
-use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
+use tokio_stream::{
+    StreamExt,
+    wrappers::{ReceiverStream, UnixListenerStream},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
@@ -24,15 +30,18 @@ use tonic_health::server::HealthReporter;
 use crate::{
     admin::{self, Readiness},
     clock::SystemClock,
+    export::{self, MetricsPage, Reference},
     grpc,
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
-    settings::{Address, Settings, StoreChoice},
-    store::{
-        MemoryStore, Store,
-        redis::{RedisSettings, RedisStore},
+    settings::{
+        Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
     },
+    statistics::Statistics,
+    store::{MemoryStore, Store, redis::RedisSettings},
+    tls::TlsFileError,
+    xds::{self, XdsSettings},
 };
 
 /// How long connections may take to end after GOAWAY before they are cut.
@@ -41,7 +50,10 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
-/// How often the plan files are read though nothing said that they changed: some mounts tell nothing.
+/// How often gRPC health looks whether what it needs is there.
+const HEALTH_LOOK: Duration = Duration::from_millis(250);
+
+/// How often plan files and certificates are read though nothing said that they changed: some mounts tell nothing.
 const POLL: Duration = Duration::from_secs(30);
 
 /// A service whose ports are open.
@@ -51,10 +63,15 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where metrics are served too.
+    pub metrics: Option<Address>,
+    /// Where the debug pages are served, if anywhere.
+    pub debug: Option<Address>,
     limiter: Arc<Limiter>,
     readiness: Arc<Readiness>,
     health: HealthReporter,
     drain_delay: Duration,
+    dialect: Dialect,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
@@ -66,6 +83,9 @@ pub enum StartError {
     /// The plans did not load.
     #[error("{0}")]
     Plans(#[from] LoadError),
+    /// The certificates of the gRPC listeners cannot be used.
+    #[error("cannot serve gRPC over TLS: {0}")]
+    Tls(#[from] TlsFileError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -73,7 +93,7 @@ pub enum StartError {
         address: Address,
         /// Who wanted it.
         what: &'static str,
-        /// The flag that moves it.
+        /// The flag, or the variable, that moves it.
         flag: &'static str,
         /// What the system said.
         source: io::Error,
@@ -102,62 +122,170 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans that do not load, an address that cannot be listened on.
+    /// [`StartError`]: plans that do not load, certificates that cannot be used, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let plans = Arc::new(SharedPlans::open(settings.config.clone())?);
+        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = tls.map(Arc::new);
+        let plans = Arc::new(match &settings.xds {
+            Some(xds) => {
+                SharedPlans::streamed(xds.server.to_string(), settings.plans.options.clone())
+            }
+            None if settings.wait_for_plans => SharedPlans::open_or_wait(settings.plans.clone()),
+            None => SharedPlans::open(settings.plans.clone())?,
+        });
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
             settings.max_buckets,
+            settings.local_cache,
         )
         .await;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
+        if let Some(tls) = &tls {
+            tls.metrics().register(&mut metrics);
+        }
         let metrics = Arc::new(metrics);
-        let limiter = Arc::new(Limiter::new(plans.clone(), store));
+        let wanted = &settings.statistics;
+        let statistics = wanted
+            .are_wanted()
+            .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
+        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Arc::new(limiter);
+        let in_ms = wanted.response_time_in_ms;
+        let reference = statistics
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
-        let routes = grpc::routes(limiter.clone(), metrics.clone(), health_service);
-        let readiness = Arc::new(Readiness::default());
+        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
+        let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
+        let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
         let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            metrics: None,
+            debug: None,
             limiter: limiter.clone(),
             readiness: readiness.clone(),
             health,
             drain_delay: settings.drain_delay,
+            dialect: settings.dialect,
             stop: stop.clone(),
             tasks: JoinSet::new(),
             sockets: Vec::new(),
         };
+        match settings.xds {
+            Some(xds) => server.follow(xds, plans.clone()).await,
+            None => server.watch(plans.clone()),
+        }
         // All ports are opened before any serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
+        let [grpc_mover, http_mover, debug_mover] = settings.dialect.movers();
         for address in &settings.grpc_listen {
-            listeners.push(server.bind(address, "gRPC", "--grpc-listen").await?);
+            listeners.push(server.bind(address, "gRPC", grpc_mover).await?);
         }
         let http = server
-            .bind(&settings.http_listen, "HTTP", "--http-listen")
+            .bind(&settings.http_listen, "HTTP", http_mover)
             .await?;
+        let metrics_listener = match &wanted.metrics_listen {
+            Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
+            None => None,
+        };
+        let debug = match &settings.debug_listen {
+            Some(address) => Some(server.bind(address, "debug", debug_mover).await?),
+            None => None,
+        };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
             server.tasks.spawn(serve_grpc(
                 listener.socket,
-                router(routes.clone()),
+                tls.clone(),
+                router(routes.clone(), settings.connection_age),
                 stop.clone(),
             ));
         }
         server.http = http.address;
-        let app = admin::router(limiter, metrics, readiness);
+        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
+        let pages = admin::router(limiter, page, readiness.clone());
+        let app = pages.merge(grpc::json::router(rls));
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
-        let watch = plan::reload::watch(plans, POLL, stop);
-        server
-            .tasks
-            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+        if let Some(debug) = debug {
+            server.debug = Some(debug.address);
+            let app = admin::debug::router(plans.clone());
+            server
+                .tasks
+                .spawn(serve_http(debug.socket, app, stop.clone()));
+        }
+        if settings.health_needs != HealthNeeds::default() {
+            let health = follow(server.health.clone(), readiness);
+            let stop = stop.clone();
+            server.tasks.spawn(async move {
+                stop.run_until_cancelled_owned(health).await;
+                Ok(())
+            });
+        }
+        if let Some(tls) = tls {
+            server.tasks.spawn(async move {
+                stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await;
+                Ok(())
+            });
+        }
         Ok(server)
+    }
+
+    /// Keeps the plans as their files are.
+    fn watch(&mut self, plans: Arc<SharedPlans>) {
+        let watch = plan::reload::watch(plans, POLL, self.stop.clone());
+        self.tasks
+            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+    }
+
+    /// Keeps the plans as the control plane says; completes once there are plans, or at once where these may come later.
+    async fn follow(&mut self, xds: XdsSettings, plans: Arc<SharedPlans>) {
+        let mut changes = plans.changes();
+        let (stop, wait) = (self.stop.clone(), xds.plans_first);
+        let following = plans.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(xds::run(xds, following)).await;
+            Ok(())
+        });
+        if wait {
+            tracing::info!("waiting for the first plans of the control plane");
+        }
+        while wait && !plans.load().loaded() {
+            changes.changed().await.expect("the plans are here");
+        }
+    }
+
+    /// Hands what is counted to those who want it; answers the page of the HTTP address.
+    fn export(
+        &mut self,
+        metrics: Arc<Metrics>,
+        reference: Option<Reference>,
+        wanted: &StatisticsSettings,
+        listener: Option<Listener>,
+    ) -> Arc<MetricsPage> {
+        let reference = reference.map(Arc::new);
+        let on_page = reference.clone().filter(|_| wanted.on_pages);
+        let page = Arc::new(MetricsPage::new(metrics, on_page));
+        if let Some(listener) = listener {
+            self.metrics = Some(listener.address);
+            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            self.tasks
+                .spawn(serve_http(listener.socket, app, self.stop.clone()));
+        }
+        if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
+            let reports = export::statsd::report(reference, statsd.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                reports.await;
+                Ok(())
+            });
+        }
+        page
     }
 
     /// The limiter that answers.
@@ -176,9 +304,13 @@ impl Server {
         }
         tracing::info!(delay = ?self.drain_delay, "draining: health says NOT_SERVING, requests are still answered");
         self.readiness.drain();
-        for service in ["", grpc::HEALTH_SERVICE] {
+        let services: &[&str] = match self.dialect {
+            Dialect::Tollgate => &["", grpc::HEALTH_SERVICE],
+            Dialect::Reference => &[grpc::HEALTH_SERVICE],
+        };
+        for service in services {
             self.health
-                .set_service_status(service, tonic_health::ServingStatus::NotServing)
+                .set_service_status(*service, tonic_health::ServingStatus::NotServing)
                 .await;
         }
         tokio::select! {
@@ -212,7 +344,7 @@ impl Server {
         };
         match address {
             Address::Tcp(tcp) => {
-                let socket = TcpListener::bind(tcp).await.map_err(failed)?;
+                let socket = bind_tcp(*tcp).await.map_err(failed)?;
                 let address = Address::Tcp(socket.local_addr().map_err(failed)?);
                 Ok(Listener {
                     address,
@@ -252,6 +384,17 @@ impl Drop for SocketFile {
     }
 }
 
+/// Listens on `address`. Where the machine has no IPv6, "every address" is every one of IPv4.
+async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let everywhere = address.ip() == Ipv6Addr::UNSPECIFIED;
+    match TcpListener::bind(address).await {
+        Err(error) if everywhere && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
+}
+
 /// Listens on `path`. A socket that a dead process left there is removed; one that answers is in use, and any other file
 /// stays.
 async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
@@ -271,17 +414,24 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.
-pub async fn connect_store(choice: &StoreChoice, timeout: Duration, max_buckets: usize) -> Store {
+pub async fn connect_store(
+    choice: &StoreChoice,
+    timeout: Duration,
+    max_buckets: usize,
+    local_cache: bool,
+) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
-        StoreChoice::Redis(url) => {
-            let mut settings = RedisSettings::new(url.clone());
+        StoreChoice::Redis(choice) => {
+            let mut settings = RedisSettings::new(choice.main.clone());
+            settings.per_second = choice.per_second.clone();
             settings.timeout = timeout;
-            let redis = RedisStore::connect(settings);
-            if !redis.first_connection(FIRST_CONNECTION).await {
-                tracing::warn!(node = %url.node(), "starting without the store: rules answer by their on_store_error until it is there");
+            settings.local_cache = local_cache;
+            let store = Store::redis(settings);
+            if !store.first_connection(FIRST_CONNECTION).await {
+                tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
             }
-            Store::Redis(redis)
+            store
         }
     }
 }
@@ -297,9 +447,31 @@ async fn health() -> (HealthReporter, tonic_health::server::HealthService) {
     (reporter, service)
 }
 
+/// Keeps the service's gRPC health true to whether it has what it needs.
+async fn follow(health: HealthReporter, readiness: Arc<Readiness>) {
+    let mut look = tokio::time::interval(HEALTH_LOOK);
+    loop {
+        look.tick().await;
+        let status = match readiness.healthy() {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        health
+            .set_service_status(grpc::HEALTH_SERVICE, status)
+            .await;
+    }
+}
+
 /// HTTP/2 as Envoy needs it.
-fn router(routes: tonic::service::Routes) -> Router {
-    tonic::transport::Server::builder()
+fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
+    let mut builder = tonic::transport::Server::builder();
+    if let Some(limit) = age.limit {
+        builder = builder.max_connection_age(limit);
+    }
+    if let Some(grace) = age.grace {
+        builder = builder.max_connection_age_grace(grace);
+    }
+    builder
         // Envoy resets every call that misses its timeout; with the default of 20 a stall of ours would close its connection.
         .http2_max_pending_accept_reset_streams(Some(4_096))
         .http2_max_local_error_reset_streams(None)
@@ -307,21 +479,32 @@ fn router(routes: tonic::service::Routes) -> Router {
         .add_routes(routes)
 }
 
+/// TLS is for TCP only: who may open a unix socket, the file system says.
 async fn serve_grpc(
     socket: Socket,
+    tls: Option<Arc<ServerTls>>,
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let stopped = stop.cancelled_owned();
-    match socket {
-        Socket::Tcp(listener) => {
+    let stopped = stop.clone().cancelled_owned();
+    match (socket, tls) {
+        (Socket::Tcp(listener), Some(tls)) => {
+            let (ready, accepted) = mpsc::channel(1);
+            let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
+            let incoming =
+                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+            let serving = router.serve_with_incoming_shutdown(incoming, stopped);
+            let (served, _) = tokio::join!(serving, accepting);
+            served?;
+        }
+        (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
-        Socket::Unix(listener) => {
+        (Socket::Unix(listener), _) => {
             let incoming = UnixListenerStream::new(listener);
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router

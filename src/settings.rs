@@ -1,32 +1,100 @@
 //! Process settings: what a start needs to know, apart from the plans.
 
+mod statistics;
+
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
-use crate::store::redis::{RedisUrl, RedisUrlError};
+use crate::{
+    plan::Sources,
+    store::redis::{RedisUrl, RedisUrlError},
+    tls::ServerFiles,
+    xds::XdsSettings,
+};
+
+pub use self::statistics::{
+    Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
+    TagStyle,
+};
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Plan files and folders.
-    pub config: Vec<PathBuf>,
+    /// Where plans come from, and how they are read; no files with `xds`.
+    pub plans: Sources,
+    /// Whether it starts though the plans do not load; calls fail until they do.
+    pub wait_for_plans: bool,
+    /// The control plane that plans come from instead of files.
+    pub xds: Option<XdsSettings>,
     /// Where the gRPC services listen; at least one.
     pub grpc_listen: Vec<Address>,
+    /// TLS on the TCP addresses of `grpc_listen`; none for plain HTTP/2.
+    pub grpc_tls: Option<ServerFiles>,
     /// Where health, metrics and plans are served.
     pub http_listen: Address,
+    /// Where the debug pages are served; nowhere if none.
+    pub debug_listen: Option<Address>,
     /// Where buckets live.
     pub store: StoreChoice,
     /// Longest wait for Redis per decision.
     pub store_timeout: Duration,
     /// Most buckets of the memory store.
     pub max_buckets: usize,
+    /// As [`RedisSettings::local_cache`](crate::store::redis::RedisSettings::local_cache).
+    pub local_cache: bool,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
+    /// What is counted and shown beyond our own metrics.
+    pub statistics: StatisticsSettings,
+    /// In whose words errors and health are said.
+    pub dialect: Dialect,
+    /// Without what health says that it does not serve.
+    pub health_needs: HealthNeeds,
+    /// How long gRPC connections live.
+    pub connection_age: ConnectionAge,
+}
+
+/// In whose words errors and health are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dialect {
+    /// gRPC's own: each error has the code that tells what to do; while draining nothing is SERVING.
+    #[default]
+    Tollgate,
+    /// envoyproxy/ratelimit's: errors are UNKNOWN, and the unnamed health service is SERVING to the end.
+    Reference,
+}
+
+impl Dialect {
+    /// What moves the ports of gRPC, HTTP and the debug pages: flags, or variables.
+    pub fn movers(self) -> [&'static str; 3] {
+        match self {
+            Self::Tollgate => ["--grpc-listen", "--http-listen", "--debug-listen"],
+            Self::Reference => ["GRPC_PORT", "PORT", "DEBUG_PORT"],
+        }
+    }
+}
+
+/// Without what health says that the service does not serve, though it answers; nothing unless told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HealthNeeds {
+    /// Plans of at least one domain.
+    pub plans: bool,
+    /// A store that can be reached.
+    pub store: bool,
+}
+
+/// How long gRPC connections live. Clients that connect anew spread over replicas that came since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionAge {
+    /// When they are told to end; never if none.
+    pub limit: Option<Duration>,
+    /// How long they may take to end then; as long as they like if none.
+    pub grace: Option<Duration>,
 }
 
 /// Where buckets live.
@@ -34,13 +102,22 @@ pub struct Settings {
 pub enum StoreChoice {
     /// In this process.
     Memory,
-    /// In the Redis of this URL.
-    Redis(RedisUrl),
+    /// In Redis.
+    Redis(Box<RedisChoice>),
+}
+
+/// Where buckets live in Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisChoice {
+    /// Of all limits.
+    pub main: RedisUrl,
+    /// Of limits per second instead, as envoyproxy/ratelimit's `REDIS_PERSECOND` has it.
+    pub per_second: Option<RedisUrl>,
 }
 
 /// The text names no store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
+#[error("{0}, or `memory`")]
 pub struct StoreChoiceError(#[from] RedisUrlError);
 
 impl FromStr for StoreChoice {
@@ -49,7 +126,10 @@ impl FromStr for StoreChoice {
     fn from_str(text: &str) -> Result<Self, StoreChoiceError> {
         match text {
             "memory" => Ok(Self::Memory),
-            url => Ok(Self::Redis(url.parse()?)),
+            url => Ok(Self::Redis(Box::new(RedisChoice {
+                main: url.parse()?,
+                per_second: None,
+            }))),
         }
     }
 }
@@ -58,12 +138,22 @@ impl fmt::Display for StoreChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory => f.write_str("memory"),
-            Self::Redis(url) => write!(f, "redis at {}", url.node()),
+            Self::Redis(choice) => choice.fmt(f),
         }
     }
 }
 
-/// Where to listen or to connect: `host:port` or `unix:PATH`.
+impl fmt::Display for RedisChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "redis at {}", self.main)?;
+        match &self.per_second {
+            Some(url) => write!(f, ", of limits per second at {url}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where to listen or to connect: `host:port`, `:port` for every address of this machine, or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A TCP address.
@@ -74,7 +164,7 @@ pub enum Address {
 
 /// The text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an address: write host:port, like 0.0.0.0:8081, or unix:PATH")]
+#[error("`{text}` is not an address: write host:port, like 0.0.0.0:8081, or :port, or unix:PATH")]
 pub struct AddressError {
     text: String,
 }
@@ -94,6 +184,9 @@ impl FromStr for Address {
                 Ok(Self::Unix(path.into()))
             };
         }
+        if let Some(port) = text.strip_prefix(':') {
+            return port.parse().map(any_host).map_err(|_| error());
+        }
         if let Ok(address) = text.parse() {
             return Ok(Self::Tcp(address));
         }
@@ -105,11 +198,35 @@ impl FromStr for Address {
     }
 }
 
+/// Every address of this machine, IPv6 and IPv4; only the latter where the machine has no other.
+fn any_host(port: u16) -> Address {
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let has_v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    Address::Tcp(if has_v6 { v6 } else { v4 })
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_every_address_of_the_machine() {
+        let Ok(Address::Tcp(address)) = ":9090".parse() else {
+            panic!("no address");
+        };
+        assert!(address.ip().is_unspecified() && address.port() == 9090);
+        for wrong in [":", ":x", ":70000", ":9090/"] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
         }
     }
 }

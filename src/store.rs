@@ -19,8 +19,10 @@ use smallvec::SmallVec;
 use crate::{
     bucket::Balance,
     descriptor::Hits,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
 };
+
+use self::redis::{RedisSettings, Shards, StoreStats, Topology};
 
 pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
 
@@ -44,6 +46,8 @@ pub struct Item {
     pub hits: Hits,
     /// Whether a refusal counts.
     pub role: Role,
+    /// When the hits are charged.
+    pub charge: Charge,
     /// What answers if the store does not.
     pub on_store_error: OnStoreError,
 }
@@ -51,10 +55,10 @@ pub struct Item {
 /// The answer to a [`Take`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
-    /// Whether the hits were taken: all of the enforced items fit, and at least one of the quota items if there are any.
-    /// Items in shadow or quota mode that do not fit are left out of what is taken.
+    /// Whether the request passes: all of the enforced items fit, and at least one of the quota items if there are any. What
+    /// is charged then, and what otherwise, each item's [`Charge`] says.
     pub admitted: bool,
-    /// One per item, same order. When not admitted, balances are those of the untouched buckets.
+    /// One per item, same order.
     pub balances: SmallVec<[Balance; 2]>,
     /// Decided without the store.
     pub degraded: bool,
@@ -89,6 +93,19 @@ pub enum StoreError {
     },
 }
 
+/// How a store outside this process does.
+#[derive(Debug)]
+pub struct StoreState<'a> {
+    /// What has been counted.
+    pub stats: &'a StoreStats,
+    /// Why decisions are made without it, or without one of its servers, now.
+    pub down: Option<Arc<str>>,
+    /// Replicas of Tollgate on it, as last counted.
+    pub replicas: u32,
+    /// Takes that wait for it.
+    pub queued: usize,
+}
+
 /// One of the stores.
 #[derive(Debug)]
 pub enum Store {
@@ -96,10 +113,55 @@ pub enum Store {
     Memory(MemoryStore),
     /// In a Redis that replicas share.
     Redis(RedisStore),
+    /// In several.
+    Shards(Shards),
 }
 
 impl Store {
-    /// Takes all of `take`, or nothing. Balances have the length and order of `take.items`.
+    /// Whether it cannot be reached now.
+    pub fn is_down(&self) -> bool {
+        self.state().is_some_and(|state| state.down.is_some())
+    }
+
+    /// The store of these settings, which connects in the background. Needs a Tokio runtime.
+    pub fn redis(settings: RedisSettings) -> Self {
+        match (&settings.url.topology, &settings.per_second) {
+            (Topology::Single(_) | Topology::Sentinel { .. }, None) => {
+                Self::Redis(RedisStore::connect(settings))
+            }
+            _ => Self::Shards(Shards::connect(settings)),
+        }
+    }
+
+    /// Waits until the store is in use, at most `limit`. Returns whether it is.
+    pub async fn first_connection(&self, limit: Duration) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(redis) => redis.first_connection(limit).await,
+            Self::Shards(shards) => shards.first_connection(limit).await,
+        }
+    }
+
+    /// How a store outside this process does.
+    pub fn state(&self) -> Option<StoreState<'_>> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => Some(StoreState {
+                stats: redis.stats(),
+                down: redis.is_down(),
+                replicas: redis.replicas(),
+                queued: redis.queued(),
+            }),
+            Self::Shards(shards) => Some(StoreState {
+                stats: shards.stats(),
+                down: shards.is_down(),
+                replicas: shards.replicas(),
+                queued: shards.queued(),
+            }),
+        }
+    }
+
+    /// Decides `take` whole. Balances have the length and order of `take.items`.
     ///
     /// # Errors
     /// Only where an item's `on_store_error` is [`OnStoreError::Error`] and the store did not decide by `deadline`.
@@ -107,6 +169,7 @@ impl Store {
         match self {
             Self::Memory(memory) => Ok(memory.take(&take)),
             Self::Redis(redis) => redis.take(take, deadline).await,
+            Self::Shards(shards) => Box::pin(shards.take(take, deadline)).await,
         }
     }
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tollgate::{
-    bucket::{Bucket, calendar},
+    bucket::{Bucket, Found, calendar},
     clock::Timestamp,
     descriptor::Hits,
-    limit::{Kind, Limit, Period, SLIDING_SLOTS, Unit},
+    limit::{Algorithm, EXACT, Kind, Limit, Period, SLIDING_SLOTS, Unit},
 };
 
 /// A Tuesday in 2026.
@@ -103,6 +103,7 @@ proptest! {
             bucket_limits(),
             (1..500u32, 1..100u32).prop_map(|(n, s)| Limit::new(n, Period { unit: Unit::Second, multiplier: s }, Kind::Sliding).unwrap()),
             (1..500u32, units()).prop_map(|(n, unit)| Limit::new(n, Period::of(unit), Kind::Calendar).unwrap()),
+            (1..500u32, units()).prop_map(|(n, unit)| Limit::new(n, Period::of(unit), Kind::FixedWindow).unwrap()),
         ],
         steps in steps(),
     ) {
@@ -159,7 +160,7 @@ proptest! {
     /// A clock that jumps about admits no more than one that only goes forward.
     #[test]
     fn a_clock_going_backwards_is_harmless(
-        text in prop::sample::select(vec!["5/second burst 9", "7/minute sliding", "6/minute calendar"]),
+        text in prop::sample::select(vec!["5/second burst 9", "7/minute sliding", "6/minute calendar", "6/minute fixed"]),
         jumps in prop::collection::vec(-3_000_000..3_000_000i64, 1..200),
     ) {
         let limit = limit(text);
@@ -177,6 +178,38 @@ proptest! {
             _ => u128::from(limit.count()) * (span / u128::from(limit.period().micros()) + 2),
         };
         prop_assert!(u128::from(admitted) <= most);
+    }
+
+    /// A fixed window is a count per number of its period since the epoch; a clock that goes back stays in the latest window.
+    #[test]
+    fn a_fixed_window_counts_what_comes_between_two_multiples_of_its_length(
+        count in counts(), multiplier in 1..20u32, unit in units(),
+        steps in prop::collection::vec((-0.3..0.9f64, any::<bool>(), prop_oneof![3 => 0..50u64, 1 => any::<u64>()]), 1..60),
+    ) {
+        let limit = Limit::new(count, Period { unit, multiplier }, Kind::FixedWindow).unwrap();
+        let length = limit.period().micros();
+        let (mut now, mut latest, mut used) = (START_US, START_US / length, 0u128);
+        let mut bucket = Bucket::full(&limit, at(now));
+        for (wait, give, hits) in steps {
+            now = now.saturating_add_signed((wait * length as f64) as i64);
+            if now / length > latest {
+                (latest, used) = (now / length, 0);
+            }
+            bucket.refill(&limit, at(now));
+            let fits = bucket.fits(&limit, Hits::Take(hits));
+            prop_assert_eq!(fits, used + u128::from(hits) <= u128::from(count));
+            if give {
+                used = used.saturating_sub(hits.into());
+                bucket.apply(&limit, Hits::Give(hits), at(now));
+            } else {
+                used = (used + u128::from(hits)).min(EXACT - 1);
+                bucket.apply(&limit, Hits::Take(hits), at(now));
+            }
+            prop_assert_eq!(i128::from(bucket.balance(&limit)), i128::from(count) - used as i128);
+            let found = Found { fits, charged: true, left: bucket.balance(&limit) };
+            let reset = bucket.conclude(&limit, found, hits, at(now)).reset_after;
+            prop_assert_eq!(reset.as_micros() as u64, (latest + 1) * length - now, "the window's end, over or not");
+        }
     }
 
     /// Giving back never makes more than full, and debt ends at one capacity.
@@ -244,15 +277,17 @@ fn seven_per_second_is_seven_per_second() {
 fn every_limit_of_the_reference_counts() {
     for unit in Unit::ALL {
         for count in [1, 2, 3, 999_983, 4_294_967_291, u32::MAX] {
-            let limit = Limit::per(count, Period::of(unit))
-                .unwrap_or_else(|error| panic!("{count}/{unit:?}: {error}"));
-            let mut bucket = Bucket::full(&limit, at(START_US));
-            assert!(take(&mut bucket, &limit, u64::from(count), START_US));
-            let later = START_US + limit.period().micros();
-            assert!(
-                take(&mut bucket, &limit, u64::from(count), later + 1_000_000),
-                "{count}/{unit:?}"
-            );
+            for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow] {
+                let limit = Limit::per(count, Period::of(unit), algorithm)
+                    .unwrap_or_else(|error| panic!("{count}/{unit:?}: {error}"));
+                let mut bucket = Bucket::full(&limit, at(START_US));
+                assert!(take(&mut bucket, &limit, u64::from(count), START_US));
+                let later = START_US + limit.period().micros();
+                assert!(
+                    take(&mut bucket, &limit, u64::from(count), later + 1_000_000),
+                    "{count}/{unit:?}"
+                );
+            }
         }
     }
 }
@@ -269,12 +304,48 @@ fn a_changed_limit_keeps_its_tokens_clamped() {
 }
 
 #[test]
+fn a_lowered_limit_forgives_what_is_more_than_one_burst_of_debt() {
+    let (wide, narrow) = (limit("10/second burst 100"), limit("10/second burst 5"));
+    let mut bucket = Bucket::full(&wide, at(START_US));
+    bucket.apply(&wide, Hits::Take(1_000), at(START_US));
+    assert_eq!(bucket.balance(&wide), -100);
+    bucket.refill(&narrow, at(START_US));
+    assert_eq!(bucket.balance(&narrow), -5);
+}
+
+#[test]
+fn months_and_years_of_fixed_windows_have_a_fixed_length() {
+    let day = 86_400_000_000;
+    for (text, days) in [
+        ("5/week fixed", 7),
+        ("5/month fixed", 30),
+        ("5/year fixed", 365),
+    ] {
+        let limit = limit(text);
+        assert_eq!(limit.to_string(), text);
+        let start = 100 * days * day;
+        let mut bucket = Bucket::full(&limit, at(start));
+        assert!(take(&mut bucket, &limit, 5, start));
+        assert!(
+            !take(&mut bucket, &limit, 1, start + days * day - 1),
+            "{text}"
+        );
+        assert!(take(&mut bucket, &limit, 1, start + days * day), "{text}");
+    }
+}
+
+#[test]
 fn zero_blocks_but_may_be_looked_at() {
     let limit = limit("0/second");
     let mut bucket = Bucket::full(&limit, at(START_US));
     assert!(take(&mut bucket, &limit, 0, START_US));
     assert!(!take(&mut bucket, &limit, 1, START_US));
-    let balance = bucket.conclude(&limit, false, 1, at(START_US));
+    let found = Found {
+        fits: false,
+        charged: false,
+        left: 0,
+    };
+    let balance = bucket.conclude(&limit, found, 1, at(START_US));
     assert_eq!(
         (balance.retry_after, balance.reset_after),
         (None, Duration::from_secs(1))

@@ -6,12 +6,12 @@ use std::{
 };
 
 use tollgate::{
-    clock::SystemClock,
+    clock::{ManualClock, SystemClock, Timestamp},
     decision::{Code, Decision},
-    descriptor::{Descriptor, Entry, LimitOverride, Query},
-    limit::{Period, Unit},
+    descriptor::{Descriptor, Entry, Hits, LimitOverride, Query},
+    limit::{Kind, Period, Unit},
     limiter::Limiter,
-    plan::{Plans, SharedPlans},
+    plan::{LoadOptions, Modes, Plans, SharedPlans},
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
@@ -32,8 +32,16 @@ fn dead() -> Store {
 }
 
 fn limiter(text: &str, store: Store) -> Limiter {
-    let plans =
-        Plans::from_texts(&[("plans.yaml", text)]).unwrap_or_else(|error| panic!("{error}"));
+    limiter_in_modes(text, store, Modes::default())
+}
+
+fn limiter_in_modes(text: &str, store: Store, modes: Modes) -> Limiter {
+    let options = LoadOptions {
+        modes,
+        ..LoadOptions::default()
+    };
+    let plans = Plans::from_texts_by(&[("plans.yaml", text)], &options)
+        .unwrap_or_else(|error| panic!("{error}"));
     Limiter::new(Arc::new(SharedPlans::fixed(plans)), Arc::new(store))
 }
 
@@ -145,4 +153,295 @@ async fn a_forged_tier_opens_no_bucket_of_its_own_where_the_request_brings_a_lim
         passed += usize::from(decision.code == Code::Ok);
     }
     assert_eq!(passed, 1);
+}
+
+/// Limits of an hour, at half past one.
+struct Counted {
+    limiter: Limiter,
+    clock: Arc<ManualClock>,
+}
+
+/// A descriptor of one entry: its key, its value, and its own hits if it says any.
+type Asked<'a> = (&'a str, &'a str, Option<Hits>);
+
+impl Counted {
+    fn new(text: &str, modes: Modes) -> Self {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+            1_800_001_800_000_000,
+        )));
+        let store = Store::Memory(MemoryStore::new(1_000, clock.clone()));
+        let limiter = limiter_in_modes(text, store, modes);
+        Self { limiter, clock }
+    }
+
+    async fn ask(&self, asked: &[Asked<'_>]) -> Decision {
+        let descriptors = asked.iter().map(|(key, value, hits)| Descriptor {
+            entries: vec![Entry::new(*key, *value)],
+            hits: hits.unwrap_or_default(),
+            says_hits: hits.is_some(),
+            limit: None,
+        });
+        let query = Query {
+            domain: "shop".to_owned(),
+            descriptors: descriptors.collect(),
+        };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        self.limiter.decide(&query, deadline).await.unwrap()
+    }
+
+    /// The code, then code and remaining of each status.
+    async fn told(&self, asked: &[Asked<'_>]) -> (Code, Vec<(Code, u32)>) {
+        let decision = self.ask(asked).await;
+        let statuses = decision.statuses.iter();
+        let statuses = statuses.map(|status| (status.code, status.remaining));
+        (decision.code, statuses.collect())
+    }
+}
+
+fn took(hits: u64) -> Option<Hits> {
+    Some(Hits::Take(hits))
+}
+
+const PARITY: &str = "
+domain: shop
+algorithm: fixed_window
+charge: independent
+descriptors:
+  - { key: wide, rate_limit: { unit: hour, requests_per_unit: 20 } }
+  - { key: narrow, rate_limit: { unit: hour, requests_per_unit: 2 } }
+";
+
+#[tokio::test]
+async fn independent_descriptors_are_charged_whatever_becomes_of_the_others() {
+    let counted = Counted::new(PARITY, Modes::default());
+    let both: [Asked<'_>; 2] = [("wide", "a", None), ("narrow", "a", took(3))];
+    for left in [19, 18] {
+        let expected = vec![(Code::Ok, left), (Code::OverLimit, 0)];
+        assert_eq!(counted.told(&both).await, (Code::OverLimit, expected));
+    }
+    let look = counted.ask(&[("narrow", "a", took(0))]).await;
+    assert_eq!(look.code, Code::OverLimit, "overdrawn by what was refused");
+    assert_eq!(look.limits[0].balance.left, 2 - 6);
+    let half_an_hour = Duration::from_secs(1_800);
+    assert_eq!(look.statuses[0].reset_after, Some(half_an_hour));
+    assert_eq!(look.retry_after, Some(half_an_hour));
+    counted.clock.advance(half_an_hour);
+    let look = counted.told(&[("narrow", "a", took(0))]).await;
+    assert_eq!(look, (Code::Ok, vec![(Code::Ok, 2)]));
+}
+
+#[tokio::test]
+async fn one_independent_descriptor_twice_is_judged_in_order() {
+    let counted = Counted::new(PARITY, Modes::default());
+    let twice: [Asked<'_>; 2] = [("wide", "a", None), ("wide", "a", None)];
+    let expected = vec![(Code::Ok, 19), (Code::Ok, 18)];
+    assert_eq!(counted.told(&twice).await, (Code::Ok, expected));
+    let twice: [Asked<'_>; 2] = [("narrow", "a", took(2)), ("narrow", "a", None)];
+    let expected = vec![(Code::Ok, 0), (Code::OverLimit, 0)];
+    assert_eq!(counted.told(&twice).await, (Code::OverLimit, expected));
+}
+
+#[tokio::test]
+async fn limits_that_a_request_brings_count_as_the_domain_says_and_apart_by_their_period() {
+    let counted = Counted::new(PARITY, Modes::default());
+    for (unit, requests, left) in [(Unit::Minute, 10, 9), (Unit::Day, 42, 41)] {
+        let mut query = query(&[&[("ghost", "k")]]);
+        let period = Period::of(unit);
+        query.descriptors[0].limit = Some(LimitOverride { requests, period });
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let decision = counted.limiter.decide(&query, deadline).await.unwrap();
+        assert_eq!(decision.statuses[0].remaining, left);
+        assert_eq!(decision.limits[0].limit.limit.kind(), Kind::FixedWindow);
+    }
+}
+
+#[tokio::test]
+async fn what_stops_when_over_charges_only_what_is_over() {
+    let text = PARITY.replace("independent", "stop_when_over");
+    let counted = Counted::new(&text, Modes::default());
+    let both: [Asked<'_>; 2] = [("wide", "a", None), ("narrow", "a", None)];
+    for (wide, narrow) in [(19, 1), (18, 0)] {
+        let expected = vec![(Code::Ok, wide), (Code::Ok, narrow)];
+        assert_eq!(counted.told(&both).await, (Code::Ok, expected));
+    }
+    for left in [-1, -2, -3] {
+        let decision = counted.ask(&both).await;
+        assert_eq!(codes(&decision), [Code::Ok, Code::OverLimit]);
+        assert_eq!(decision.statuses[0].remaining, 18);
+        assert_eq!(decision.limits[1].balance.left, left);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_all_or_nothing_from_being_charged_and_not_what_is_independent() {
+    let text = "
+domain: shop
+descriptors:
+  - { key: shared, limits: [5/hour] }
+  - { key: mine, charge: independent, limits: [5/hour] }
+";
+    let counted = Counted::new(text, Modes::default());
+    let refused_by_mine: [Asked<'_>; 2] = [("shared", "a", None), ("mine", "a", took(6))];
+    let expected = vec![(Code::Ok, 5), (Code::OverLimit, 0)];
+    assert_eq!(
+        counted.told(&refused_by_mine).await,
+        (Code::OverLimit, expected)
+    );
+    let refused_by_shared: [Asked<'_>; 2] = [("shared", "a", took(6)), ("mine", "b", None)];
+    let expected = vec![(Code::OverLimit, 0), (Code::Ok, 4)];
+    assert_eq!(
+        counted.told(&refused_by_shared).await,
+        (Code::OverLimit, expected)
+    );
+}
+
+#[tokio::test]
+async fn a_cost_known_afterwards_is_owed_and_a_look_shows_it() {
+    let text = "
+domain: shop
+overdraw: true
+descriptors:
+  - { key: cost, rate_limit: { unit: hour, requests_per_unit: 21 } }
+  - { key: other, rate_limit: { unit: hour, requests_per_unit: 5 } }
+";
+    let counted = Counted::new(text, Modes::default());
+    for left in [21, 11, 1] {
+        let look = counted.told(&[("cost", "a", took(0))]).await;
+        assert_eq!(look, (Code::Ok, vec![(Code::Ok, left)]));
+        counted
+            .ask(&[("cost", "a", took(10)), ("other", "a", None)])
+            .await;
+    }
+    let look = counted
+        .ask(&[("cost", "a", took(0)), ("other", "a", took(0))])
+        .await;
+    assert_eq!(codes(&look), [Code::OverLimit, Code::Ok]);
+    assert_eq!(look.limits[0].balance.left, 21 - 30);
+    assert_eq!(
+        look.statuses[1].remaining, 3,
+        "the refused cost took none of it"
+    );
+    // What the descriptor does not say itself stays free when refused; and debt ends at one burst.
+    counted.ask(&[("cost", "a", None)]).await;
+    counted.ask(&[("cost", "a", took(u64::MAX))]).await;
+    let look = counted.ask(&[("cost", "a", took(0))]).await;
+    assert_eq!(look.limits[0].balance.left, -21);
+    assert_eq!(look.retry_after, Some(Duration::from_secs(3_600)));
+}
+
+#[tokio::test]
+async fn a_refund_in_a_refused_request_is_not_applied() {
+    for (charge, left) in [("all_or_nothing", 10), ("independent", 15)] {
+        let text = PARITY.replace("independent", charge);
+        let counted = Counted::new(&text, Modes::default());
+        counted.ask(&[("wide", "a", took(10))]).await;
+        let refund = ("wide", "a", Some(Hits::Give(5)));
+        let refused = counted.told(&[refund, ("narrow", "a", took(3))]).await;
+        let expected = vec![(Code::Ok, left), (Code::OverLimit, 0)];
+        assert_eq!(refused, (Code::OverLimit, expected), "{charge}");
+        let refund = ("wide", "a", Some(Hits::Give(100)));
+        assert_eq!(
+            counted.told(&[refund]).await,
+            (Code::Ok, vec![(Code::Ok, 20)])
+        );
+    }
+}
+
+const MODES: &str = "
+domain: shop
+charge: independent
+descriptors:
+  - { key: plain, rate_limit: { unit: hour, requests_per_unit: 2 } }
+  - { key: other, rate_limit: { unit: hour, requests_per_unit: 5 } }
+  - { key: free, rate_limit: { unlimited: true } }
+  - { key: listed, value: a }
+  - { key: quota, quota_mode: true, rate_limit: { unit: hour, requests_per_unit: 2 } }
+  - { key: shadow, shadow_mode: true, rate_limit: { unit: hour, requests_per_unit: 2 } }
+  - { key: shadow_quota, shadow_mode: true, quota_mode: true, rate_limit: { unit: hour, requests_per_unit: 2 } }
+";
+
+const SHADOW: Modes = Modes {
+    shadow: true,
+    quota: false,
+};
+const QUOTA: Modes = Modes {
+    shadow: false,
+    quota: true,
+};
+
+#[tokio::test]
+async fn in_shadow_mode_every_request_passes_and_statuses_tell_what_would_have_been() {
+    for charge in ["independent", "all_or_nothing"] {
+        let text = MODES.replace("independent", charge);
+        let counted = Counted::new(&text, SHADOW);
+        let asked: [Asked<'_>; 3] = [
+            ("plain", "a", took(3)),
+            ("other", "a", None),
+            ("no", "", None),
+        ];
+        let decision = counted.ask(&asked).await;
+        assert_eq!((decision.code, decision.shadowed), (Code::Ok, true));
+        assert_eq!(codes(&decision), [Code::OverLimit, Code::Ok, Code::Ok]);
+        assert_eq!(
+            decision.statuses[1].remaining, 4,
+            "it passed, so it is charged"
+        );
+        assert_eq!(counts(&counted.limiter, "plain"), [0, 1, 0]);
+        let decision = counted.ask(&[("other", "a", None)]).await;
+        assert_eq!((decision.code, decision.shadowed), (Code::Ok, false));
+    }
+}
+
+#[tokio::test]
+async fn quota_rules_refuse_only_when_all_of_them_are_over() {
+    let over: Asked<'_> = ("plain", "a", took(3));
+    let cases: [(Modes, &[Asked<'_>], Code); 13] = [
+        (QUOTA, &[over, ("other", "a", took(6))], Code::OverLimit),
+        (QUOTA, &[over, ("other", "a", took(1))], Code::Ok),
+        (QUOTA, &[over, ("free", "a", None)], Code::OverLimit),
+        (QUOTA, &[over, ("nothing", "a", None)], Code::Ok),
+        (QUOTA, &[over, ("listed", "a", None)], Code::Ok),
+        (QUOTA, &[over, ("shadow", "a", took(3))], Code::Ok),
+        (
+            Modes::default(),
+            &[over, ("nothing", "a", None)],
+            Code::OverLimit,
+        ),
+        (
+            Modes::default(),
+            &[("quota", "a", took(3)), ("quota", "b", None)],
+            Code::Ok,
+        ),
+        (
+            Modes::default(),
+            &[("quota", "a", took(3)), ("quota", "b", took(3))],
+            Code::OverLimit,
+        ),
+        (
+            Modes::default(),
+            &[("quota", "a", took(3)), ("other", "a", None)],
+            Code::OverLimit,
+        ),
+        (
+            Modes::default(),
+            &[("quota", "a", took(3)), ("shadow", "a", None)],
+            Code::OverLimit,
+        ),
+        (
+            Modes::default(),
+            &[("quota", "a", took(3)), ("shadow_quota", "a", took(3))],
+            Code::Ok,
+        ),
+        (
+            Modes::default(),
+            &[over, ("quota", "a", None)],
+            Code::OverLimit,
+        ),
+    ];
+    for (modes, asked, expected) in cases {
+        let decision = Counted::new(MODES, modes).ask(asked).await;
+        assert_eq!(decision.code, expected, "{modes:?} {asked:?}");
+        let first_is_over = decision.statuses[0].code;
+        assert_eq!(first_is_over, Code::OverLimit, "{modes:?} {asked:?}");
+    }
 }

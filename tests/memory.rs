@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use tollgate::{
     clock::{ManualClock, Timestamp},
     descriptor::Hits,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{BucketKey, Item, MemoryStore, Take, Taken},
 };
 
@@ -28,6 +28,7 @@ fn item(limit: &Arc<RuleLimit>, who: &str, hits: u64, role: Role) -> Item {
         limit: limit.clone(),
         hits: Hits::Take(hits),
         role,
+        charge: Charge::AllOrNothing,
         on_store_error: OnStoreError::Local,
     }
 }
@@ -43,7 +44,7 @@ fn remaining(taken: &Taken) -> SmallVec<[u64; 4]> {
     taken
         .balances
         .iter()
-        .map(|balance| balance.remaining)
+        .map(|balance| balance.remaining())
         .collect()
 }
 
@@ -169,6 +170,51 @@ fn threads_admit_exactly_the_limit() {
         remaining(&take(&store, [item(&a, "a", 0, Role::Enforced)]))[..],
         [300]
     );
+}
+
+#[test]
+fn what_is_charged_though_refused_becomes_debt_as_far_as_its_kind_allows() {
+    let (clock, store) = store(1_000);
+    for (text, debt) in [
+        ("5/hour burst 7", -7),
+        ("5/hour sliding", -5),
+        ("5/hour calendar", -5),
+        ("5/hour fixed", 5 - 40),
+    ] {
+        let mut item = item(&limit(text), "a", 20, Role::Enforced);
+        item.charge = Charge::Independent;
+        for _ in 0..2 {
+            let taken = take(&store, [item.clone()]);
+            assert!(!taken.admitted && taken.balances[0].charged, "{text}");
+        }
+        item.hits = Hits::Take(0);
+        let look = take(&store, [item]).balances[0];
+        assert_eq!((look.fits, look.left), (false, debt), "{text}");
+    }
+    clock.advance(Duration::from_secs(3 * 3_600));
+    for text in [
+        "5/hour burst 7",
+        "5/hour sliding",
+        "5/hour calendar",
+        "5/hour fixed",
+    ] {
+        let look = take(&store, [item(&limit(text), "a", 0, Role::Enforced)]);
+        assert!(look.balances[0].left >= 5, "{text}");
+    }
+}
+
+#[test]
+fn windows_that_have_ended_are_forgotten_however_overdrawn() {
+    let (clock, store) = store(64 * 40);
+    let window = limit("5/second fixed");
+    for number in 0..20_000 {
+        clock.advance(Duration::from_millis(1));
+        let mut item = item(&window, &number.to_string(), 1_000, Role::Enforced);
+        item.charge = Charge::Independent;
+        assert!(!take(&store, [item]).admitted);
+    }
+    assert_eq!(store.forgotten(), 0);
+    assert!(store.len() <= store.capacity());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Plans: what loads, what does not and what it is told, what a request meets.
 
+#[path = "plans/counting.rs"]
+mod counting;
 #[path = "plans/files.rs"]
 mod files;
 #[path = "plans/matching.rs"]
@@ -10,3 +12,5 @@ mod model;
 mod reload;
 #[path = "plans/schema.rs"]
 mod schema;
+#[path = "plans/sources.rs"]
+mod sources;

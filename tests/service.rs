@@ -527,6 +527,21 @@ fn a_start_that_cannot_be_says_why() {
             2,
             vec!["not a Redis URL", "redis://", "`memory`"],
         ),
+        (
+            vec!["--store-per-second", "redis://localhost"],
+            2,
+            vec!["--store-per-second goes with a Redis in --store"],
+        ),
+        (
+            vec![
+                "--store",
+                "redis://localhost",
+                "--store-per-second",
+                "memory",
+            ],
+            2,
+            vec!["--store-per-second: `memory` is not a Redis URL"],
+        ),
         (vec!["--store-timeout", "soon"], 2, vec!["--store-timeout"]),
         (
             vec!["--store-timeout", "0s"],
@@ -580,7 +595,7 @@ fn a_password_in_a_wrong_store_url_is_not_repeated() {
     let (_folder, config) = plans(SHOP);
     for url in [
         "redis://ann:hunter2@localhost:6379/x",
-        "rediss://ann:hunter2@localhost",
+        "rediss://ann:hunter2@localhost?cert=hunter2",
         "reddis://ann:hunter2@localhost",
         "ann:hunter2@localhost",
     ] {
@@ -1015,7 +1030,8 @@ fn the_readme_and_the_help_agree_on_flags_and_commands() {
         };
         for flag in code(named).iter().filter(|text| text.starts_with("--")) {
             let flag = flag.split(' ').next().unwrap();
-            assert!(serve.contains(&format!("{flag} <")), "{flag}");
+            let known = [format!("{flag} <"), format!("{flag}\n")];
+            assert!(known.iter().any(|known| serve.contains(known)), "{flag}");
             flags.push(flag.to_owned());
         }
         for variable in code(variables).iter().filter(|text| text.len() > 1) {

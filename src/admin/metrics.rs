@@ -15,12 +15,9 @@ use prometheus_client::{
 };
 
 use crate::{
-    metrics::MAX_RULES,
-    plan::{RuleCounters, SharedPlans},
-    store::{
-        MemoryStore, Store,
-        redis::{Histogram, RedisStore},
-    },
+    metrics::{MAX_RULES, encode_histogram},
+    plan::{RuleCounters, SharedPlans, StreamStatus},
+    store::{MemoryStore, Store, StoreState},
 };
 
 /// Reads the plans and the store.
@@ -71,17 +68,52 @@ impl Collector {
             "plans_stale",
             help,
             u64::from(status.error.is_some()),
-        )
+        )?;
+        match &status.stream {
+            Some(status) => stream(encoder, status),
+            None => Ok(()),
+        }
     }
+}
+
+/// Characters of a version that a label shows.
+const VERSION_SHOWN: usize = 64;
+
+fn stream(encoder: &mut DescriptorEncoder<'_>, status: &StreamStatus) -> fmt::Result {
+    gauge(
+        encoder,
+        "xds_connected",
+        "1 while there is a connection to the control plane",
+        u64::from(status.connected),
+    )?;
+    let mut updates = encoder.encode_descriptor(
+        "xds_updates",
+        "Updates from the control plane",
+        None,
+        MetricType::Counter,
+    )?;
+    for (result, count) in [("accepted", status.accepted), ("rejected", status.rejected)] {
+        ConstCounter::new(count).encode(updates.encode_family(&[("result", result)])?)?;
+    }
+    let Some(version) = &status.version else {
+        return Ok(());
+    };
+    let version: String = version.chars().take(VERSION_SHOWN).collect();
+    let help = "The version in force, as the control plane calls it";
+    let mut family = encoder.encode_descriptor("xds_version", help, None, MetricType::Gauge)?;
+    ConstGauge::new(1_u64).encode(family.encode_family(&[("version", version.as_str())])?)
 }
 
 impl prometheus_client::collector::Collector for Collector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.rules(&mut encoder)?;
         self.reloads(&mut encoder)?;
-        match &*self.store {
-            Store::Memory(memory) => self::memory(&mut encoder, memory),
-            Store::Redis(redis) => self::redis(&mut encoder, redis),
+        if let Store::Memory(memory) = &*self.store {
+            self::memory(&mut encoder, memory)?;
+        }
+        match self.store.state() {
+            Some(state) => shared_store(&mut encoder, &state),
+            None => Ok(()),
         }
     }
 }
@@ -103,8 +135,8 @@ fn memory(encoder: &mut DescriptorEncoder<'_>, store: &MemoryStore) -> fmt::Resu
     counter(encoder, "buckets_forgotten", help, store.forgotten())
 }
 
-fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result {
-    let stats = store.stats();
+fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> fmt::Result {
+    let stats = store.stats;
     for (name, help, count) in [
         (
             "store_shed",
@@ -138,7 +170,7 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
         ),
         (
             "given_back_hits",
-            "Hits taken for requests refused without the store, and given back",
+            "Hits taken for requests that were refused elsewhere, and given back",
             &stats.given_back,
         ),
         (
@@ -152,57 +184,33 @@ fn redis(encoder: &mut DescriptorEncoder<'_>, store: &RedisStore) -> fmt::Result
     gauge(
         encoder,
         "store_up",
-        "1 while the store decides",
-        u64::from(store.is_down().is_none()),
+        "1 while the store decides, with all its servers",
+        u64::from(store.down.is_none()),
     )?;
     gauge(
         encoder,
         "replicas",
         "Replicas of Tollgate on this store",
-        u64::from(store.replicas()),
+        u64::from(store.replicas),
     )?;
-    histogram(
-        encoder,
-        "store_batch_size",
-        "Takes per batch",
-        &stats.batch_size,
-        1.0,
-    )?;
-    let help = "Time from sending a batch to its answer";
-    histogram(
-        encoder,
-        "store_latency_seconds",
-        help,
-        &stats.latency_us,
-        1e6,
-    )
-}
-
-/// Shows `values`, of which `per_unit` make one.
-fn histogram(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    values: &Histogram,
-    per_unit: f64,
-) -> fmt::Result {
-    let buckets: Vec<(f64, u64)> = values
-        .buckets()
-        .map(|(bound, count)| {
-            (
-                bound.map_or(f64::INFINITY, |bound| bound as f64 / per_unit),
-                count,
-            )
-        })
-        .collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-    metric.encode_histogram::<[(&str, &str); 0]>(
-        values.sum() as f64 / per_unit,
-        count,
-        &buckets,
-        None,
-    )
+    for (name, help, values, per_unit) in [
+        (
+            "store_batch_size",
+            "Takes per batch",
+            &stats.batch_size,
+            1.0,
+        ),
+        (
+            "store_latency_seconds",
+            "Time from sending a batch to its answer",
+            &stats.latency_us,
+            1e6,
+        ),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        encode_histogram(metric, values, per_unit)?;
+    }
+    Ok(())
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -247,44 +255,4 @@ fn by_code(counters: &RuleCounters) -> [(&'static str, &AtomicU64); 3] {
         ("OVER_LIMIT", &counters.over_limit),
         ("SHADOW_OVER_LIMIT", &counters.shadow_over_limit),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use prometheus_client::{encoding::text::encode, registry::Registry};
-
-    use super::*;
-
-    #[derive(Debug)]
-    struct Latencies(Histogram);
-
-    impl prometheus_client::collector::Collector for Latencies {
-        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-            histogram(&mut encoder, "latency_seconds", "Waits", &self.0, 1e6)
-        }
-    }
-
-    #[test]
-    fn a_histogram_has_round_bounds_and_one_for_all() {
-        let latencies = Histogram::new(&[50, 300, 1_000_000]);
-        for micros in [50, 51, 2_000_000] {
-            latencies.observe(micros);
-        }
-        let mut registry = Registry::default();
-        registry.register_collector(Box::new(Latencies(latencies)));
-        let mut page = String::new();
-        encode(&mut page, &registry).unwrap();
-        let samples: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(
-            samples,
-            [
-                "latency_seconds_sum 2.000101",
-                "latency_seconds_count 3",
-                "latency_seconds_bucket{le=\"0.00005\"} 1",
-                "latency_seconds_bucket{le=\"0.0003\"} 2",
-                "latency_seconds_bucket{le=\"1.0\"} 2",
-                "latency_seconds_bucket{le=\"+Inf\"} 3",
-            ]
-        );
-    }
 }

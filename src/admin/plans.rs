@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::plan::{Allowance, Domain, Rule, RuleLimit, SharedPlans};
+use crate::plan::{Allowance, Domain, Rule, RuleLimit, SharedPlans, StreamStatus};
 
 /// The page, as JSON.
 pub fn page(shared: &SharedPlans) -> Value {
@@ -10,12 +10,22 @@ pub fn page(shared: &SharedPlans) -> Value {
     let status = shared.status();
     json!({
         "version": format!("{:016x}", plans.version()),
-        "loaded_at": humantime::format_rfc3339_seconds(plans.loaded_at()).to_string(),
+        "loaded_at": plans.loaded_at().map(|at| humantime::format_rfc3339_seconds(at).to_string()),
+        "control_plane": status.stream.map(stream),
         "files": plans.files(),
         "warnings": plans.warnings().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "last_error": status.error.map(|error| error.to_string()),
         "reloads": { "success": status.changed, "failure": status.failed },
         "domains": plans.domains().map(domain).collect::<Vec<_>>(),
+    })
+}
+
+fn stream(stream: StreamStatus) -> Value {
+    json!({
+        "server": stream.server,
+        "connected": stream.connected,
+        "version": stream.version,
+        "updates": { "accepted": stream.accepted, "rejected": stream.rejected },
     })
 }
 

@@ -1,11 +1,12 @@
-//! Calendar quotas: at most N per period of the UTC calendar. Pure integers.
+//! Quotas: at most N per period, of the UTC calendar or of fixed windows that follow each other from the Unix epoch on. Pure
+//! integers.
 
 use std::time::Duration;
 
 use crate::{
     clock::Timestamp,
     descriptor::Hits,
-    limit::{Limit, Period, Unit},
+    limit::{EXACT, Kind, Limit, Period, Unit},
 };
 
 /// Microseconds in a day.
@@ -25,24 +26,24 @@ impl Spent {
     pub fn unused(limit: &Limit, now: Timestamp) -> Self {
         Self {
             used: 0,
-            start_us: start_of(limit.period(), now).as_micros(),
+            start_us: begins(limit, now).as_micros(),
         }
     }
 
     /// Starts anew if a later period has begun.
     pub fn turn(&mut self, limit: &Limit, now: Timestamp) {
-        let start_us = start_of(limit.period(), now).as_micros();
+        let start_us = begins(limit, now).as_micros();
         if start_us > self.start_us {
             *self = Self { used: 0, start_us };
         }
     }
 
-    /// Counts hits, or takes them out again. Debt ends at one count.
+    /// Counts hits, or takes them out again. Debt ends where [`most`] says.
     pub fn apply(&mut self, limit: &Limit, hits: Hits) {
         self.used = match hits {
             Hits::Take(hits) => {
-                let most = 2 * u64::from(limit.count());
-                self.used.saturating_add(hits).min(most).max(self.used)
+                let most = most(limit).max(self.used);
+                self.used.saturating_add(hits).min(most)
             }
             Hits::Give(hits) => self.used.saturating_sub(hits),
         };
@@ -62,12 +63,37 @@ impl Spent {
         }
     }
 
-    fn end(&self, limit: &Limit) -> Timestamp {
-        end_of(limit.period(), Timestamp::from_micros(self.start_us))
+    /// End of the period.
+    pub fn end(&self, limit: &Limit) -> Timestamp {
+        let start = Timestamp::from_micros(self.start_us);
+        match limit.kind() {
+            Kind::Calendar => end_of(limit.period(), start),
+            _ => start.after(Duration::from_micros(limit.period().micros())),
+        }
     }
 }
 
-/// Start of the period that `now` lies in.
+/// The most that is counted: a calendar quota goes into debt by one count, and a fixed window counts whatever comes, since
+/// its end forgives it.
+pub fn most(limit: &Limit) -> u64 {
+    match limit.kind() {
+        Kind::FixedWindow => EXACT as u64 - 1,
+        _ => 2 * u64::from(limit.count()),
+    }
+}
+
+/// Start of the period of `limit` that `now` lies in.
+fn begins(limit: &Limit, now: Timestamp) -> Timestamp {
+    match limit.kind() {
+        Kind::Calendar => start_of(limit.period(), now),
+        _ => {
+            let now_us = now.as_micros();
+            Timestamp::from_micros(now_us - now_us % limit.period().micros())
+        }
+    }
+}
+
+/// Start of the calendar's period that `now` lies in.
 pub fn start_of(period: Period, now: Timestamp) -> Timestamp {
     let now_us = now.as_micros();
     let multiplier = u64::from(period.multiplier);

@@ -30,19 +30,21 @@ impl Tokens {
 
     /// Adds what was earned since the last refill.
     ///
-    /// A bucket filled by other numbers keeps its whole tokens, clamped; its fraction has no meaning under the new ones.
+    /// A bucket filled by other numbers keeps its whole tokens or its debt, clamped; its fraction has no meaning under the new
+    /// ones.
     pub fn refill(&mut self, limit: &Limit, now: Timestamp) {
         let refill = limit.refill();
         if self.denominator != refill.denominator {
             self.denominator = refill.denominator;
             self.fraction = 0;
         }
+        let burst = i64::from(limit.capacity());
+        self.tokens = self.tokens.max(-burst);
         let now_us = now.as_micros();
         if now_us > self.at_us {
             self.earn(limit, now_us / refill.tick_us - self.at_us / refill.tick_us);
             self.at_us = now_us;
         }
-        let burst = i64::from(limit.capacity());
         if self.tokens >= burst {
             (self.tokens, self.fraction) = (burst, 0);
         }
@@ -92,7 +94,7 @@ impl Tokens {
     pub fn full_at(&self, limit: &Limit, now: Timestamp) -> Timestamp {
         let missing = i64::from(limit.capacity()) - self.tokens;
         match u64::try_from(missing) {
-            Ok(missing @ 1..) => self.earned_at(limit, missing),
+            Ok(missing @ 1..) if limit.count() > 0 => self.earned_at(limit, missing),
             _ => now,
         }
     }

@@ -1,13 +1,18 @@
-//! `tollgate check`: are these plans good?
+//! `tollgate check`: are these plans good, and what becomes of another service's files?
 
+mod convert;
 mod envoy;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
-use super::ConfigArgs;
-use crate::plan::Plans;
+use super::{ConfigArgs, counting::CountingArgs};
+use crate::{
+    limit::Algorithm,
+    migrate::envoyproxy::{self, Counting},
+    plan::{self, Charge, Plans},
+};
 
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
@@ -18,12 +23,29 @@ pub struct CheckArgs {
     /// Take warnings for mistakes
     #[arg(long)]
     strict: bool,
+    /// Whose files they are: tell what will differ, or convert them
+    #[arg(long, value_name = "SERVICE")]
+    from: Option<Origin>,
+    /// With `--from limitador`: write the plan files into this folder, not to stdout
+    #[arg(long, value_name = "FOLDER", requires = "from")]
+    write: Option<PathBuf>,
     /// Envoy's configuration, or what its admin page /config_dump says: tell which limits apply to which of its routes
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
     envoy: Option<PathBuf>,
     /// How the answer looks
     #[arg(long, default_value = "text", requires = "envoy")]
     output: Output,
+    #[command(flatten)]
+    counting: CountingArgs,
+}
+
+/// The service that files were written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Origin {
+    /// Its files load as they are; tells what they do differently. Needless where a file has no field of ours.
+    Envoyproxy,
+    /// Its limits files become plan files.
+    Limitador,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -38,7 +60,17 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     if let Some((file, error)) = super::unreadable(&files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
-    match Plans::load(&files, None) {
+    match (args.from, &args.write) {
+        (Some(Origin::Limitador), folder) => convert::run(&files, folder.as_deref(), args.strict),
+        (_, Some(_)) => {
+            super::fail("--write goes with --from limitador: other files need no conversion")
+        }
+        (from, None) => check(args, files, from),
+    }
+}
+
+fn check(args: &CheckArgs, files: Vec<PathBuf>, from: Option<Origin>) -> ExitCode {
+    match Plans::load(&args.counting.sources(files), None) {
         Ok(plans) => {
             if let Some(config) = &args.envoy {
                 return envoy::run(config, &plans, args.strict, args.output);
@@ -50,12 +82,34 @@ pub fn run(args: &CheckArgs) -> ExitCode {
                 ExitCode::FAILURE
             };
             let warnings = plans.warnings().iter();
-            let lines = warnings.map(|warning| format!("warning: {warning}\n"));
-            let lines: String = lines.chain([summary(&plans)]).collect();
+            let warnings = warnings.map(|warning| format!("warning: {warning}\n"));
+            let lines: String = warnings
+                .chain([
+                    differences(&plans, from, args.counting.counting()),
+                    summary(&plans),
+                ])
+                .collect();
             super::answer(lines, code)
         }
         Err(error) => super::answer(error, ExitCode::FAILURE),
     }
+}
+
+/// What files of envoyproxy/ratelimit will do differently: those that look like it, or all where told so.
+fn differences(plans: &Plans, from: Option<Origin>, counting: plan::Counting) -> String {
+    let files: Vec<(String, String)> = plans
+        .files()
+        .iter()
+        .filter_map(|file| Some((file.display().to_string(), fs::read_to_string(file).ok()?)))
+        .collect();
+    let files = files.iter().map(|(name, text)| (&**name, &**text));
+    let all = from == Some(Origin::Envoyproxy);
+    let counting = Counting {
+        windows: counting.algorithm == Algorithm::FixedWindow,
+        charges_apart: counting.charge != Charge::AllOrNothing,
+    };
+    let notes = envoyproxy::differences(files, all, counting);
+    notes.iter().map(|note| format!("note: {note}\n")).collect()
 }
 
 fn summary(plans: &Plans) -> String {

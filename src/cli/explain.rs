@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::ConfigArgs;
+use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
@@ -30,15 +30,10 @@ pub struct ExplainArgs {
     /// Hits of the request
     #[arg(long, default_value = "1")]
     hits: u32,
-    /// Whose buckets to look into: `memory` for untouched ones, or a Redis URL
-    #[arg(
-        long,
-        value_name = "STORE",
-        env = "TOLLGATE_STORE",
-        default_value = "memory",
-        hide_env_values = true
-    )]
-    store: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    #[command(flatten)]
+    counting: CountingArgs,
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
@@ -79,17 +74,18 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
-    let choice = super::store(&args.store)?;
+    let choice = args.store.choice()?;
     let sources = args.config.sources();
     super::readable(&sources)?;
-    let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
+    let plans = SharedPlans::open(args.counting.sources(sources));
+    let plans = plans.map_err(|error| error.to_string())?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000).await;
+    let store = connect_store(&choice, timeout, 1_000, false).await;
     let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await

@@ -1,10 +1,14 @@
 //! `tollgate plans`: what a change of plans changes, and for whom.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
+use super::counting::CountingArgs;
 use crate::plan::{
     Plans,
     diff::{Change, diff},
@@ -27,6 +31,8 @@ pub struct DiffArgs {
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
+    #[command(flatten)]
+    counting: CountingArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -38,7 +44,10 @@ enum Output {
 /// Exit 0 if nothing changes, 1 if something does, 2 if plans do not load.
 pub fn run(command: &PlansCommand) -> ExitCode {
     let PlansCommand::Diff(args) = command;
-    let changes = match (load(&args.old), load(&args.new)) {
+    let changes = match (
+        load(&args.old, &args.counting),
+        load(&args.new, &args.counting),
+    ) {
         (Ok(old), Ok(new)) => diff(&old, &new),
         (Err(message), _) | (_, Err(message)) => return super::fail(&message),
     };
@@ -52,15 +61,15 @@ pub fn run(command: &PlansCommand) -> ExitCode {
     }
 }
 
-fn load(source: &PathBuf) -> Result<Plans, String> {
-    let sources = std::slice::from_ref(source);
-    if let Some((path, error)) = super::unreadable(sources) {
+fn load(source: &Path, counting: &CountingArgs) -> Result<Plans, String> {
+    let sources = counting.sources(vec![source.to_owned()]);
+    if let Some((path, error)) = super::unreadable(&sources.paths) {
         return Err(format!(
             "cannot read plans from {}: {error}",
             path.display()
         ));
     }
-    Plans::load(sources, None).map_err(|error| error.to_string())
+    Plans::load(&sources, None).map_err(|error| error.to_string())
 }
 
 fn text(changes: &[Change]) -> String {

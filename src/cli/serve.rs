@@ -5,11 +5,14 @@ use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, LogArgs};
+use super::{
+    ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, store::StoreArgs,
+    tls::TlsArgs, xds::XdsArgs,
+};
 use crate::{
-    plan::SharedPlans,
+    plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
-    settings::{Address, Settings},
+    settings::{Address, ConnectionAge, Dialect, HealthNeeds, Settings},
 };
 
 /// Flags of `serve`.
@@ -17,6 +20,8 @@ use crate::{
 pub struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    xds: XdsArgs,
     /// Where to serve gRPC: host:port or unix:PATH; repeatable
     #[arg(
         long,
@@ -26,6 +31,8 @@ pub struct ServeArgs {
         default_value = "0.0.0.0:8081"
     )]
     grpc_listen: Vec<Address>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Where to serve health, metrics and plans over HTTP
     #[arg(
         long,
@@ -34,15 +41,14 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:8080"
     )]
     http_listen: Address,
-    /// Where buckets live: `memory`, or a Redis URL
-    #[arg(
-        long,
-        value_name = "STORE",
-        env = "TOLLGATE_STORE",
-        default_value = "memory",
-        hide_env_values = true
-    )]
-    store: String,
+    /// Where to serve debug pages over HTTP, the rules in force among them; nowhere unless told
+    #[arg(long, value_name = "ADDR", env = "TOLLGATE_DEBUG_LISTEN")]
+    debug_listen: Option<Address>,
+    /// Put the plan files of one domain together, in the order of their names
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    merge_domains: bool,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Longest wait for Redis per decision
     #[arg(long, value_name = "D", env = "TOLLGATE_STORE_TIMEOUT", default_value = "10ms", value_parser = some_time)]
     store_timeout: Duration,
@@ -54,6 +60,8 @@ pub struct ServeArgs {
         default_value = "1000000"
     )]
     max_buckets: NonZeroUsize,
+    #[command(flatten)]
+    counting: CountingArgs,
     /// Threads that serve [default: number of cores]
     #[arg(long, value_name = "N", env = "TOLLGATE_WORKER_THREADS")]
     worker_threads: Option<NonZeroUsize>,
@@ -61,24 +69,54 @@ pub struct ServeArgs {
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
     #[command(flatten)]
+    statistics: StatisticsArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
 impl ServeArgs {
-    fn settings(&self) -> Result<Settings, String> {
+    /// What the flags and the `TOLLGATE_` variables say.
+    pub(super) fn settings(&self) -> Result<Settings, String> {
+        let xds = self.xds.settings();
+        if xds.is_some() && self.config.named() {
+            return Err("plans come from --xds or from --config, not from both".to_owned());
+        }
         Ok(Settings {
-            config: self.config.sources(),
+            plans: Sources {
+                paths: match xds {
+                    Some(_) => Vec::new(),
+                    None => self.config.sources(),
+                },
+                options: LoadOptions {
+                    merge_domains: self.merge_domains,
+                    counting: self.counting.counting(),
+                    ..LoadOptions::default()
+                },
+            },
+            wait_for_plans: false,
+            xds,
             grpc_listen: self.grpc_listen.clone(),
+            grpc_tls: self.tls.files(),
             http_listen: self.http_listen.clone(),
-            store: super::store(&self.store)?,
+            debug_listen: self.debug_listen.clone(),
+            store: self.store.choice()?,
             store_timeout: self.store_timeout,
             max_buckets: self.max_buckets.get(),
+            local_cache: false,
             drain_delay: self.drain_delay,
+            statistics: self.statistics.settings(),
+            dialect: Dialect::Tollgate,
+            health_needs: HealthNeeds::default(),
+            connection_age: ConnectionAge::default(),
         })
+    }
+
+    pub(super) fn worker_threads(&self) -> Option<NonZeroUsize> {
+        self.worker_threads
     }
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err("must be longer than nothing, like 10ms".to_owned()),
         read => read.map_err(|error| error.to_string()),
@@ -91,8 +129,19 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(message) => return super::fail(&message),
     };
+    match super::readable(&settings.plans.paths) {
+        Ok(()) => run_with(settings, args.worker_threads),
+        Err(message) => {
+            super::say(format_args!("error: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same with settings at hand.
+pub(super) fn run_with(settings: Settings, threads: Option<NonZeroUsize>) -> ExitCode {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = args.worker_threads {
+    if let Some(threads) = threads {
         builder.worker_threads(threads.get());
     }
     let runtime = match builder.enable_all().build() {
@@ -111,7 +160,6 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> Result<(), String> {
-    super::readable(&settings.config)?;
     let signals = Signals::catch().map_err(|error| format!("cannot watch for signals: {error}"))?;
     let Signals { hangup, mut stop } = signals;
     let server = tokio::select! {
@@ -170,7 +218,20 @@ fn banner(server: &Server, settings: &Settings) -> String {
         grpc.join(", ")
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
+    if let Some(metrics) = &server.metrics {
+        let path = &settings.statistics.metrics_path;
+        text += &format!("  metrics (HTTP) on {metrics}{path}\n");
+    }
+    if let Some(statsd) = &settings.statistics.statsd {
+        text += &format!("  statistics to {}\n", statsd.to);
+    }
+    if let Some(debug) = &server.debug {
+        text += &format!("  debug pages on {debug}\n");
+    }
     text += &format!("  buckets live in {}\n", settings.store);
+    if let Some(xds) = &settings.xds {
+        text += &format!("  plans come from the control plane at {}\n", xds.server);
+    }
     for domain in plans.domains() {
         let (rules, keys) = (domain.rules().count(), domain.api_keys().count());
         text += &format!(

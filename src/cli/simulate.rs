@@ -11,6 +11,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
+use super::counting::CountingArgs;
 use crate::{
     envoy::{EnvoyConfig, Manager},
     plan::Plans,
@@ -61,6 +62,8 @@ pub struct SimulateArgs {
     /// Buckets that are kept in memory
     #[arg(long, value_name = "N", default_value = "1000000")]
     max_buckets: usize,
+    #[command(flatten)]
+    counting: CountingArgs,
     /// How the answer looks
     #[arg(long, default_value = "table")]
     output: Output,
@@ -99,10 +102,10 @@ pub async fn run(args: SimulateArgs) -> ExitCode {
 }
 
 async fn simulate(args: &SimulateArgs) -> Result<Report, String> {
-    let new = load(&args.plans)?;
+    let new = load(&args.plans, &args.counting)?;
     let old = match args.old.is_empty() {
         true => None,
-        false => Some(load(&args.old)?),
+        false => Some(load(&args.old, &args.counting)?),
     };
     let reader = reader(args, &new)?;
     let mut replay = Replay::new(new, old, args.max_buckets);
@@ -114,9 +117,9 @@ async fn simulate(args: &SimulateArgs) -> Result<Report, String> {
     Ok(report)
 }
 
-fn load(sources: &[PathBuf]) -> Result<Plans, String> {
-    super::readable(sources)?;
-    Plans::load(sources, None).map_err(|error| error.to_string())
+fn load(paths: &[PathBuf], counting: &CountingArgs) -> Result<Plans, String> {
+    super::readable(paths)?;
+    Plans::load(&counting.sources(paths.to_vec()), None).map_err(|error| error.to_string())
 }
 
 fn reader(args: &SimulateArgs, plans: &Plans) -> Result<Reader, String> {

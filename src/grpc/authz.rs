@@ -20,9 +20,12 @@ use envoy_types::pb::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use super::status;
 use crate::{
+    limiter::DecideError,
     metrics::{CheckLabels, CheckResult, Metrics},
     plan::{ApiKey, SharedPlans},
+    settings::Dialect,
 };
 
 /// The header that carries the key.
@@ -63,6 +66,10 @@ impl Authorization for Service {
             return Ok(Response::new(forbidden()));
         };
         let plans = self.plans.load();
+        if !plans.loaded() {
+            let none = DecideError::NoPlans;
+            return Err(status::undecided(&self.metrics, Dialect::Tollgate, &none));
+        }
         let response = match plans.api_key(&secret) {
             Some(key) => {
                 self.count(CheckResult::Known);

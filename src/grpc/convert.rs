@@ -8,10 +8,12 @@ use envoy_types::pb::{
 };
 use serde_json::{Map as JsonMap, Value as Json};
 
+use super::reference;
 use crate::{
     decision::{Code, Decision, LimitState, Status},
     descriptor::{Descriptor, Entry, Hits, LimitOverride, Query, QueryError},
     limit::{Period, Unit},
+    plan::MetadataStyle,
     proto::envoy::{
         extensions::common::ratelimit::v3::{
             RateLimitDescriptor, rate_limit_descriptor::RateLimitOverride,
@@ -69,6 +71,7 @@ fn descriptor_from_proto(
         .hits_addend
         .map_or(request_hits, |hits| hits.value);
     Ok(Descriptor {
+        says_hits: descriptor.hits_addend.is_some(),
         entries: descriptor
             .entries
             .into_iter()
@@ -117,8 +120,12 @@ fn override_from_proto(
     })
 }
 
-/// Writes the answer.
-pub fn response_to_proto(domain: &str, decision: &Decision) -> RateLimitResponse {
+/// Writes the answer to a request of `domain`; `asked` is the request, where answers repeat it.
+pub fn response_to_proto(
+    domain: &str,
+    asked: Option<&RateLimitRequest>,
+    decision: &Decision,
+) -> RateLimitResponse {
     let over = decision.code == Code::OverLimit;
     let response = &decision.response;
     RateLimitResponse {
@@ -131,10 +138,11 @@ pub fn response_to_proto(domain: &str, decision: &Decision) -> RateLimitResponse
         } else {
             Vec::new()
         },
-        dynamic_metadata: response
-            .metadata
-            .then(|| metadata(domain, decision))
-            .flatten(),
+        dynamic_metadata: match response.metadata {
+            MetadataStyle::Rule => metadata(domain, decision),
+            MetadataStyle::Request => asked.map(|asked| reference::metadata(asked, decision)),
+            MetadataStyle::None => None,
+        },
     }
 }
 
@@ -177,7 +185,7 @@ fn unit_to_proto(unit: Unit) -> PbUnit {
 }
 
 /// Rounded up, at least 1: what a client that waits so long is sure to get.
-fn whole_seconds(duration: Duration) -> u64 {
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     seconds.max(1)
 }
@@ -203,10 +211,13 @@ fn headers(decision: &Decision) -> Vec<HeaderValue> {
     if shown.x_ratelimit {
         headers.extend(x_ratelimit(decision));
     }
+    if let Some(names) = &shown.limit_headers {
+        headers.extend(reference::headers(names, decision).into_iter().flatten());
+    }
     headers
 }
 
-fn header(key: &str, value: String) -> HeaderValue {
+pub(super) fn header(key: &str, value: String) -> HeaderValue {
     HeaderValue {
         key: key.to_owned(),
         value,
@@ -220,7 +231,7 @@ fn ratelimit(limits: &[LimitState]) -> String {
     let mut text = String::with_capacity(48 * limits.len());
     for LimitState { limit, balance } in limits {
         let comma = if text.is_empty() { "" } else { ", " };
-        let remaining = if balance.fits { balance.remaining } else { 0 };
+        let remaining = if balance.fits { balance.remaining() } else { 0 };
         let seconds = whole_seconds(balance.reset_after);
         let written = write!(
             text,
@@ -257,7 +268,7 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
     let Some(LimitState { limit, balance }) = state else {
         return Vec::new();
     };
-    let remaining = if balance.fits { balance.remaining } else { 0 };
+    let remaining = if balance.fits { balance.remaining() } else { 0 };
     vec![
         header("x-ratelimit-limit", limit.limit.count().to_string()),
         header("x-ratelimit-remaining", remaining.to_string()),
@@ -296,7 +307,7 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
 }
 
 // Source: envoyproxy/ratelimit: the first rule wins, and maps in maps are merged.
-fn metadata_of_passed(decision: &Decision) -> Option<Value> {
+pub(super) fn metadata_of_passed(decision: &Decision) -> Option<Value> {
     let mut all = decision
         .passed_with_metadata
         .iter()
@@ -336,10 +347,10 @@ fn json_to_proto(json: &Json) -> Value {
     })
 }
 
-fn text(text: &str) -> Value {
+pub(super) fn text(text: &str) -> Value {
     value(ValueKind::StringValue(text.to_owned()))
 }
 
-fn value(kind: ValueKind) -> Value {
+pub(super) fn value(kind: ValueKind) -> Value {
     Value { kind: Some(kind) }
 }

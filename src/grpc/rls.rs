@@ -9,30 +9,79 @@ use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{convert, status};
 use crate::{
+    decision::Decision,
     limiter::Limiter,
     metrics::Metrics,
+    plan::MetadataStyle,
     proto::envoy::service::ratelimit::v3::{
         self as pb, rate_limit_service_server::RateLimitService,
     },
+    settings::Dialect,
 };
 
 /// How long before the caller's deadline the answer must leave.
 const MARGIN: Duration = Duration::from_millis(2);
 
 /// A caller that names no deadline waits at most so long; the store timeout is far below.
-const NO_DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const NO_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The service.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Service {
     limiter: Arc<Limiter>,
     metrics: Arc<Metrics>,
+    dialect: Dialect,
+    /// Whether answers repeat what was asked.
+    repeats: bool,
 }
 
 impl Service {
-    /// Decides by `limiter`.
-    pub fn new(limiter: Arc<Limiter>, metrics: Arc<Metrics>) -> Self {
-        Self { limiter, metrics }
+    /// Decides by `limiter`; errors are said in `dialect`.
+    pub fn new(limiter: Arc<Limiter>, metrics: Arc<Metrics>, dialect: Dialect) -> Self {
+        let repeats = limiter.plans().load().response().metadata == MetadataStyle::Request;
+        Self {
+            limiter,
+            metrics,
+            dialect,
+            repeats,
+        }
+    }
+
+    /// Decides a request that came at `start`, by `deadline`.
+    ///
+    /// # Errors
+    /// As [`status`] says of a request that cannot be judged, and of one that was not decided.
+    pub async fn decide(
+        &self,
+        request: pb::RateLimitRequest,
+        start: Instant,
+        deadline: Instant,
+    ) -> Result<pb::RateLimitResponse, Status> {
+        let asked = self.repeats.then(|| request.clone());
+        let query = convert::query_from_proto(request)
+            .map_err(|error| status::invalid(&self.metrics, self.dialect, &error))?;
+        let decision = self
+            .limiter
+            .decide(&query, deadline)
+            .await
+            .map_err(|error| status::undecided(&self.metrics, self.dialect, &error))?;
+        self.count(&decision);
+        let response = convert::response_to_proto(&query.domain, asked.as_ref(), &decision);
+        self.metrics.latency.observe(start.elapsed());
+        Ok(response)
+    }
+
+    fn count(&self, decision: &Decision) {
+        self.metrics.decisions.of(decision.code).inc();
+        if decision.degraded {
+            self.metrics.degraded.inc();
+        }
+        if decision.shadowed {
+            self.metrics.shadowed.inc();
+        }
+        if !decision.known_domain {
+            self.metrics.unknown_domain.inc();
+        }
     }
 }
 
@@ -44,22 +93,7 @@ impl RateLimitService for Service {
     ) -> Result<Response<pb::RateLimitResponse>, Status> {
         let start = Instant::now();
         let deadline = start + timeout(request.metadata());
-        let query = convert::query_from_proto(request.into_inner())
-            .map_err(|error| status::invalid(&self.metrics, &error))?;
-        let decision = self
-            .limiter
-            .decide(&query, deadline)
-            .await
-            .map_err(|error| status::undecided(&self.metrics, &error))?;
-        self.metrics.decisions.of(decision.code).inc();
-        if decision.degraded {
-            self.metrics.degraded.inc();
-        }
-        if !decision.known_domain {
-            self.metrics.unknown_domain.inc();
-        }
-        let response = convert::response_to_proto(&query.domain, &decision);
-        self.metrics.latency.observe(start.elapsed().as_secs_f64());
+        let response = self.decide(request.into_inner(), start, deadline).await?;
         Ok(Response::new(response))
     }
 }

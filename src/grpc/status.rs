@@ -5,19 +5,39 @@ use tonic::{Code, Status, body::Body};
 
 use super::convert::RequestError;
 use crate::{
+    descriptor::QueryError,
     limiter::DecideError,
     metrics::{ErrorLabels, ErrorReason, Metrics},
+    settings::Dialect,
 };
 
-/// A request that cannot be judged: INVALID_ARGUMENT, which says what is wrong with it.
-pub fn invalid(metrics: &Metrics, error: &RequestError) -> Status {
+/// A request that cannot be judged: INVALID_ARGUMENT, which says what is wrong with it; UNKNOWN where the dialect has it so.
+pub fn invalid(metrics: &Metrics, dialect: Dialect, error: &RequestError) -> Status {
     count(metrics, ErrorReason::InvalidRequest);
-    Status::invalid_argument(error.to_string())
+    let code = match error {
+        RequestError::Query(QueryError::EmptyDomain | QueryError::NoDescriptors) => {
+            code(dialect, Code::InvalidArgument)
+        }
+        _ => Code::InvalidArgument,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// The code of an error that envoyproxy/ratelimit has too: it says UNKNOWN of each.
+fn code(dialect: Dialect, ours: Code) -> Code {
+    match dialect {
+        Dialect::Tollgate => ours,
+        Dialect::Reference => Code::Unknown,
+    }
 }
 
 /// A query that was not decided.
-pub fn undecided(metrics: &Metrics, error: &DecideError) -> Status {
+pub fn undecided(metrics: &Metrics, dialect: Dialect, error: &DecideError) -> Status {
     match error {
+        DecideError::NoPlans => {
+            count(metrics, ErrorReason::NoPlans);
+            Status::new(code(dialect, Code::Unavailable), error.to_string())
+        }
         DecideError::Override { .. } => {
             count(metrics, ErrorReason::InvalidRequest);
             Status::invalid_argument(error.to_string())

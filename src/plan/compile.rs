@@ -13,34 +13,49 @@ use super::{
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
     mistake::{Mistake, Notes, Path},
-    rule::{Allowance, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit},
+    options::LoadOptions,
+    rule::{
+        Allowance, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
+        RuleCounters, RuleLimit,
+    },
     subject::{Variable, escaped},
 };
-use crate::limit::{Limit, Period};
+use crate::{
+    limit::{Algorithm, Limit, Period},
+    statistics::{KeyLevel, RuleStatistics},
+};
 
 /// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
 const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
 
-/// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of.
+/// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of. What
+/// the file does not say of answers and of counting is as in `outer`.
 pub fn compile(
     file: PlanFile,
     name: &Arc<str>,
+    outer: &LoadOptions,
     previous: Option<&Domain>,
     notes: &mut Notes,
 ) -> Domain {
     let domain: Arc<str> = file.domain.as_str().into();
     let mut compiler = Compiler {
         file: Arc::clone(name),
+        further: file.further,
+        first: 0,
         counters: previous.map(counters).unwrap_or_default(),
         tiers: file.tiers.into_iter().collect(),
         paths: HashSet::new(),
         nodes: Vec::new(),
         rules: Vec::new(),
+        levels: Vec::new(),
         key_names: HashSet::new(),
         notes,
         domain,
     };
     let on_store_error = file.on_store_error.map(Into::into).unwrap_or_default();
+    let counting = outer
+        .counting
+        .but(file.algorithm, file.charge, file.overdraw);
     compiler.nodes.push(Node {
         level: None,
         rule: None,
@@ -49,16 +64,19 @@ pub fn compile(
     });
     let top = Place {
         path: Path::Top,
+        key: &Arc::clone(&compiler.domain),
         shown: "",
         escaped: "",
         on_store_error,
+        counting,
     };
     compiler.level(0, file.descriptors.unwrap_or_default(), &top);
-    let unmatched = compiler.unmatched(file.unmatched, on_store_error);
+    let unmatched = compiler.unmatched(file.unmatched, on_store_error, counting);
     let keys = compiler.keys(file.api_keys.unwrap_or_default());
     Domain {
-        response: Arc::new(response(file.response)),
+        response: Arc::new(response(file.response, &outer.response)),
         on_store_error,
+        counting,
         replaces: compiler.rules.iter().any(|rule| !rule.replaces.is_empty()),
         tiers: compiler
             .tiers
@@ -76,7 +94,10 @@ pub fn compile(
 }
 
 struct Compiler<'n> {
+    /// The file that is compiled now, and which of the rules is the first of it.
     file: Arc<str>,
+    first: usize,
+    further: Vec<(usize, Arc<str>)>,
     domain: Arc<str>,
     counters: HashMap<Arc<str>, Arc<RuleCounters>>,
     tiers: Vec<(String, TierFile)>,
@@ -84,6 +105,8 @@ struct Compiler<'n> {
     paths: HashSet<Arc<str>>,
     nodes: Vec<Node>,
     rules: Vec<Arc<Rule>>,
+    /// The levels from the top to the rule at hand, as statistics name them.
+    levels: Vec<KeyLevel>,
     key_names: HashSet<Box<str>>,
     notes: &'n mut Notes,
 }
@@ -91,9 +114,12 @@ struct Compiler<'n> {
 /// Where a level hangs.
 struct Place<'a> {
     path: Path<'a>,
+    /// As envoyproxy/ratelimit says it, with the domain.
+    key: &'a str,
     shown: &'a str,
     escaped: &'a str,
     on_store_error: OnStoreError,
+    counting: Counting,
 }
 
 impl Compiler<'_> {
@@ -105,6 +131,10 @@ impl Compiler<'_> {
         let descriptors = place.path.field("descriptors");
         for (index, rule) in rules.into_iter().enumerate() {
             let node = self.nodes.len() as NodeIndex;
+            let index = match place.path {
+                Path::Top => self.index_in_file(index),
+                _ => index,
+            };
             self.warn_if_covered(&level, &rule, &descriptors.item(index));
             match rule.cidr {
                 Some(net) => level.add_network(&rule.key, net, node),
@@ -115,10 +145,23 @@ impl Compiler<'_> {
         self.nodes[parent as usize].level = Some(Box::new(level));
     }
 
+    /// Where a rule at the top stands in its own file, which is from now on the one that warnings name.
+    fn index_in_file(&mut self, index: usize) -> usize {
+        let file = self.further.iter().rfind(|(first, _)| *first <= index);
+        if let Some((first, file)) = file {
+            (self.first, self.file) = (*first, Arc::clone(file));
+        }
+        index - self.first
+    }
+
     /// Adds a rule and all below it. Nodes are numbered in file order, which patterns rely on.
     fn rule(&mut self, mut file: RuleFile, place: &Place<'_>, path: &Path<'_>) {
         let (element, shown, escaped) = names(&file, place);
+        let key = format!("{}.{}", place.key, file.shown());
         let on_store_error = file.on_store_error.map_or(place.on_store_error, Into::into);
+        let counting = place
+            .counting
+            .but(file.algorithm, file.charge, file.overdraw);
         let below = file.descriptors.take().unwrap_or_default();
         let key_rule = file.limits_from.map(|_| {
             self.key_names.insert(file.key.as_str().into());
@@ -131,13 +174,16 @@ impl Compiler<'_> {
             }
         });
         let variable = variable(&file);
+        self.levels.push(key_level(&file));
         let branch = !below.is_empty();
         let names = Names {
             element: &element,
+            key: &key,
             shown: &shown,
             escaped: &escaped,
+            path,
         };
-        let rule = self.compiled(file, &names, on_store_error, branch);
+        let rule = self.compiled(file, &names, on_store_error, counting, branch);
         let index = self.nodes.len() as NodeIndex;
         self.nodes.push(Node {
             level: None,
@@ -147,11 +193,14 @@ impl Compiler<'_> {
         });
         let place = Place {
             path: *path,
+            key: &key,
             shown: &shown,
             escaped: &escaped,
             on_store_error,
+            counting,
         };
         self.level(index, below, &place);
+        self.levels.pop();
     }
 
     /// What a rule says, or none for a mere branch.
@@ -160,6 +209,7 @@ impl Compiler<'_> {
         file: RuleFile,
         names: &Names<'_>,
         on_store_error: OnStoreError,
+        counting: Counting,
         branch: bool,
     ) -> Option<Arc<Rule>> {
         let limited =
@@ -180,22 +230,41 @@ impl Compiler<'_> {
             shown: names.element,
             name: name.as_ref(),
         };
+        let mut shared = None;
         let allowance = match (rate_limit, file.limits, file.limits_from) {
-            (Some(rate_limit), ..) => from_rate_limit(&rate_limit, limit_names),
-            (_, Some(limits), _) => Allowance::Limits(from_limits(&limits, limit_names)),
-            (_, _, Some(_)) => Allowance::Tiers(
-                self.tiers
-                    .iter()
-                    .map(|(_, tier)| from_limits(&tier.limits, limit_names))
-                    .collect(),
-            ),
+            (Some(rate_limit), ..) => from_rate_limit(&rate_limit, counting.algorithm, limit_names),
+            (_, Some(limits), _) => {
+                let limits = counted(&limits, counting.algorithm);
+                shared = shared_bucket(&limits);
+                Allowance::Limits(from_limits(&limits, limit_names))
+            }
+            (_, _, Some(_)) => {
+                let tiers = self.tiers.iter();
+                let tiers = tiers.map(|(_, tier)| {
+                    let limits = counted(&tier.limits, counting.algorithm);
+                    shared = shared.take().or_else(|| shared_bucket(&limits));
+                    from_limits(&limits, limit_names)
+                });
+                Allowance::Tiers(tiers.collect())
+            }
             _ => Allowance::Listed,
         };
+        if let Some(message) = shared {
+            self.notes.error(Mistake {
+                file: Arc::clone(&self.file),
+                place: file.place,
+                path: names.path.to_string(),
+                message,
+            });
+        }
         let path = self.free_path(names);
+        let detailed = file.detailed_metric == Some(true);
         let rule = Arc::new(Rule {
             counters: self.counters_of(&path),
+            statistics: Box::new(RuleStatistics::new(&domain, &self.levels, detailed)),
             domain,
             path,
+            key: names.key.into(),
             name: name.as_deref().map(Into::into),
             allowance,
             role: match (file.shadow_mode, file.quota_mode) {
@@ -203,6 +272,8 @@ impl Compiler<'_> {
                 (_, Some(true)) => Role::Quota,
                 _ => Role::Enforced,
             },
+            quota: file.quota_mode == Some(true),
+            counting,
             on_store_error,
             replaces: replaces
                 .unwrap_or_default()
@@ -232,7 +303,12 @@ impl Compiler<'_> {
         self.counters.get(path).map(Arc::clone).unwrap_or_default()
     }
 
-    fn unmatched(&mut self, file: UnmatchedFile, on_store_error: OnStoreError) -> Unmatched {
+    fn unmatched(
+        &mut self,
+        file: UnmatchedFile,
+        on_store_error: OnStoreError,
+        counting: Counting,
+    ) -> Unmatched {
         let (shown, path) = UNMATCHED;
         let names = RuleNames {
             domain: &Arc::clone(&self.domain),
@@ -244,19 +320,24 @@ impl Compiler<'_> {
             UnmatchedFile::Allow => return Unmatched::Allow,
             UnmatchedFile::Deny => Allowance::Denied,
             UnmatchedFile::Limit(limit) => {
-                Allowance::Limits(from_limits(std::slice::from_ref(limit), names))
+                let limits = counted(std::slice::from_ref(limit), counting.algorithm);
+                Allowance::Limits(from_limits(&limits, names))
             }
         };
         let rule = Arc::new(Rule {
             domain: Arc::clone(&self.domain),
             path: shown.into(),
+            key: format!("{}.{shown}", self.domain).into(),
             name: None,
             allowance,
             role: Role::Enforced,
+            quota: false,
+            counting,
             on_store_error,
             replaces: Box::default(),
             metadata: None,
             counters: self.counters_of(shown),
+            statistics: Box::new(RuleStatistics::fixed(&self.domain, ["unmatched"])),
         });
         self.rules.push(Arc::clone(&rule));
         match file {
@@ -302,7 +383,7 @@ impl Compiler<'_> {
                 format!("never reached: an earlier rule{path_of} meets all of its values");
             self.notes.warning(Mistake {
                 file: Arc::clone(&self.file),
-                place: Some(rule.place),
+                place: rule.place,
                 path: path.to_string(),
                 message,
             });
@@ -320,8 +401,11 @@ impl Compiler<'_> {
 /// What a rule is called while it is compiled.
 struct Names<'a> {
     element: &'a str,
+    key: &'a str,
     shown: &'a str,
     escaped: &'a str,
+    /// Where it stands in the file.
+    path: &'a Path<'a>,
 }
 
 /// A rule's element, and its paths for people and for buckets.
@@ -344,8 +428,26 @@ fn names(file: &RuleFile, place: &Place<'_>) -> (String, String, String) {
     }
 }
 
+/// A rule's level as envoyproxy/ratelimit names it in its statistics.
+fn key_level(file: &RuleFile) -> KeyLevel {
+    let text = match &file.cidr {
+        Some(net) => format!("{}_{net}", file.key),
+        None => file.joined(),
+    };
+    KeyLevel {
+        text: text.into(),
+        open: file.value.is_none() || is_pattern(file),
+        value_to_metric: file.value_to_metric == Some(true),
+        share_threshold: file.share_threshold == Some(true),
+    }
+}
+
+fn is_pattern(file: &RuleFile) -> bool {
+    file.joined().contains('*') && file.cidr.is_none()
+}
+
 fn variable(file: &RuleFile) -> Variable {
-    let pattern = file.joined().contains('*') && file.cidr.is_none();
+    let pattern = is_pattern(file);
     match (&file.value, file.cidr) {
         _ if pattern && file.share_threshold == Some(true) => Variable::Nothing,
         _ if pattern && file.key.contains('*') => Variable::Joined(0),
@@ -355,10 +457,10 @@ fn variable(file: &RuleFile) -> Variable {
     }
 }
 
-fn from_rate_limit(file: &RateLimitFile, names: RuleNames<'_>) -> Allowance {
+fn from_rate_limit(file: &RateLimitFile, algorithm: Algorithm, names: RuleNames<'_>) -> Allowance {
     match (file.unlimited, file.unit) {
         (false, Some(unit)) => {
-            let limit = Limit::per(file.requests_per_unit, Period::of(unit))
+            let limit = Limit::per(file.requests_per_unit, Period::of(unit), algorithm)
                 .expect("read() rejects limits that cannot be counted");
             Allowance::Limits(smallvec![Arc::new(rule_limit(names, limit, None))])
         }
@@ -366,20 +468,50 @@ fn from_rate_limit(file: &RateLimitFile, names: RuleNames<'_>) -> Allowance {
     }
 }
 
-fn from_limits<L: FromIterator<Arc<RuleLimit>>>(files: &[LimitFile], names: RuleNames<'_>) -> L {
-    files
-        .iter()
-        .map(|file| Arc::new(rule_limit(names, file.limit.clone(), file.name.as_deref())))
+/// Limits, each with its own name, as they count under `algorithm`.
+fn counted(files: &[LimitFile], algorithm: Algorithm) -> Vec<(Limit, Option<&str>)> {
+    let limits = files.iter().map(|file| match algorithm {
+        Algorithm::FixedWindow if file.plain => {
+            (file.limit.in_fixed_windows(), file.name.as_deref())
+        }
+        _ => (file.limit.clone(), file.name.as_deref()),
+    });
+    limits.collect()
+}
+
+/// What is wrong with limits of which two are one bucket. `read` refuses those that are so whatever the algorithm.
+fn shared_bucket(limits: &[(Limit, Option<&str>)]) -> Option<String> {
+    limits.iter().enumerate().find_map(|(index, (limit, _))| {
+        let same = |(first, _): &&(Limit, _)| first.identity() == limit.identity();
+        let (first, _) = limits[..index].iter().find(same)?;
+        Some(format!(
+            "under `algorithm: fixed_window`, `{first}` and `{limit}` are of one kind and period and would share a bucket; keep one, or write another period or kind"
+        ))
+    })
+}
+
+fn from_limits<L: FromIterator<Arc<RuleLimit>>>(
+    limits: &[(Limit, Option<&str>)],
+    names: RuleNames<'_>,
+) -> L {
+    let limits = limits.iter();
+    limits
+        .map(|(limit, own)| Arc::new(rule_limit(names, limit.clone(), *own)))
         .collect()
 }
 
-fn response(file: ResponseFile) -> ResponseOptions {
-    let default = ResponseOptions::default();
+fn response(file: ResponseFile, default: &ResponseOptions) -> ResponseOptions {
+    let default = default.clone();
     ResponseOptions {
         retry_after: file.retry_after.unwrap_or(default.retry_after),
         ratelimit: file.ratelimit.unwrap_or(default.ratelimit),
         x_ratelimit: file.x_ratelimit.unwrap_or(default.x_ratelimit),
-        metadata: file.metadata.unwrap_or(default.metadata),
+        metadata: match file.metadata {
+            Some(true) => MetadataStyle::Rule,
+            Some(false) => MetadataStyle::None,
+            None => default.metadata,
+        },
+        limit_headers: default.limit_headers,
         body: file.body.map_or(default.body, Into::into),
         content_type: file.content_type.map_or(default.content_type, Into::into),
     }

@@ -7,7 +7,7 @@ mod keys;
 mod limits;
 mod rules;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use indexmap::IndexSet;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     Plans,
     domain::Domain,
-    rule::{Allowance, ResponseOptions, RuleLimit},
+    rule::{Allowance, Charge, Counting, ResponseOptions, Rule, RuleLimit},
 };
 use limits::{compare, texts};
 use rules::rules;
@@ -181,22 +181,20 @@ impl Pair<'_> {
 
     /// What holds for limits that requests bring along; rules tell of themselves.
     fn defaults(&self, into: &mut Vec<Change>) {
-        let (old, new) = (self.old.on_store_error(), self.new.on_store_error());
-        if old != new {
-            let says = format!("{} → {}", lower(old), lower(new));
-            let says = (Effect::None, says);
-            into.push(self.change(
-                ChangeSubject::Domain,
-                "on_store_error",
-                ChangeKind::Changed,
-                says,
-            ));
+        let (old, new) = (domain_facts(self.old), domain_facts(self.new));
+        for (says, name) in differences(&old, &new) {
+            let means = match name {
+                "charge" => charges(self.old.counting(), self.new.counting()),
+                _ => Effect::None,
+            };
+            let says = (means, says);
+            into.push(self.change(ChangeSubject::Domain, name, ChangeKind::Changed, says));
         }
     }
 
     /// Tiers, told once and not again with each rule that takes its limits from them.
     fn tiers(&self, into: &mut Vec<Change>) {
-        let (old, new) = (tiers(self.old), tiers(self.new));
+        let (old, new) = self.both_tiers();
         for (name, before) in &old {
             let Some(after) = new.get(name) else {
                 let says = (Effect::None, "is gone".to_owned());
@@ -217,6 +215,23 @@ impl Pair<'_> {
             let says = (Effect::None, says);
             into.push(self.change(ChangeSubject::Tier, name, ChangeKind::Added, says));
         }
+    }
+
+    /// Tiers before and after by name, with their limits as one rule counts them that counts alike before and after. Without
+    /// such a rule, as the first one does.
+    fn both_tiers(&self) -> (Tiers<'_>, Tiers<'_>) {
+        let alike = |one: &Rule, other: &Rule| {
+            one.path == other.path && one.counting.algorithm == other.counting.algorithm
+        };
+        let both = by_tier(self.old).find_map(|old| {
+            let new = by_tier(self.new).find(|new| alike(old, new))?;
+            Some((old, new))
+        });
+        let (old, new) = match both {
+            Some((old, new)) => (Some(old), Some(new)),
+            None => (by_tier(self.old).next(), by_tier(self.new).next()),
+        };
+        (tiers(self.old, old), tiers(self.new, new))
     }
 
     fn rules(&self, into: &mut Vec<Change>) {
@@ -285,8 +300,17 @@ fn compete(one: &str, other: &str) -> bool {
 }
 
 /// Tiers by name; their limits, where a rule takes its limits from them.
-fn tiers(domain: &Domain) -> BTreeMap<&str, Option<&[Arc<RuleLimit>]>> {
-    let limits = domain.rules().find_map(|rule| match &rule.allowance {
+type Tiers<'p> = BTreeMap<&'p str, Option<&'p [Arc<RuleLimit>]>>;
+
+/// The rules that take their limits from tiers.
+fn by_tier(domain: &Domain) -> impl Iterator<Item = &Rule> {
+    let rules = domain.rules().map(|rule| &**rule);
+    rules.filter(|rule| matches!(rule.allowance, Allowance::Tiers(_)))
+}
+
+/// A domain's tiers, as `rule` counts their limits.
+fn tiers<'p>(domain: &'p Domain, rule: Option<&'p Rule>) -> Tiers<'p> {
+    let limits = rule.and_then(|rule| match &rule.allowance {
         Allowance::Tiers(tiers) => Some(tiers),
         _ => None,
     });
@@ -295,12 +319,36 @@ fn tiers(domain: &Domain) -> BTreeMap<&str, Option<&[Arc<RuleLimit>]>> {
     tiers.map(|(index, name)| (&**name, of(index))).collect()
 }
 
+/// What holds for limits that requests bring along.
+fn domain_facts(domain: &Domain) -> Vec<(&'static str, String)> {
+    let counting = domain.counting();
+    vec![
+        ("on_store_error", lower(domain.on_store_error())),
+        ("algorithm", counting.algorithm.name().to_owned()),
+        ("charge", charge(counting).name().to_owned()),
+    ]
+}
+
+/// When hits are charged that a descriptor brings: what all settings about it come to.
+fn charge(counting: Counting) -> Charge {
+    counting.charge_if(true)
+}
+
+/// Whoever is charged more passes less.
+fn charges(old: Counting, new: Counting) -> Effect {
+    match charge(new).cmp(&charge(old)) {
+        Ordering::Greater => Effect::Tighter,
+        Ordering::Equal => Effect::None,
+        Ordering::Less => Effect::Looser,
+    }
+}
+
 fn response_facts(response: &ResponseOptions) -> Vec<(&'static str, String)> {
     vec![
         ("retry_after", response.retry_after.to_string()),
         ("ratelimit", response.ratelimit.to_string()),
         ("x_ratelimit", response.x_ratelimit.to_string()),
-        ("metadata", response.metadata.to_string()),
+        ("metadata", lower(response.metadata)),
         ("body", format!("`{}`", response.body)),
         ("content_type", response.content_type.to_string()),
     ]

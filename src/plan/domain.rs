@@ -9,11 +9,11 @@ use super::{
     keys::ApiKeys,
     level::{Level, Met, NodeIndex},
     matching::read_as,
-    rule::{OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
-    descriptor::{Descriptor, LimitOverride},
+    descriptor::{Descriptor, Entry, LimitOverride},
     limit::{Limit, LimitError, Period},
 };
 
@@ -26,6 +26,7 @@ pub struct Domain {
     pub(super) name: Arc<str>,
     pub(super) response: Arc<ResponseOptions>,
     pub(super) on_store_error: OnStoreError,
+    pub(super) counting: Counting,
     pub(super) rules: Vec<Arc<Rule>>,
     /// Every place of the tree; the first is the top.
     pub(super) nodes: Vec<Node>,
@@ -101,6 +102,11 @@ impl Domain {
         self.on_store_error
     }
 
+    /// How limits count and when hits are charged, where no rule says otherwise.
+    pub fn counting(&self) -> Counting {
+        self.counting
+    }
+
     /// Its rules in file order; last the one for what no rule matches, if it is not to pass.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.rules.iter()
@@ -121,15 +127,27 @@ impl Domain {
         self.key_names.iter().any(|name| **name == *key)
     }
 
-    /// A value as people may see it: an API key by its id; one that nobody knows by the beginning of its hash.
-    pub fn shown<'a>(&'a self, key: &str, value: &'a str) -> Cow<'a, str> {
-        if key != "api_key" && !self.holds_api_key(key) {
-            return value.into();
+    /// What of an entry's value may be seen: all of it, but of an API key only its id, or `unknown`.
+    pub fn public_value<'e>(&'e self, entry: &'e Entry) -> &'e str {
+        match self.holds_api_key(&entry.key) {
+            false => &entry.value,
+            true => self
+                .keys
+                .of_id_or_secret(&entry.value)
+                .map_or("unknown", |key| &key.id),
         }
-        if let Some(known) = self.keys.of_id_or_secret(value) {
+    }
+
+    /// The same for a report, where keys that nobody knows are told apart, by the beginning of their hash. What is called
+    /// `api_key` is taken for one, whatever the rules say.
+    pub fn reported_value<'e>(&'e self, entry: &'e Entry) -> Cow<'e, str> {
+        if entry.key != "api_key" && !self.holds_api_key(&entry.key) {
+            return Cow::Borrowed(&entry.value);
+        }
+        if let Some(known) = self.keys.of_id_or_secret(&entry.value) {
             return Cow::Borrowed(&known.id);
         }
-        let [one, two, three, ..] = <[u8; 32]>::from(Sha256::digest(value));
+        let [one, two, three, ..] = <[u8; 32]>::from(Sha256::digest(&entry.value));
         format!("(unknown key #{one:02x}{two:02x}{three:02x})").into()
     }
 
@@ -155,7 +173,7 @@ impl Domain {
         if let Some(ready) = self.overrides.ready.lock().get(&asked) {
             return Ok((Arc::clone(ready), subject));
         }
-        let built = Limit::per(limit.requests, limit.period)?;
+        let built = Limit::per(limit.requests, limit.period, self.counting.algorithm)?;
         let names = RuleNames {
             domain: &self.name,
             path: "%override",
@@ -204,7 +222,7 @@ pub(super) struct RuleNames<'a> {
 /// A limit of a rule. `own` is the limit's own name.
 pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -> RuleLimit {
     let (domain, path) = (escaped(rule.domain), rule.path);
-    let key_prefix = format!("tollgate:1:{domain}/{path}#{}", limit.identity());
+    let key_prefix = format!("{domain}/{path}#{}", limit.identity());
     let label = match (own, rule.name) {
         (Some(own), _) => label(own),
         (None, Some(name)) => label(&format!("{name}:{limit}")),

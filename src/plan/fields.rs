@@ -3,11 +3,14 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
-    mistake::{Mistake, Notes, Path, Place, did_you_mean},
+    mistake::{Mistake, Notes, Path, Place, did_you_mean, first_at},
     scalar::{is_number, truth},
     shapes::{REFERENCE, Shape},
     tree::{Node, Value},
 };
+
+/// The reference's words about a list that holds other than maps.
+pub const NOT_A_MAP: &str = "config error, yaml file contains list of type other than map";
 
 /// What is noted while one file is read.
 #[derive(Debug)]
@@ -16,13 +19,15 @@ pub struct Reader<'n> {
     pub file: Arc<str>,
     /// Where mistakes go.
     pub notes: &'n mut Notes,
+    /// Whether the reference reads such files too, so that mistakes carry its words.
+    pub reference: bool,
 }
 
 /// The fields of a map by name, each once.
 #[derive(Debug)]
 pub struct Fields<'t> {
     /// Where the map begins.
-    pub place: Place,
+    pub place: Option<Place>,
     all: Vec<(&'t str, &'t Node)>,
 }
 
@@ -38,22 +43,30 @@ impl<'t> Fields<'t> {
 }
 
 impl Reader<'_> {
+    /// The reference's words about a value of the wrong type, to end a message with.
+    pub fn unmarshal(&self) -> &'static str {
+        match self.reference {
+            true => " (error loading config file: yaml: unmarshal errors)",
+            false => "",
+        }
+    }
+
     /// Notes a mistake.
-    pub fn error(&mut self, place: Place, path: &Path<'_>, message: impl Into<String>) {
+    pub fn error(&mut self, place: Option<Place>, path: &Path<'_>, message: impl Into<String>) {
         let mistake = self.mistake(place, path, message.into());
         self.notes.error(mistake);
     }
 
     /// Notes something tolerated.
-    pub fn warning(&mut self, place: Place, path: &Path<'_>, message: impl Into<String>) {
+    pub fn warning(&mut self, place: Option<Place>, path: &Path<'_>, message: impl Into<String>) {
         let mistake = self.mistake(place, path, message.into());
         self.notes.warning(mistake);
     }
 
-    fn mistake(&self, place: Place, path: &Path<'_>, message: String) -> Mistake {
+    fn mistake(&self, place: Option<Place>, path: &Path<'_>, message: String) -> Mistake {
         Mistake {
             file: Arc::clone(&self.file),
-            place: Some(place),
+            place,
             path: path.to_string(),
             message,
         }
@@ -95,7 +108,8 @@ impl Reader<'_> {
         };
         let mut all: Vec<(&'t str, &'t Node, &'t Node)> = Vec::with_capacity(pairs.len());
         // Most maps have a handful of fields, where a look at each is cheaper than hashing.
-        let mut hashed: Option<HashMap<&str, Place>> = (pairs.len() > 16).then(HashMap::new);
+        let mut hashed: Option<HashMap<&str, Option<Place>>> =
+            (pairs.len() > 16).then(HashMap::new);
         let mut merges = Vec::new();
         for (key, value) in pairs {
             let Some(name) = self.name(key, path) else {
@@ -113,7 +127,7 @@ impl Reader<'_> {
                     .map(|(_, key, _)| key.place),
             };
             if let Some(place) = first {
-                let message = format!("stands here twice, first at line {}", place.line);
+                let message = format!("stands here twice{}", first_at(place));
                 self.error(key.place, &path.field(name), message);
             } else {
                 all.push((name, key, value));
@@ -168,7 +182,7 @@ impl Reader<'_> {
     }
 
     /// A field that the shape does not have: tolerated where the reference tolerates it.
-    fn stranger(&mut self, name: &str, place: Place, path: &Path<'_>, shape: &Shape) {
+    fn stranger(&mut self, name: &str, place: Option<Place>, path: &Path<'_>, shape: &Shape) {
         let path = path.field(name);
         let what = shape.what;
         if shape.reference && REFERENCE.contains(&name) {
@@ -189,7 +203,8 @@ impl Reader<'_> {
         match &node.value {
             Value::List(items) => items,
             _ => {
-                let message = format!("expected a list of {of}, found {}", node.kind());
+                let found = node.kind();
+                let message = format!("expected a list of {of}, found {found}{}", self.unmarshal());
                 self.error(node.place, path, message);
                 &[]
             }
@@ -247,7 +262,7 @@ impl Reader<'_> {
                 Value::Scalar { text, .. } => format!("`{text}`"),
                 _ => node.kind().to_owned(),
             };
-            let message = format!("expected true or false, found {found}");
+            let message = format!("expected true or false, found {found}{}", self.unmarshal());
             self.error(node.place, &path.field(name), message);
         }
         value

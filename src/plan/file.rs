@@ -1,17 +1,24 @@
 //! What a plan file holds, typed. The JSON Schema is made from these types; `read` fills them and checks them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::{mistake::Place, rule::OnStoreError};
-use crate::limit::{Limit, Unit};
+use super::{
+    mistake::Place,
+    rule::{Charge, OnStoreError},
+};
+use crate::limit::{Algorithm, Limit, Unit};
 
 /// A plan file of Tollgate: the rules of one domain. Every configuration file of envoyproxy/ratelimit is one too.
 #[derive(Debug, Clone, Default, JsonSchema)]
 #[schemars(title = "Tollgate plan file", deny_unknown_fields)]
 pub struct PlanFile {
+    /// The further files of the domain that are put together in this one: which of the rules is the first of theirs, their
+    /// names.
+    #[schemars(skip)]
+    pub further: Vec<(usize, Arc<str>)>,
     /// Name space of the rules; equals the domain that Envoy sends.
     pub domain: String,
     /// Rules for what Envoy sends first; each may have further ones below it.
@@ -32,6 +39,18 @@ pub struct PlanFile {
     /// What answers while the store does not; a rule may say otherwise for itself and the rules below it.
     #[schemars(default)]
     pub on_store_error: Option<OnStoreErrorFile>,
+    /// How limits count that do not say it themselves: `rate_limit`, and plain `N/PERIOD`. A rule may say otherwise for itself and the rules
+    /// below it.
+    #[schemars(with = "Option<AlgorithmText>")]
+    pub algorithm: Option<Algorithm>,
+    /// When hits are charged: all of a request together if it passes; independently, each descriptor's whatever becomes of the
+    /// others; or, when one is over, only what is over. A rule may say otherwise for itself and the rules
+    /// below it.
+    #[schemars(with = "Option<ChargeText>")]
+    pub charge: Option<Charge>,
+    /// Under `all_or_nothing`: hits that the descriptor itself tells are charged in full though they do not fit, into debt. A rule may say otherwise for itself and the rules
+    /// below it.
+    pub overdraw: Option<bool>,
 }
 
 /// One rule: what an entry must be, and what is allowed if it is the last one of its descriptor.
@@ -40,7 +59,7 @@ pub struct PlanFile {
 pub struct RuleFile {
     /// Where it stands.
     #[schemars(skip)]
-    pub place: Place,
+    pub place: Option<Place>,
     /// Key of the entry.
     #[schemars(with = "Text")]
     pub key: String,
@@ -73,18 +92,30 @@ pub struct RuleFile {
     pub quota_mode: Option<bool>,
     /// All values that the `*` of this rule stands for share one bucket.
     pub share_threshold: Option<bool>,
-    /// Of envoyproxy/ratelimit's statistics; loads, and has no effect.
+    /// In envoyproxy/ratelimit's statistics this rule counts apart for each list of values; goes with a limit.
     pub detailed_metric: Option<bool>,
-    /// Of envoyproxy/ratelimit's statistics; loads, and has no effect.
+    /// In envoyproxy/ratelimit's statistics this rule and those below it count apart for each value of this entry.
     pub value_to_metric: Option<bool>,
     /// Copied to the answer's `dynamic_metadata` when the rule lets a request pass.
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// What answers for this rule and those below it while the store does not.
     pub on_store_error: Option<OnStoreErrorFile>,
+    /// How limits count that do not say it themselves: `rate_limit`, and plain `N/PERIOD`. Holds for the
+    /// rules below too.
+    #[schemars(with = "Option<AlgorithmText>")]
+    pub algorithm: Option<Algorithm>,
+    /// When hits are charged: all of a request together if it passes; independently, each descriptor's whatever becomes of the
+    /// others; or, when one is over, only what is over. Holds for the
+    /// rules below too.
+    #[schemars(with = "Option<ChargeText>")]
+    pub charge: Option<Charge>,
+    /// Under `all_or_nothing`: hits that the descriptor itself tells are charged in full though they do not fit, into debt. Holds for the
+    /// rules below too.
+    pub overdraw: Option<bool>,
 }
 
-/// One limit, in the form of envoyproxy/ratelimit: a token bucket of `requests_per_unit` per `unit`.
+/// One limit, in the form of envoyproxy/ratelimit: `requests_per_unit` per `unit`, counted as `algorithm` says.
 #[derive(Debug, Clone, Default, JsonSchema)]
 #[schemars(rename = "RateLimit", deny_unknown_fields)]
 pub struct RateLimitFile {
@@ -103,11 +134,14 @@ pub struct RateLimitFile {
     pub replaces: Option<Vec<ReplacesFile>>,
 }
 
-/// A limit: `N/PERIOD`, then `burst B`, `sliding` or `calendar`, or nothing. As text, or as an object where more is said.
+/// A limit: `N/PERIOD`, then `burst B`, `sliding`, `calendar` or `fixed`, or nothing. As text, or as an object where more is
+/// said.
 #[derive(Debug, Clone)]
 pub struct LimitFile {
     /// The limit.
     pub limit: Limit,
+    /// Whether its text leaves it to `algorithm` how to count.
+    pub plain: bool,
     /// Its name in answers.
     pub name: Option<String>,
 }
@@ -173,6 +207,13 @@ pub enum UnmatchedFile {
     Deny,
     /// All such requests share this limit.
     Limit(LimitFile),
+}
+
+impl UnmatchedFile {
+    /// Whether it says other than what holds unless told.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::Allow)
+    }
 }
 
 /// Where a rule's limits come from.
@@ -245,8 +286,33 @@ impl JsonSchema for UnitText {
     }
 }
 
-const LIMIT_PATTERN: &str =
-    r"^\s*[0-9_]+\s*/\s*[0-9]*\s*[A-Za-z]+(\s+burst\s+[0-9_]+|\s+sliding|\s+calendar)?\s*$";
+/// The names of ways to count.
+struct AlgorithmText;
+
+impl JsonSchema for AlgorithmText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Algorithm".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": Algorithm::NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>() })
+    }
+}
+
+/// The names of ways to charge.
+struct ChargeText;
+
+impl JsonSchema for ChargeText {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Charge".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": Charge::NAMES.iter().map(|(name, _)| *name).collect::<Vec<_>>() })
+    }
+}
+
+const LIMIT_PATTERN: &str = r"^\s*[0-9_]+\s*/\s*[0-9]*\s*[A-Za-z]+(\s+burst\s+[0-9_]+|\s+sliding|\s+calendar|\s+fixed)?\s*$";
 
 impl JsonSchema for LimitFile {
     fn schema_name() -> std::borrow::Cow<'static, str> {
@@ -255,7 +321,7 @@ impl JsonSchema for LimitFile {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A limit: `N/PERIOD`, then `burst B`, `sliding` or `calendar`, or nothing. A period is a unit or a number of them.",
+            "description": "A limit: `N/PERIOD`, then `burst B`, `sliding`, `calendar` or `fixed`, or nothing. A period is a unit or a number of them.",
             "examples": ["10/second burst 100", "50/minute sliding", "1000000/month", "100/10s"],
             "anyOf": [
                 { "type": "string", "pattern": LIMIT_PATTERN },

@@ -14,12 +14,19 @@ pub struct Place {
     pub column: u32,
 }
 
+/// Tells where something stood first: `, first at line 4`; nothing where there are no lines.
+pub fn first_at(place: Option<Place>) -> String {
+    place.map_or_else(String::new, |place| {
+        format!(", first at line {}", place.line)
+    })
+}
+
 /// One mistake or warning. Reads `plans.yaml:4:5: descriptors[0].limitz: unknown field, did you mean `limits`?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// The file, as it was named to us.
     pub file: Arc<str>,
-    /// Where in it; none if the file as a whole is meant.
+    /// Where in it; none if the file as a whole is meant, or it is no file.
     pub place: Option<Place>,
     /// Fields and indexes from the top of the file: `descriptors[0].limitz`. Empty for the top itself.
     pub path: String,
@@ -117,13 +124,19 @@ impl Notes {
     /// # Errors
     /// All mistakes, in that order.
     pub fn finish(self) -> Result<Vec<Mistake>, LoadError> {
-        match self.total {
-            0 => Ok(sorted(self.warnings)),
-            total => Err(LoadError {
-                mistakes: sorted(self.errors),
-                total,
-            }),
+        match self.both() {
+            (None, warnings) => Ok(warnings),
+            (Some(error), _) => Err(error),
         }
+    }
+
+    /// All mistakes, if there are any, and the warnings; both in that order.
+    pub fn both(self) -> (Option<LoadError>, Vec<Mistake>) {
+        let error = (self.total > 0).then(|| LoadError {
+            mistakes: sorted(self.errors),
+            total: self.total,
+        });
+        (error, sorted(self.warnings))
     }
 }
 

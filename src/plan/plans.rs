@@ -1,12 +1,6 @@
 //! Everything loaded: one immutable snapshot of all plan files.
 
-use std::{
-    collections::HashMap,
-    hash::Hasher as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::HashMap, hash::Hasher as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use siphasher::sip::SipHasher13;
 
@@ -14,10 +8,13 @@ use super::{
     compile::compile,
     domain::Domain,
     fields::Reader,
+    file::PlanFile,
     keys::{ApiKey, ApiKeys},
+    merge::merge,
     mistake::{LoadError, Mistake, Notes},
-    read::read,
-    source::{Source, gather},
+    options::{LoadOptions, Modes, Sources},
+    rule::ResponseOptions,
+    source::{Content, Source, gather},
 };
 
 /// All plans, as they were at one moment.
@@ -26,36 +23,53 @@ pub struct Plans {
     domains: HashMap<Arc<str>, Domain>,
     keys: ApiKeys,
     files: Vec<PathBuf>,
+    response: Arc<ResponseOptions>,
+    modes: Modes,
     warnings: Vec<Mistake>,
     version: u64,
-    loaded_at: SystemTime,
+    loaded_at: Option<SystemTime>,
 }
 
 impl Plans {
-    /// Loads files, and folders of `*.yaml` and `*.yml`. Counters of rules that `previous` has too go on.
+    /// No plans: none was loaded yet.
+    pub fn none(options: &LoadOptions) -> Self {
+        Self {
+            domains: HashMap::new(),
+            keys: ApiKeys::default(),
+            files: Vec::new(),
+            response: Arc::new(options.response.clone()),
+            modes: options.modes,
+            warnings: Vec::new(),
+            version: 0,
+            loaded_at: None,
+        }
+    }
+
+    /// Loads files and folders. Counters of rules that `previous` has too go on.
     ///
     /// # Errors
     /// All mistakes of all files, each with its place. Nothing is loaded then.
-    pub fn load(sources: &[PathBuf], previous: Option<&Self>) -> Result<Self, LoadError> {
+    pub fn load(sources: &Sources, previous: Option<&Self>) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
-        let sources = gather(sources, &mut notes);
-        Self::build(&sources, previous, notes)
+        let texts = gather(sources, &mut notes);
+        Self::build(&texts, &sources.options, previous, notes)
     }
 
-    /// Loads `sources` unless they are word for word what `previous` was made of.
+    /// Loads what `gather` finds unless it is word for word what `previous` was made of.
     ///
     /// # Errors
     /// As [`Plans::load`].
     pub fn load_if_changed(
-        sources: &[PathBuf],
+        gather: impl FnOnce(&mut Notes) -> Vec<Source>,
+        options: &LoadOptions,
         previous: &Self,
     ) -> Result<Option<Self>, LoadError> {
         let mut notes = Notes::default();
-        let sources = gather(sources, &mut notes);
-        if notes.total() == 0 && version(&sources) == previous.version {
+        let sources = gather(&mut notes);
+        if previous.loaded() && notes.total() == 0 && version(&sources) == previous.version {
             return Ok(None);
         }
-        Self::build(&sources, Some(previous), notes).map(Some)
+        Self::build(&sources, options, Some(previous), notes).map(Some)
     }
 
     /// Loads texts as if they were files of those names.
@@ -63,50 +77,65 @@ impl Plans {
     /// # Errors
     /// As [`Plans::load`].
     pub fn from_texts(texts: &[(&str, &str)]) -> Result<Self, LoadError> {
+        Self::from_texts_by(texts, &LoadOptions::default())
+    }
+
+    /// As [`Plans::from_texts`], by other options.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn from_texts_by(texts: &[(&str, &str)], options: &LoadOptions) -> Result<Self, LoadError> {
         let sources: Vec<_> = texts
             .iter()
             .map(|(name, text)| Source {
                 path: PathBuf::from(name),
-                text: (*text).to_owned(),
+                content: Content::Text((*text).to_owned()),
             })
             .collect();
-        Self::build(&sources, None, Notes::default())
+        Self::build(&sources, options, None, Notes::default())
     }
 
     fn build(
         sources: &[Source],
+        options: &LoadOptions,
         previous: Option<&Self>,
         mut notes: Notes,
     ) -> Result<Self, LoadError> {
-        let mut first: HashMap<String, &Path> = HashMap::new();
-        let mut files = Vec::with_capacity(sources.len());
+        let mut first: HashMap<String, usize> = HashMap::new();
+        let mut files: Vec<(Arc<str>, PlanFile)> = Vec::with_capacity(sources.len());
         for source in sources {
             let name: Arc<str> = source.path.display().to_string().into();
             let mut reader = Reader {
                 file: Arc::clone(&name),
                 notes: &mut notes,
+                reference: true,
             };
-            let file = read(&source.text, &mut reader);
-            if let Some(path) = first.get(&file.domain)
-                && !file.domain.is_empty()
-            {
-                notes.error(duplicate_domain(&name, &file.domain, path));
-                continue;
+            let file = source.read(&mut reader);
+            match first.get(&file.domain) {
+                _ if file.domain.is_empty() => {}
+                None => {
+                    first.insert(file.domain.clone(), files.len());
+                    files.push((name, file));
+                }
+                Some(index) => {
+                    let (first, all) = &mut files[*index];
+                    if options.merge_domains {
+                        merge(all, first, file, &name, &mut notes);
+                    } else {
+                        notes.error(duplicate_domain(&name, &file.domain, first));
+                    }
+                }
             }
-            first.insert(file.domain.clone(), &source.path);
-            files.push((name, file));
         }
         let mut plans = Self {
-            domains: HashMap::with_capacity(files.len()),
-            keys: ApiKeys::default(),
             files: sources.iter().map(|source| source.path.clone()).collect(),
-            warnings: Vec::new(),
             version: version(sources),
-            loaded_at: SystemTime::now(),
+            loaded_at: Some(SystemTime::now()),
+            ..Self::none(options)
         };
         if notes.total() == 0 {
             for (name, file) in files {
-                plans.add(&name, file, previous, &mut notes);
+                plans.add(&name, file, options, previous, &mut notes);
             }
         }
         plans.warnings = notes.finish()?;
@@ -116,7 +145,8 @@ impl Plans {
     fn add(
         &mut self,
         name: &Arc<str>,
-        file: super::file::PlanFile,
+        file: PlanFile,
+        options: &LoadOptions,
         previous: Option<&Self>,
         notes: &mut Notes,
     ) {
@@ -127,7 +157,7 @@ impl Plans {
             .map(|key| (key.sha256, key.id.clone()))
             .collect();
         let before = previous.and_then(|plans| plans.domain(&file.domain));
-        let domain = compile(file, name, before, notes);
+        let domain = compile(file, name, options, before, notes);
         for (sha256, id) in hashes {
             let Some(key) = domain.keys.of_id_or_secret(&id) else {
                 continue;
@@ -148,6 +178,16 @@ impl Plans {
             }
         }
         self.domains.insert(Arc::clone(&domain.name), domain);
+    }
+
+    /// What answers show where no domain says otherwise.
+    pub fn response(&self) -> &Arc<ResponseOptions> {
+        &self.response
+    }
+
+    /// What holds for all rules.
+    pub fn modes(&self) -> Modes {
+        self.modes
     }
 
     /// The domain of that name.
@@ -172,7 +212,7 @@ impl Plans {
         &self.warnings
     }
 
-    /// The files that were read, in order.
+    /// The files, or resources, that were read, in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -182,21 +222,23 @@ impl Plans {
         self.version
     }
 
+    /// Whether any plans were loaded, though they may be of no domain.
+    pub fn loaded(&self) -> bool {
+        self.loaded_at.is_some()
+    }
+
     /// When they were loaded.
-    pub fn loaded_at(&self) -> SystemTime {
+    pub fn loaded_at(&self) -> Option<SystemTime> {
         self.loaded_at
     }
 }
 
-fn duplicate_domain(file: &Arc<str>, domain: &str, first: &Path) -> Mistake {
+fn duplicate_domain(file: &Arc<str>, domain: &str, first: &str) -> Mistake {
     Mistake {
         file: Arc::clone(file),
         place: None,
         path: "domain".to_owned(),
-        message: format!(
-            "duplicate domain '{domain}' in config file, first in {}",
-            first.display()
-        ),
+        message: format!("duplicate domain '{domain}' in config file, first in {first}"),
     }
 }
 
@@ -204,7 +246,7 @@ fn version(sources: &[Source]) -> u64 {
     let mut hasher = SipHasher13::new();
     for source in sources {
         let path = source.path.as_os_str().as_encoded_bytes();
-        for part in [path, source.text.as_bytes()] {
+        for part in [path, source.bytes()] {
             hasher.write_u64(part.len() as u64);
             hasher.write(part);
         }

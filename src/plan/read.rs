@@ -10,13 +10,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     fields::{Fields, OneOf, Reader},
-    file::{
-        ApiKeyFile, LimitFile, OnStoreErrorFile, PlanFile, ResponseFile, TierFile, UnmatchedFile,
-    },
-    mistake::{Path, Place, did_you_mean},
+    file::{ApiKeyFile, OnStoreErrorFile, PlanFile, ResponseFile, TierFile, UnmatchedFile},
+    mistake::{Path, Place, did_you_mean, first_at},
+    rule::Charge,
     shapes::{API_KEY, PLAN, RESPONSE, TIER},
     tree::{Node, Value, parse},
 };
+use crate::limit::Algorithm;
 
 const ON_STORE_ERROR: &[(&str, OnStoreErrorFile)] = &[
     ("local", OnStoreErrorFile::Local),
@@ -37,19 +37,25 @@ pub fn read(text: &str, reader: &mut Reader<'_>) -> PlanFile {
         Ok(document) => document,
         Err(error) => {
             let message = format!("error loading config file: yaml: {}", error.message);
-            reader.error(error.place, &top, message);
+            reader.error(Some(error.place), &top, message);
             return PlanFile::default();
         }
     };
     if let Some(place) = document.second {
-        reader.warning(place, &top, "a second document in a file is not read");
+        reader.warning(Some(place), &top, "a second document in a file is not read");
     }
     let empty = Node {
-        place: Place { line: 1, column: 1 },
+        place: Some(Place { line: 1, column: 1 }),
         value: Value::Map(Vec::new()),
     };
     let node = document.top.filter(|node| !node.is_null()).unwrap_or(empty);
-    match reader.fields(&node, &top, &PLAN) {
+    read_tree(&node, reader)
+}
+
+/// Reads what is a tree already, as [`read`] reads text.
+pub fn read_tree(node: &Node, reader: &mut Reader<'_>) -> PlanFile {
+    let top = Path::Top;
+    match reader.fields(node, &top, &PLAN) {
         Some(fields) => reader.plan(&fields, &top),
         None => PlanFile::default(),
     }
@@ -67,11 +73,15 @@ impl Reader<'_> {
         let names: Vec<_> = tiers.keys().cloned().collect();
         let context = Context { tiers: &names };
         PlanFile {
+            further: Vec::new(),
             domain: domain.to_owned(),
             api_keys: self.api_keys(fields, top, &names),
             unmatched: self.unmatched(fields, top),
             response: self.response(fields, top),
             on_store_error: self.choice(fields, top, "on_store_error", ON_STORE_ERROR),
+            algorithm: self.choice(fields, top, "algorithm", Algorithm::NAMES),
+            charge: self.choice(fields, top, "charge", Charge::NAMES),
+            overdraw: self.flag(fields, top, "overdraw"),
             descriptors: self.rules(fields, top, &context, domain),
             tiers,
         }
@@ -121,12 +131,12 @@ impl Reader<'_> {
             let Some(key) = self.api_key(node, &path, tiers) else {
                 continue;
             };
-            if let Some(line) = ids.insert(key.id.clone(), node.place.line) {
-                let message = format!("the id stands here twice, first at line {line}");
+            if let Some(first) = ids.insert(key.id.clone(), node.place) {
+                let message = format!("the id stands here twice{}", first_at(first));
                 self.error(node.place, &path.field("id"), message);
             }
-            if let Some(line) = hashes.insert(key.sha256, node.place.line) {
-                let message = format!("the same secret stands here twice, first at line {line}");
+            if let Some(first) = hashes.insert(key.sha256, node.place) {
+                let message = format!("the same secret stands here twice{}", first_at(first));
                 self.error(node.place, &path.field("sha256"), message);
             }
             keys.push((key, node.place));
@@ -214,7 +224,7 @@ impl Reader<'_> {
             None | Some("allow") => UnmatchedFile::Allow,
             Some("deny") => UnmatchedFile::Deny,
             Some(text) if text.contains('/') => match self.limit_text(text, node.place, &path) {
-                Some(limit) => UnmatchedFile::Limit(LimitFile { limit, name: None }),
+                Some(limit) => UnmatchedFile::Limit(limit),
                 None => UnmatchedFile::Allow,
             },
             Some(text) => {

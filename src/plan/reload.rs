@@ -4,30 +4,27 @@
 //! in the log, and in [`ReloadStatus`].
 
 use std::{
-    collections::HashSet,
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::{ArcSwap, Guard};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Mistake, Plans};
-
-/// How long to wait for further changes after the first: one edit is several events.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+use super::{
+    LoadError, LoadOptions, Mistake, Plans, Sources,
+    mistake::Notes,
+    source::{Source, folders_below, gather},
+};
+use crate::watch::Watched;
 
 /// The plans in force, and how the last reloads went.
 #[derive(Debug)]
 pub struct SharedPlans {
-    sources: Vec<PathBuf>,
+    sources: Sources,
     plans: ArcSwap<Plans>,
     status: watch::Sender<ReloadStatus>,
     /// Held while files are read, so that an older reading never comes after a newer one.
@@ -37,14 +34,33 @@ pub struct SharedPlans {
 /// How reloads went since the process started.
 #[derive(Debug, Clone, Default)]
 pub struct ReloadStatus {
+    /// Loads that brought plans, that of the start among them.
+    pub loads: u64,
     /// Reloads that brought other plans.
     pub changed: u64,
-    /// Reloads that failed; the same mistakes found again by a poll do not count again.
+    /// Reloads that failed; the same mistakes found again in files do not count again.
     pub failed: u64,
     /// Why the files do not load as they are now; none if they do.
     pub error: Option<Arc<LoadError>>,
     /// When files were last found changed, for better or worse.
     pub at: Option<SystemTime>,
+    /// The control plane, if plans come from one.
+    pub stream: Option<StreamStatus>,
+}
+
+/// How it stands with the control plane that plans come from.
+#[derive(Debug, Clone, Default)]
+pub struct StreamStatus {
+    /// Its address.
+    pub server: String,
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// The version in force, as the control plane calls it; none before the first.
+    pub version: Option<String>,
+    /// Updates that were taken.
+    pub accepted: u64,
+    /// Updates that were refused.
+    pub rejected: u64,
 }
 
 impl SharedPlans {
@@ -52,22 +68,50 @@ impl SharedPlans {
     ///
     /// # Errors
     /// As [`Plans::load`].
-    pub fn open(sources: Vec<PathBuf>) -> Result<Self, LoadError> {
+    pub fn open(sources: impl Into<Sources>) -> Result<Self, LoadError> {
+        let sources = sources.into();
         let plans = Plans::load(&sources, None)?;
         warn(&plans);
         Ok(Self::new(plans, sources))
     }
 
-    /// Plans that come from no file and never change.
-    pub fn fixed(plans: Plans) -> Self {
-        Self::new(plans, Vec::new())
+    /// Loads `sources` for the first time, or waits for them to become good: until then there are no plans.
+    pub fn open_or_wait(sources: impl Into<Sources>) -> Self {
+        let sources = sources.into();
+        let none = Plans::none(&sources.options);
+        let shared = Self::new(none, sources);
+        // Already said, in the log and in the status.
+        let _ = shared.reload();
+        shared
     }
 
-    fn new(plans: Plans, sources: Vec<PathBuf>) -> Self {
+    /// Plans that come from no file and never change.
+    pub fn fixed(plans: Plans) -> Self {
+        Self::new(plans, Sources::default())
+    }
+
+    /// Plans that come from the control plane at `server` in time; until then there are none.
+    pub fn streamed(server: String, options: LoadOptions) -> Self {
+        let none = Plans::none(&options);
+        let paths = Vec::new();
+        let shared = Self::new(none, Sources { paths, options });
+        shared.status.send_modify(|status| {
+            status.stream = Some(StreamStatus {
+                server,
+                ..StreamStatus::default()
+            });
+        });
+        shared
+    }
+
+    fn new(plans: Plans, sources: Sources) -> Self {
         Self {
             sources,
+            status: watch::Sender::new(ReloadStatus {
+                loads: plans.loaded().into(),
+                ..ReloadStatus::default()
+            }),
             plans: ArcSwap::from_pointee(plans),
-            status: watch::Sender::new(ReloadStatus::default()),
             reloading: Mutex::new(()),
         }
     }
@@ -97,12 +141,16 @@ impl SharedPlans {
     /// # Errors
     /// As [`Plans::load`]; then the plans of before stay in force.
     pub fn reload(&self) -> Result<bool, LoadError> {
-        let _alone = self.reloading.lock();
-        if self.sources.is_empty() {
+        if self.sources.paths.is_empty() {
             return Ok(false);
         }
+        self.replace(|notes| gather(&self.sources, notes))
+    }
+
+    fn replace(&self, gather: impl FnOnce(&mut Notes) -> Vec<Source>) -> Result<bool, LoadError> {
+        let _alone = self.reloading.lock();
         let before = self.load_full();
-        match Plans::load_if_changed(&self.sources, &before) {
+        match Plans::load_if_changed(gather, &self.sources.options, &before) {
             Ok(None) => {
                 self.now_good();
                 Ok(false)
@@ -123,8 +171,33 @@ impl SharedPlans {
     /// # Errors
     /// As [`reload`](Self::reload).
     pub async fn reload_now(self: &Arc<Self>) -> Result<bool, LoadError> {
+        self.aside(Self::reload).await
+    }
+
+    /// Puts what `gather` finds in the place of all plans; answers whether other plans are now in force.
+    ///
+    /// # Errors
+    /// All mistakes, those that `gather` notes too; then the plans of before stay in force.
+    pub async fn replace_now(
+        self: &Arc<Self>,
+        gather: impl FnOnce(&mut Notes) -> Vec<Source> + Send + 'static,
+    ) -> Result<bool, LoadError> {
+        self.aside(|plans| plans.replace(gather)).await
+    }
+
+    /// Tells how it stands with the control plane.
+    pub fn tell_stream(&self, tell: impl FnOnce(&mut StreamStatus)) {
+        self.status
+            .send_modify(|status| tell(status.stream.get_or_insert_default()));
+    }
+
+    /// Loads where waiting for the file system, or computing for a while, delays nobody.
+    async fn aside(
+        self: &Arc<Self>,
+        load: impl FnOnce(&Self) -> Result<bool, LoadError> + Send + 'static,
+    ) -> Result<bool, LoadError> {
         let plans = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || plans.reload()).await {
+        match tokio::task::spawn_blocking(move || load(&plans)).await {
             Ok(result) => result,
             // Plans outlive a fault of ours, or of a library, on some text.
             Err(fault) => {
@@ -147,10 +220,11 @@ impl SharedPlans {
             version = format!("{:016x}", plans.version()),
             domains = plans.domains().count(),
             rules,
-            "plans reloaded"
+            "plans loaded"
         );
         self.plans.store(Arc::new(plans));
         self.status.send_modify(|status| {
+            status.loads += 1;
             status.changed += 1;
             status.error = None;
             status.at = Some(SystemTime::now());
@@ -162,7 +236,7 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let mended = status.error.take().is_some();
             if mended {
-                tracing::info!("plan files are again those in force");
+                tracing::info!("the plans are again those in force");
                 status.at = Some(SystemTime::now());
             }
             mended
@@ -173,12 +247,18 @@ impl SharedPlans {
         self.status.send_if_modified(|status| {
             let new = status.error.as_deref() != Some(error);
             if new {
-                tracing::error!("plans not reloaded, those of before stay in force:\n{error}");
-                status.failed += 1;
+                let kept = match self.load().loaded() {
+                    true => "those of before stay in force",
+                    false => "and there are none yet: calls fail until they load",
+                };
+                tracing::error!("plans not loaded, {kept}:\n{error}");
                 status.error = Some(Arc::new(error.clone()));
                 status.at = Some(SystemTime::now());
             }
-            new
+            // Files are read again and again as they are; an update comes once.
+            let counts = new || status.stream.is_some();
+            status.failed += u64::from(counts);
+            counts
         });
     }
 }
@@ -193,7 +273,11 @@ fn warn(plans: &Plans) {
 ///
 /// Where files cannot be watched, a warning says so and the looks remain.
 pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -> JoinHandle<()> {
-    let watched = Watched::new(&plans.sources);
+    let further = match plans.sources.options.every_file {
+        true => folders_below,
+        false => |_: &Path| Vec::new(),
+    };
+    let watched = Watched::new("plan files", plans.sources.paths.clone(), further);
     tokio::spawn(async move {
         let run = run(plans, poll, watched);
         stop.run_until_cancelled(run).await;
@@ -202,111 +286,8 @@ pub fn watch(plans: Arc<SharedPlans>, poll: Duration, stop: CancellationToken) -
 
 async fn run(plans: Arc<SharedPlans>, poll: Duration, mut watched: Watched) {
     loop {
-        if let Ok(Some(())) = tokio::time::timeout(poll, watched.changed.recv()).await {
-            tokio::time::sleep(DEBOUNCE).await;
-            let _ = watched.changed.try_recv();
-        }
-        // Before reading: a change that comes while we read is then noticed.
-        watched.renew(&plans.sources);
+        watched.changed(poll).await;
         // Already said, in the log and in the status.
         let _ = plans.reload_now().await;
     }
-}
-
-/// The folders that are watched.
-struct Watched {
-    watcher: Option<RecommendedWatcher>,
-    changed: mpsc::Receiver<()>,
-    /// Held so that `changed` never ends, even without a watcher.
-    _open: mpsc::Sender<()>,
-    warned: bool,
-}
-
-impl Watched {
-    fn new(sources: &[PathBuf]) -> Self {
-        // One place is enough: what counts is that something changed since the last look.
-        let (tell, changed) = mpsc::channel(1);
-        let _open = tell.clone();
-        let scopes = scopes(sources);
-        let tell_if_ours = move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| concerns(&event, &scopes)) {
-                let _ = tell.try_send(());
-            }
-        };
-        let watcher = notify::recommended_watcher(tell_if_ours)
-            .inspect_err(|error| tracing::warn!("plan files are polled, not watched: {error}"))
-            .ok();
-        let mut watched = Self {
-            warned: watcher.is_none(),
-            watcher,
-            changed,
-            _open,
-        };
-        watched.renew(sources);
-        watched
-    }
-
-    /// Watches all folders, also those that came, or came anew, since the last time.
-    fn renew(&mut self, sources: &[PathBuf]) {
-        let Some(watcher) = &mut self.watcher else {
-            return;
-        };
-        for scope in scopes(sources) {
-            let _ = watcher.unwatch(&scope.folder);
-            match watcher.watch(&scope.folder, RecursiveMode::NonRecursive) {
-                Err(error) if !self.warned && scope.folder.exists() => {
-                    self.warned = true;
-                    tracing::warn!("plan files are polled, not watched: {error}");
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// A watched folder, and whether only one name in it matters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Scope {
-    folder: PathBuf,
-    only: Option<PathBuf>,
-}
-
-/// A file's folder; a folder itself, and its own name in the folder above, which may be a link that is put elsewhere.
-///
-/// Folders rather than files: a watch on a file ends when the file is replaced, and a ConfigMap is a link swapped beside it.
-/// Paths are absolute, as those of events are, whatever the sources are.
-fn scopes(sources: &[PathBuf]) -> HashSet<Scope> {
-    let mut scopes = HashSet::new();
-    for source in sources {
-        // Fails only where there is no current folder; then a relative source cannot be read either.
-        let source = &std::path::absolute(source).unwrap_or_else(|_| source.clone());
-        let folder = source.is_dir();
-        if folder {
-            scopes.insert(Scope {
-                folder: source.clone(),
-                only: None,
-            });
-        }
-        if let Some(above) = source.parent() {
-            scopes.insert(Scope {
-                folder: above.to_owned(),
-                only: folder.then(|| source.clone()),
-            });
-        }
-    }
-    scopes
-}
-
-/// Whether an event may have changed a plan file. Our own reading causes access events, which do not.
-fn concerns(event: &Event, scopes: &HashSet<Scope>) -> bool {
-    if matches!(event.kind, EventKind::Access(_)) {
-        return false;
-    }
-    event.need_rescan()
-        || event.paths.iter().any(|path| {
-            scopes.iter().any(|scope| match &scope.only {
-                Some(only) => path == only,
-                None => path.starts_with(&scope.folder) || path.parent() == Some(&scope.folder),
-            })
-        })
 }

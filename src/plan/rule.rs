@@ -4,7 +4,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use smallvec::SmallVec;
 
-use crate::limit::Limit;
+use crate::{
+    descriptor::{Descriptor, Hits},
+    limit::{Algorithm, Limit},
+    statistics::RuleStatistics,
+};
 
 /// One rule of a domain, compiled.
 #[derive(Debug)]
@@ -13,12 +17,18 @@ pub struct Rule {
     pub domain: Arc<str>,
     /// Keys and values from the top of the domain, for people, metrics and bucket keys: `tier=free/ip`.
     pub path: Arc<str>,
+    /// The same as envoyproxy/ratelimit says it, with the domain: `shop.tier_free.ip`.
+    pub key: Box<str>,
     /// The rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Box<str>>,
     /// What it allows.
     pub allowance: Allowance,
     /// How it takes part in the request's decision.
     pub role: Role,
+    /// Whether it says `quota_mode`. In shadow mode it then stands for a quota rule that passes.
+    pub quota: bool,
+    /// How its limits count, and when hits are charged.
+    pub counting: Counting,
     /// What answers while the store does not.
     pub on_store_error: OnStoreError,
     /// Names of rules that do not count in a request which this rule matches.
@@ -27,6 +37,8 @@ pub struct Rule {
     pub metadata: Option<Box<serde_json::Map<String, serde_json::Value>>>,
     /// What it has decided since the process started; handed on to the rule of the same domain and path at a reload.
     pub counters: Arc<RuleCounters>,
+    /// Where it counts under the names of envoyproxy/ratelimit.
+    pub statistics: Box<RuleStatistics>,
 }
 
 /// What a rule allows.
@@ -61,7 +73,7 @@ pub struct RuleLimit {
 }
 
 impl RuleLimit {
-    /// A limit whose buckets' keys begin with `key_prefix`.
+    /// A limit whose buckets' keys have `key_prefix` before the subject.
     pub fn new(limit: Limit, name: Option<Arc<str>>, key_prefix: &str, label: &str) -> Self {
         let (quota, window) = (limit.count(), limit.period().seconds());
         Self {
@@ -73,7 +85,7 @@ impl RuleLimit {
         }
     }
 
-    /// Start of its buckets' keys, up to where the subject follows: prefix, version, domain, rule path, kind, period.
+    /// What its buckets' keys have before the subject: domain, rule path, kind, period.
     pub fn key_prefix(&self) -> &str {
         &self.texts[..self.policy as usize]
     }
@@ -99,6 +111,78 @@ pub enum Role {
     Shadow,
     /// The request is refused only when every quota rule it meets refuses.
     Quota,
+}
+
+/// When hits are charged; the later it stands here, the more is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Charge {
+    /// If the request passes and they fit: all such hits of a request together or none.
+    #[default]
+    AllOrNothing,
+    /// As all or nothing; but hits that do not fit are charged in full, into debt, whether the request passes or not.
+    Overdraw,
+    /// Hits that do not fit, in full, and hits that fit only if all of the request's do; a refund always.
+    // Source: envoyproxy/ratelimit under STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT.
+    StopWhenOver,
+    /// Always, whatever becomes of the request.
+    // Source: envoyproxy/ratelimit.
+    Independent,
+}
+
+impl Charge {
+    /// Those that settings and plans choose from, by name.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("all_or_nothing", Self::AllOrNothing),
+        ("independent", Self::Independent),
+        ("stop_when_over", Self::StopWhenOver),
+    ];
+
+    /// As plans say it.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, charge)| *charge == self);
+        found.map_or("overdraw", |(name, _)| name)
+    }
+}
+
+/// How limits count and when hits are charged: of a rule, or where no rule says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counting {
+    /// How limits count that do not say it themselves.
+    pub algorithm: Algorithm,
+    /// When hits are charged.
+    pub charge: Charge,
+    /// Under [`Charge::AllOrNothing`]: whether hits are charged although they do not fit, if it is the descriptor that says
+    /// how many. What is known only after the response, as bytes or tokens of a language model, has been spent already.
+    pub overdraw: bool,
+}
+
+impl Counting {
+    /// The same but for what is said here.
+    pub fn but(
+        self,
+        algorithm: Option<Algorithm>,
+        charge: Option<Charge>,
+        overdraw: Option<bool>,
+    ) -> Self {
+        Self {
+            algorithm: algorithm.unwrap_or(self.algorithm),
+            charge: charge.unwrap_or(self.charge),
+            overdraw: overdraw.unwrap_or(self.overdraw),
+        }
+    }
+
+    /// When the hits of `descriptor` are charged.
+    pub fn charge_of(self, descriptor: &Descriptor) -> Charge {
+        self.charge_if(descriptor.says_hits && matches!(descriptor.hits, Hits::Take(1..)))
+    }
+
+    /// When hits are charged that were `spent` before they were asked for, or were not.
+    pub fn charge_if(self, spent: bool) -> Charge {
+        match self.charge {
+            Charge::AllOrNothing if self.overdraw && spent => Charge::Overdraw,
+            charge => charge,
+        }
+    }
 }
 
 /// What answers for a rule while the store does not.
@@ -149,6 +233,28 @@ pub enum Match<'p> {
 /// The end of a bucket's key: the variable values of a descriptor, written so that no two lists of values look alike.
 pub type Subject = SmallVec<[u8; 64]>;
 
+/// What an answer's `dynamic_metadata` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataStyle {
+    /// Nothing.
+    None,
+    /// The rule and the limit that decided.
+    Rule,
+    /// What was asked. Source: envoyproxy/ratelimit, RESPONSE_DYNAMIC_METADATA.
+    Request,
+}
+
+/// The names of the headers that tell of one descriptor's limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitHeaders {
+    /// Of the limit's count.
+    pub limit: Box<str>,
+    /// Of what remains.
+    pub remaining: Box<str>,
+    /// Of the whole seconds until it is reset.
+    pub reset: Box<str>,
+}
+
 /// What answers show beside the decision; per domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseOptions {
@@ -158,8 +264,10 @@ pub struct ResponseOptions {
     pub ratelimit: bool,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`; off, since Envoy writes its own.
     pub x_ratelimit: bool,
-    /// `dynamic_metadata` naming the rule that decided.
-    pub metadata: bool,
+    /// `dynamic_metadata`.
+    pub metadata: MetadataStyle,
+    /// Limit, remaining and reset of one descriptor, as envoyproxy/ratelimit shows them.
+    pub limit_headers: Option<Box<LimitHeaders>>,
     /// Body of a refusal; empty for none.
     pub body: Box<str>,
     /// `content-type` of that body.
@@ -172,7 +280,8 @@ impl Default for ResponseOptions {
             retry_after: true,
             ratelimit: true,
             x_ratelimit: false,
-            metadata: true,
+            metadata: MetadataStyle::Rule,
+            limit_headers: None,
             body: r#"{"message":"Too Many Requests"}"#.into(),
             content_type: "application/json".into(),
         }

@@ -43,6 +43,9 @@ pub const PLAN: Shape = Shape {
         "unmatched",
         "response",
         "on_store_error",
+        "algorithm",
+        "charge",
+        "overdraw",
     ],
     reference: true,
 };
@@ -69,6 +72,9 @@ pub const RULE: Shape = Shape {
         "value_to_metric",
         "metadata",
         "on_store_error",
+        "algorithm",
+        "charge",
+        "overdraw",
     ],
     reference: true,
 };

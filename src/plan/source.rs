@@ -1,4 +1,4 @@
-//! Finds and reads plan files.
+//! Finds and reads plan files; and what else plans are made of.
 
 use std::{
     fs::{self, File},
@@ -7,55 +7,154 @@ use std::{
     sync::Arc,
 };
 
-use super::mistake::{Mistake, Notes, Place};
+use walkdir::{DirEntry, WalkDir};
+
+use super::{
+    fields::Reader,
+    file::PlanFile,
+    mistake::{Mistake, Notes, Place},
+    options::Sources,
+    read::{read, read_tree},
+    tree::Node,
+};
 
 /// Largest plan file in bytes. One of 10,000 rules has about one million.
 pub const LARGEST_FILE: u64 = 16 << 20;
 
-/// A file's text.
+/// A file, or what a control plane sends in place of one.
 #[derive(Debug)]
 pub struct Source {
-    /// Its path, as it was named or found.
+    /// Its path, as it was named or found; of a resource, its name.
     pub path: PathBuf,
-    /// Its text.
-    pub text: String,
+    /// What it holds.
+    pub content: Content,
 }
 
-/// Reads all files of `sources`: files as they are, folders by their `*.yaml` and `*.yml`, sorted by name. Names that begin
-/// with a dot are left out, so that a mounted ConfigMap's `..data` does not count twice.
-pub fn gather(sources: &[PathBuf], notes: &mut Notes) -> Vec<Source> {
-    let mut read: Vec<Source> = Vec::new();
-    for source in sources {
-        let files = match files_of(source) {
-            Ok(files) => files,
-            Err(error) => {
-                note(notes, source, None, error.to_string());
-                continue;
-            }
+/// What a source holds.
+#[derive(Debug)]
+pub enum Content {
+    /// A file's text.
+    Text(String),
+    /// A resource: what a file's text would be parsed to, and the bytes that it came as.
+    Resource {
+        /// The whole.
+        tree: Node,
+        /// The bytes.
+        encoded: Vec<u8>,
+    },
+}
+
+impl Source {
+    /// What tells it from another of that name.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.content {
+            Content::Text(text) => text.as_bytes(),
+            Content::Resource { encoded, .. } => encoded,
+        }
+    }
+
+    /// Reads it; what comes out is whole only if nothing was noted as a mistake.
+    pub fn read(&self, reader: &mut Reader<'_>) -> PlanFile {
+        match &self.content {
+            Content::Text(text) => read(text, reader),
+            Content::Resource { tree, .. } => read_tree(tree, reader),
+        }
+    }
+}
+
+/// Deepest folder below a source whose files are read.
+const DEEPEST: usize = 16;
+
+/// Reads all files of `sources`: files as they are, folders by their files, sorted by name. Names that begin with a dot are
+/// left out, so that a mounted ConfigMap's `..data` does not count twice.
+pub fn gather(sources: &Sources, notes: &mut Notes) -> Vec<Source> {
+    let mut found: Vec<Source> = Vec::new();
+    for source in &sources.paths {
+        let files = if sources.options.every_file {
+            every_file(source, notes)
+        } else {
+            yaml_files(source).unwrap_or_else(|error| {
+                notes.error(whole(source, error.to_string()));
+                Vec::new()
+            })
         };
         for path in files {
-            if read.iter().any(|source| source.path == path) {
+            if found.iter().any(|source| source.path == path) {
                 continue;
             }
             match read_file(&path) {
-                Ok(text) => read.push(Source { path, text }),
-                Err((place, message)) => note(notes, &path, place, message),
+                Ok(text) => found.push(Source {
+                    path,
+                    content: Content::Text(text),
+                }),
+                Err((place, message)) => notes.error(Mistake {
+                    place,
+                    ..whole(&path, message)
+                }),
             }
         }
     }
-    read
+    found
 }
 
-fn note(notes: &mut Notes, path: &Path, place: Option<Place>, message: String) {
-    notes.error(Mistake {
+/// Something about a file as a whole.
+fn whole(path: &Path, message: String) -> Mistake {
+    Mistake {
         file: Arc::from(path.display().to_string()),
-        place,
+        place: None,
         path: String::new(),
         message,
-    });
+    }
 }
 
-fn files_of(source: &Path) -> io::Result<Vec<PathBuf>> {
+/// A folder and all folders below it, as far as they can be read, in the order of their names.
+pub fn folders_below(source: &Path) -> Vec<PathBuf> {
+    let found = walk(source).filter_map(Result::ok);
+    let folders = found.filter(|entry| entry.file_type().is_dir());
+    folders.map(DirEntry::into_path).collect()
+}
+
+/// All files of a folder and below it; none where there is no such folder (yet).
+///
+/// What goes away while we look is as good as gone before: its going is a change of its own.
+fn every_file(source: &Path, notes: &mut Notes) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in walk(source) {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => {}
+            Ok(entry) => files.push(entry.into_path()),
+            Err(error) => {
+                let path = error.path().unwrap_or(source).to_owned();
+                let gone = error
+                    .io_error()
+                    .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+                match (gone, path == source) {
+                    (true, true) => {}
+                    (true, false) => {
+                        notes.warning(whole(&path, "is a link to nothing".to_owned()));
+                    }
+                    _ => notes.error(whole(&path, error.to_string())),
+                }
+            }
+        }
+    }
+    files
+}
+
+/// Everything below `source`, and itself, without dot entries. Links are followed: a ConfigMap's files and folders are links.
+fn walk(source: &Path) -> impl Iterator<Item = walkdir::Result<DirEntry>> {
+    let hidden =
+        |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes()[0] == b'.';
+    WalkDir::new(source)
+        .follow_links(true)
+        .max_depth(DEEPEST)
+        .sort_by_file_name()
+        .into_iter()
+        .filter_entry(move |entry| !hidden(entry))
+}
+
+/// The source itself, or the `*.yaml` and `*.yml` of a folder.
+fn yaml_files(source: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(source)?.is_dir() {
         return Ok(vec![source.to_owned()]);
     }

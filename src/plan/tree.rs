@@ -23,8 +23,8 @@ const MOST_NODES: usize = 2_000_000;
 /// A value and where it begins.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Where it begins.
-    pub place: Place,
+    /// Where it begins; none if it was never text.
+    pub place: Option<Place>,
     /// What it is.
     pub value: Value,
 }
@@ -185,7 +185,7 @@ impl Builder {
                     plain,
                 };
                 self.count(1, place)?;
-                self.close(Node { place, value }, anchor)
+                self.close(place, value, anchor)
             }
             Event::Alias(anchor) => {
                 let Some(node) = self.anchors.get(&anchor) else {
@@ -197,7 +197,7 @@ impl Builder {
                 let size = node.size();
                 self.count(size, place)?;
                 let value = self.anchors[&anchor].value.clone();
-                self.close(Node { place, value }, 0)
+                self.close(place, value, 0)
             }
             _ => Ok(None),
         }
@@ -234,18 +234,24 @@ impl Builder {
         value: impl FnOnce(Drain<'_, Node>) -> Value,
     ) -> Result<Option<Node>, SyntaxError> {
         let open = self.open.pop().expect("the parser pairs starts and ends");
-        let node = Node {
-            place: open.place,
-            value: value(self.done.drain(open.from..)),
-        };
-        self.close(node, open.anchor)
+        let value = value(self.done.drain(open.from..));
+        self.close(open.place, value, open.anchor)
     }
 
     /// Puts a whole node where it belongs; answers it if that is the top.
-    fn close(&mut self, node: Node, anchor: usize) -> Result<Option<Node>, SyntaxError> {
+    fn close(
+        &mut self,
+        place: Place,
+        value: Value,
+        anchor: usize,
+    ) -> Result<Option<Node>, SyntaxError> {
+        let node = Node {
+            place: Some(place),
+            value,
+        };
         if anchor > 0 {
             // The copy counts too: a chain of anchors copies each inner node once per level.
-            self.count(node.size(), node.place)?;
+            self.count(node.size(), place)?;
             self.anchors.insert(anchor, node.clone());
         }
         if self.open.is_empty() {

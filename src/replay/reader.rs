@@ -160,6 +160,7 @@ fn descriptor(entries: Vec<crate::descriptor::Entry>, hits: Option<u64>) -> Desc
     Descriptor {
         entries,
         hits: hits.map_or(Hits::default(), Hits::Take),
+        says_hits: hits.is_some(),
         limit: None,
     }
 }

@@ -3,65 +3,53 @@
 
 use smallvec::SmallVec;
 
-use super::{Take, Taken};
-use crate::{bucket::Bucket, clock::Timestamp, descriptor::Hits, plan::Role};
+use super::{Item, Take, Taken};
+use crate::{
+    bucket::{Bucket, Found},
+    clock::Timestamp,
+    descriptor::Hits,
+    plan::{Charge, Role},
+};
 
 /// Buckets of one take: one per distinct key, and for each item the place of its bucket.
 pub type Places = SmallVec<[usize; 2]>;
 
-/// For each bucket of a take, whether it changed.
-pub type Changed = SmallVec<[bool; 2]>;
+/// For each bucket or item of a take, whether something holds.
+pub type Flags = SmallVec<[bool; 2]>;
 
 /// Decides `take` on `buckets` at `now`, and leaves in them what is left afterwards.
 ///
 /// `places[i]` is the bucket of `take.items[i]`. Buckets need not be refilled; they are when this returns. Returns the answer,
-/// and for each bucket whether it changed other than by refilling: only those need be written, and a refusal writes none.
+/// and for each bucket whether it changed other than by refilling: only those need be written.
 pub fn judge(
     take: &Take,
     places: &[usize],
     buckets: &mut [Bucket],
     now: Timestamp,
-) -> (Taken, Changed) {
+) -> (Taken, Flags) {
     for (item, place) in take.items.iter().zip(places) {
         buckets[*place].refill(&item.limit.limit, now);
     }
     let untouched: SmallVec<[Bucket; 2]> = buckets.iter().cloned().collect();
-    let mut asked: SmallVec<[u64; 2]> = SmallVec::from_elem(0, buckets.len());
-    let mut wanted: SmallVec<[u64; 2]> = SmallVec::new();
-    let mut fits: SmallVec<[bool; 2]> = SmallVec::new();
-    let mut changed = Changed::from_elem(false, buckets.len());
-    for (item, place) in take.items.iter().zip(places) {
-        let (limit, bucket) = (&item.limit.limit, &mut buckets[*place]);
-        let fit = bucket.fits(limit, item.hits);
-        let hits = if let Hits::Take(hits) = item.hits {
-            hits
-        } else {
-            0
-        };
-        wanted.push(asked[*place].saturating_add(hits));
-        if fit {
-            asked[*place] = asked[*place].saturating_add(hits);
-            let before = bucket.balance(limit);
-            bucket.apply(limit, item.hits, now);
-            changed[*place] |= bucket.balance(limit) != before;
-        }
+    let mut fits = Flags::new();
+    let mut run = Run::new(take, places, buckets, now);
+    // In order, as if the request passed: what fits is taken, so that a second item on a bucket sees what the first left.
+    for (index, item) in take.items.iter().enumerate() {
+        let fit = run.buckets[places[index]].fits(&item.limit.limit, item.hits);
         fits.push(fit);
+        run.pass(index, fit || item.charge == Charge::Independent);
     }
-    let admitted = admits(take, &fits);
-    let kept = admitted && !take.dry;
-    if !kept {
-        buckets.clone_from_slice(&untouched);
-        changed.fill(false);
+    let admitted = admits(roles(take).zip(fits.iter().copied()));
+    let charged = charged(take, &fits, admitted);
+    if charged != run.charged {
+        run.buckets.clone_from_slice(&untouched);
+        run = Run::new(take, places, run.buckets, now);
+        for (index, charged) in charged.iter().enumerate() {
+            run.pass(index, *charged);
+        }
     }
-    let balances = take
-        .items
-        .iter()
-        .zip(places)
-        .enumerate()
-        .map(|(i, (item, place))| {
-            buckets[*place].conclude(&item.limit.limit, fits[i], wanted[i], now)
-        })
-        .collect();
+    let changed = run.changed.clone();
+    let balances = run.conclude(&fits);
     (
         Taken {
             admitted,
@@ -72,13 +60,108 @@ pub fn judge(
     )
 }
 
-/// Whether a request passes whose items fit so.
-pub fn admits(take: &Take, fits: &[bool]) -> bool {
+/// One way through the items of a take, each charged or not.
+struct Run<'a> {
+    take: &'a Take,
+    places: &'a [usize],
+    buckets: &'a mut [Bucket],
+    now: Timestamp,
+    /// By bucket.
+    changed: Flags,
+    /// By item.
+    charged: Flags,
+    /// By item, what its bucket held then.
+    left: SmallVec<[i64; 2]>,
+}
+
+impl<'a> Run<'a> {
+    fn new(take: &'a Take, places: &'a [usize], buckets: &'a mut [Bucket], now: Timestamp) -> Self {
+        Self {
+            changed: Flags::from_elem(false, buckets.len()),
+            take,
+            places,
+            buckets,
+            now,
+            charged: Flags::new(),
+            left: SmallVec::new(),
+        }
+    }
+
+    /// Goes past the next item.
+    fn pass(&mut self, index: usize, charge: bool) {
+        let (item, place) = (&self.take.items[index], self.places[index]);
+        let (limit, bucket) = (&item.limit.limit, &mut self.buckets[place]);
+        if charge {
+            let before = bucket.balance(limit);
+            bucket.apply(limit, item.hits, self.now);
+            self.changed[place] |= bucket.balance(limit) != before;
+        }
+        self.charged.push(charge);
+        self.left.push(bucket.balance(limit));
+    }
+
+    fn conclude(self, fits: &[bool]) -> SmallVec<[crate::bucket::Balance; 2]> {
+        let mut asked: SmallVec<[u64; 2]> = SmallVec::from_elem(0, self.buckets.len());
+        let items = self.take.items.iter().zip(self.places).enumerate();
+        items
+            .map(|(index, (item, place))| {
+                let (limit, bucket) = (&item.limit.limit, &self.buckets[*place]);
+                let wanted = asked[*place].saturating_add(taken_hits(item));
+                if fits[index] {
+                    asked[*place] = wanted;
+                }
+                let left = match item.charge {
+                    Charge::Independent => self.left[index],
+                    _ => bucket.balance(limit),
+                };
+                let found = Found {
+                    fits: fits[index],
+                    charged: self.charged[index],
+                    left,
+                };
+                bucket.conclude(limit, found, wanted, self.now)
+            })
+            .collect()
+    }
+}
+
+/// Hits that an item takes; none where it gives.
+pub fn taken_hits(item: &Item) -> u64 {
+    match item.hits {
+        Hits::Take(hits) => hits,
+        Hits::Give(_) => 0,
+    }
+}
+
+/// For each item of `take`, of which so many fit, whether its hits are charged.
+pub fn charged(take: &Take, fits: &[bool], admitted: bool) -> Flags {
+    let all_fit = fits.iter().all(|fit| *fit);
+    let items = take.items.iter().zip(fits);
+    items
+        .map(|(item, fit)| {
+            !take.dry
+                && match item.charge {
+                    Charge::AllOrNothing => *fit && admitted,
+                    Charge::Overdraw => !fit || admitted,
+                    Charge::StopWhenOver => !fit || all_fit || matches!(item.hits, Hits::Give(_)),
+                    Charge::Independent => true,
+                }
+        })
+        .collect()
+}
+
+/// The role of each item.
+pub fn roles(take: &Take) -> impl Iterator<Item = Role> {
+    take.items.iter().map(|item| item.role)
+}
+
+/// Whether a request passes whose items have such roles, and fit so.
+pub fn admits(items: impl IntoIterator<Item = (Role, bool)>) -> bool {
     let mut quota = None;
-    for (item, fit) in take.items.iter().zip(fits) {
-        match item.role {
+    for (role, fit) in items {
+        match role {
             Role::Enforced if !fit => return false,
-            Role::Quota => quota = Some(quota.unwrap_or(false) || *fit),
+            Role::Quota => quota = Some(quota.unwrap_or(false) || fit),
             _ => {}
         }
     }

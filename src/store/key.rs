@@ -6,9 +6,21 @@ use std::{
     sync::OnceLock,
 };
 
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::{
+    sip::SipHasher13 as TagHasher,
+    sip128::{Hasher128, SipHasher13},
+};
 
-/// Names a bucket: the limit's key prefix, then the subject. Unambiguous, as every part is escaped or length-prefixed.
+/// Start of every key; its number changes with what is stored under keys.
+pub const PREFIX: &str = "tollgate:2:";
+
+/// How many tags there are.
+pub const TAGS: usize = 256;
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Names a bucket: prefix and tag, the limit's key prefix, then the subject. Unambiguous, as every part of a subject is
+/// escaped or length-prefixed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BucketKey {
     hash: u128,
@@ -16,9 +28,12 @@ pub struct BucketKey {
 }
 
 impl BucketKey {
-    /// The bucket of `subject` under a limit whose keys begin with `prefix`.
+    /// The bucket of `subject` under a limit whose keys go on with `prefix`.
     pub fn new(prefix: &str, subject: &[u8]) -> Self {
-        let mut bytes = Vec::with_capacity(prefix.len() + subject.len());
+        let tag = tag_of(prefix, subject);
+        let mut bytes = Vec::with_capacity(PREFIX.len() + 4 + prefix.len() + subject.len());
+        bytes.extend_from_slice(PREFIX.as_bytes());
+        bytes.extend_from_slice(&tag_text(tag));
         bytes.extend_from_slice(prefix.as_bytes());
         bytes.extend_from_slice(subject);
         let bytes = bytes.into_boxed_slice();
@@ -26,6 +41,17 @@ impl BucketKey {
             hash: hash(&bytes),
             bytes,
         }
+    }
+
+    /// Which of the [`TAGS`] it carries. Keys of one tag are in one slot of a Redis cluster, so one script call takes from
+    /// them: all buckets of one subject carry the same, and so do all of a rule without one.
+    pub fn tag(&self) -> u8 {
+        let digit = |byte: u8| match byte {
+            b'a'.. => byte - b'a' + 10,
+            _ => byte - b'0',
+        };
+        let at = PREFIX.len() + 1;
+        digit(self.bytes[at]) << 4 | digit(self.bytes[at + 1])
     }
 
     /// The key as Redis gets it.
@@ -75,10 +101,52 @@ impl Hasher for PrehashedKey {
     }
 }
 
+/// A hash tag as a key carries it: `{7f}`.
+pub fn tag_text(tag: u8) -> [u8; 4] {
+    let digit = |half: u8| DIGITS[usize::from(half)];
+    [b'{', digit(tag >> 4), digit(tag & 15), b'}']
+}
+
+/// The same in every process, as replicas share buckets.
+fn tag_of(prefix: &str, subject: &[u8]) -> u8 {
+    let named = match subject {
+        // Up to the limit's kind: the limits of a rule belong together.
+        [] => prefix.split('#').next().unwrap_or(prefix).as_bytes(),
+        subject => subject,
+    };
+    TagHasher::new().hash(named) as u8
+}
+
 fn hash(bytes: &[u8]) -> u128 {
     static KEY: OnceLock<(u64, u64)> = OnceLock::new();
     let (k0, k1) = KEY.get_or_init(|| (rand::random(), rand::random()));
     let mut hasher = SipHasher13::new_with_keys(*k0, *k1);
     hasher.write(bytes);
     hasher.finish128().as_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_is_that_of_the_subject_and_stays_for_ever() {
+        let keys = [("a/b#s60", "|1:x"), ("a/c#b1", "|1:x")]
+            .map(|(prefix, subject)| BucketKey::new(prefix, subject.as_bytes()));
+        assert_eq!(keys[0].tag(), keys[1].tag());
+        // Replicas of two releases share buckets.
+        assert_eq!(keys[0].as_bytes(), b"tollgate:2:{2f}a/b#s60|1:x");
+        let rule = ["a/b#s60", "a/b#c1"].map(|prefix| BucketKey::new(prefix, b"").tag());
+        assert_eq!(rule[0], rule[1]);
+    }
+
+    #[test]
+    fn every_tag_is_used_and_read_back() {
+        let tags: HashSet<u8> = (0..5_000_u32)
+            .map(|n| BucketKey::new("", &n.to_be_bytes()).tag())
+            .collect();
+        assert_eq!(tags.len(), TAGS);
+    }
 }

@@ -1,16 +1,23 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
-//! `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it, `connect.rs` reaches Redis and `breaker.rs` says whether
-//! it is used now. `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards.
-//! Refusals that are certain never leave the process: [`Seen`].
+//! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
+//! reached and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
+//! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
+//! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
+mod cluster;
 mod connect;
+mod dial;
 mod fallback;
 mod lane;
 mod ledger;
+mod local_cache;
+mod reference;
+mod shards;
 mod stats;
+mod url;
 
 use std::{
     sync::{
@@ -20,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use redis::RedisError;
 use smallvec::SmallVec;
 use tokio::{
     sync::{
@@ -31,20 +39,29 @@ use tokio::{
 };
 
 use self::{
-    breaker::Breaker,
-    connect::{Dialer, supervise},
-    lane::{Asked, Job, Reply},
+    breaker::{Breaker, Failure},
+    cluster::{Membership, Redirect},
+    connect::supervise,
+    dial::Dialer,
+    lane::{Asked, Job, Reply, Undecided, Way},
     ledger::Ledger,
+    local_cache::Split,
 };
-use super::{Item, MemoryStore, StoreError, Take, Taken, seen::Seen};
+use super::{
+    Item, MemoryStore, StoreError, Take, Taken,
+    key::{PREFIX, TAGS, tag_text},
+    seen::Seen,
+};
 use crate::{
     clock::{Clock, SystemClock},
     descriptor::Hits,
 };
 
 pub use self::{
-    connect::{RedisUrl, RedisUrlError},
-    stats::{Histogram, StoreStats},
+    reference::{ReferenceKind, ReferenceRedis},
+    shards::Shards,
+    stats::StoreStats,
+    url::{Endpoint, Login, Password, RedisUrl, RedisUrlError, Tls, Topology},
 };
 
 /// How a Redis store works.
@@ -52,6 +69,8 @@ pub use self::{
 pub struct RedisSettings {
     /// Where Redis is.
     pub url: RedisUrl,
+    /// Where the buckets of limits per second are instead.
+    pub per_second: Option<RedisUrl>,
     /// Longest wait for Redis per decision.
     pub timeout: Duration,
     /// Connections, each with one batch in flight.
@@ -60,6 +79,8 @@ pub struct RedisSettings {
     pub queue: usize,
     /// Buckets remembered as last seen, and again as many kept here while Redis is unwell.
     pub max_local_buckets: usize,
+    /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
+    pub local_cache: bool,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -69,16 +90,18 @@ impl RedisSettings {
     pub fn new(url: RedisUrl) -> Self {
         Self {
             url,
+            per_second: None,
             timeout: Duration::from_millis(10),
             lanes: 2,
             queue: 4_096,
             max_local_buckets: 100_000,
+            local_cache: false,
             clock: None,
         }
     }
 }
 
-/// The Redis store. Its tasks end when it is dropped.
+/// Buckets on one Redis server. Its tasks end when it is dropped.
 #[derive(Debug)]
 pub struct RedisStore {
     shared: Arc<Shared>,
@@ -89,12 +112,15 @@ pub struct RedisStore {
 /// What requests, lanes and the supervisor share.
 #[derive(Debug)]
 struct Shared {
+    node: Arc<str>,
+    /// Of a node of a cluster.
+    membership: Option<Membership>,
     settings: RedisSettings,
     breaker: Breaker,
     seen: Seen,
     local: MemoryStore,
     ledger: Ledger,
-    stats: StoreStats,
+    stats: Arc<StoreStats>,
     replicas: AtomicU32,
     nudge: mpsc::WeakSender<Job>,
 }
@@ -111,27 +137,56 @@ impl Drop for Task {
 
 impl RedisStore {
     /// Starts to connect in the background and returns at once. Needs a Tokio runtime.
+    ///
+    /// # Panics
+    /// If the settings name a cluster, which is for [`Shards`].
     pub fn connect(settings: RedisSettings) -> Self {
+        Self::connect_counting(settings, Arc::default())
+    }
+
+    /// The same, with counters that others share.
+    fn connect_counting(settings: RedisSettings, stats: Arc<StoreStats>) -> Self {
+        let (url, lanes) = (&settings.url, settings.lanes.max(1));
+        let dialer = match &url.topology {
+            Topology::Single(endpoint) => Dialer::of_server(url, endpoint.clone(), lanes),
+            Topology::Sentinel { service, sentinels } => {
+                Dialer::of_primary(url, service, sentinels, lanes)
+            }
+            Topology::Cluster(_) => panic!("a cluster is for shards"),
+        };
+        let node = url.to_string().into();
+        Self::start(settings, node, Some(dialer), None, stats)
+    }
+
+    /// A store that dials by `dialer`; without one it is never in use, and remembers what another must be told.
+    fn start(
+        settings: RedisSettings,
+        node: Arc<str>,
+        dialer: Option<Dialer>,
+        membership: Option<Membership>,
+        stats: Arc<StoreStats>,
+    ) -> Self {
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..settings.lanes.max(1))
             .map(|_| mpsc::channel(settings.queue.max(1)))
             .unzip();
-        let dialer = Dialer::new(&settings.url, queues.len());
         let shared = Arc::new(Shared {
+            node,
+            membership,
             breaker: Breaker::new(),
-            seen: Seen::new(settings.max_local_buckets),
+            seen: Seen::new(settings.max_local_buckets).as_local_cache(settings.local_cache),
             local: MemoryStore::new(settings.max_local_buckets, Arc::new(SystemClock)),
             ledger: Ledger::default(),
-            stats: StoreStats::default(),
+            stats,
             replicas: AtomicU32::new(1),
             nudge: queues[0].downgrade(),
             settings,
         });
-        let supervisor = tokio::spawn(supervise(shared.clone(), dialer));
+        let supervisor = dialer.map(|dialer| tokio::spawn(supervise(shared.clone(), dialer)));
         let lanes = receivers
             .into_iter()
             .enumerate()
             .map(|(index, queue)| tokio::spawn(lane::run(shared.clone(), index, queue)));
-        let tasks = std::iter::once(supervisor).chain(lanes).map(Task).collect();
+        let tasks = supervisor.into_iter().chain(lanes).map(Task).collect();
         Self {
             shared,
             queues,
@@ -146,13 +201,30 @@ impl RedisStore {
         tokio::time::timeout(limit, connected).await.is_ok()
     }
 
-    /// Takes all of `take`, or nothing. Waits for Redis until `deadline` or for the store timeout, whichever ends sooner;
+    /// Decides `take` whole. Waits for Redis until `deadline` or for the store timeout, whichever ends sooner;
     /// then decides without it, as each item's `on_store_error` says. Balances have the length and order of `take.items`.
     ///
     /// # Errors
     /// As Redis did not decide in time and an item's `on_store_error` is
     /// [`OnStoreError::Error`](crate::plan::OnStoreError::Error).
     pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        let shared = &self.shared;
+        // Redis' time is not that of these tests.
+        if shared.settings.local_cache
+            && shared.settings.clock.is_none()
+            && let Some((split, rest)) = Split::of(&take, &shared.seen, Instant::now())
+        {
+            shared.stats.deny_cache_hits.fetch_add(1, Relaxed);
+            let rest = match rest {
+                Some(rest) => Some(self.take_from_redis(rest, deadline).await?),
+                None => None,
+            };
+            return Ok(split.join(&take, rest));
+        }
+        self.take_from_redis(take, deadline).await
+    }
+
+    async fn take_from_redis(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
         let shared = &self.shared;
         if shared.breaker.is_open() {
             return shared.without_redis(&take, shared.unavailable(), true);
@@ -161,26 +233,50 @@ impl RedisStore {
         if let Some(refusal) = shared.cached_refusal(&take, now) {
             return Ok(refusal);
         }
-        let asked = Arc::new(Asked {
-            take,
-            meanwhile: <_>::default(),
-        });
+        let asked = Arc::new(Asked::new(take));
+        let until = deadline.min(now + shared.settings.timeout);
+        match self.ask(&asked, until, Way::default()).await {
+            Ok(taken) => Ok(taken),
+            Err(Undecided::Failed(error)) => Err(error),
+            Err(Undecided::Redirected(_)) => {
+                shared.without_redis(&asked.take, shared.unavailable(), true)
+            }
+        }
+    }
+
+    /// Asks Redis, whatever is remembered of refusals, and decides without it if it does not answer by `until`.
+    async fn ask(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
+        let shared = &self.shared;
+        let alone = |error, charge| {
+            let decided = shared.without_redis(&asked.take, error, charge);
+            decided.map_err(Undecided::Failed)
+        };
+        if shared.breaker.is_open() {
+            return alone(shared.unavailable(), true);
+        }
         let (sender, mut answer) = oneshot::channel();
         let job = Job {
             asked: asked.clone(),
-            forced: false,
+            way,
             reply: Some(sender),
         };
         if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) = self.queue().try_send(job) {
             shared.stats.shed.fetch_add(1, Relaxed);
-            return shared.without_redis(&asked.take, shared.overloaded(), true);
+            return alone(shared.overloaded(), true);
         }
-        let until = deadline.min(now + shared.settings.timeout);
         match timeout_at(until.into(), &mut answer).await {
-            Ok(Ok(reply)) => shared.replied(&asked.take, reply),
+            Ok(Ok(Err(Undecided::Failed(error)))) => {
+                // Whether a lost take was taken is not known, so it is not charged again.
+                let lost = matches!(error, StoreError::Lost { .. });
+                alone(error, !lost)
+            }
+            Ok(Ok(reply)) => reply,
             // A lane that gives a batch up drops it.
-            Ok(Err(_)) => shared.without_redis(&asked.take, shared.lost("given up"), false),
-            Err(_) => shared.timed_out(&asked, &mut answer),
+            Ok(Err(_)) => alone(shared.lost("given up"), false),
+            Err(_) => {
+                let decided = shared.timed_out(asked, &mut answer);
+                decided.map_err(Undecided::Failed)
+            }
         }
     }
 
@@ -227,7 +323,7 @@ impl RedisStore {
 
 impl Shared {
     fn node(&self) -> &str {
-        self.settings.url.node()
+        &self.node
     }
 
     /// How long a batch may take before Redis counts as unwell: three timeouts in a row.
@@ -249,31 +345,30 @@ impl Shared {
         Some(refusal)
     }
 
-    /// A lane's reply to a request that still waits.
-    fn replied(&self, take: &Take, reply: Reply) -> Reply {
-        match reply {
-            Ok(taken) => Ok(taken),
-            // Whether a lost take was taken is not known, so it is not charged again.
-            Err(error @ StoreError::Lost { .. }) => self.without_redis(take, error, false),
-            Err(error) => self.without_redis(take, error, true),
-        }
-    }
-
     /// Decides without Redis; what is admitted so is charged afterwards if `charge` says so.
-    fn without_redis(&self, take: &Take, error: StoreError, charge: bool) -> Reply {
+    fn without_redis(
+        &self,
+        take: &Take,
+        error: StoreError,
+        charge: bool,
+    ) -> Result<Taken, StoreError> {
         self.stats.degraded.fetch_add(1, Relaxed);
         let replicas = self.replicas.load(Relaxed);
         let taken = fallback::decide(take, &self.local, &self.seen, replicas).ok_or(error)?;
         if charge {
-            self.charge_back(take, &taken);
+            self.charge_back(take, &taken, None);
         }
         Ok(taken)
     }
 
     /// Decides a take that Redis has not answered yet. The lane sets things right when the answer comes.
-    fn timed_out(&self, asked: &Asked, answer: &mut oneshot::Receiver<Reply>) -> Reply {
+    fn timed_out(
+        &self,
+        asked: &Asked,
+        answer: &mut oneshot::Receiver<Reply>,
+    ) -> Result<Taken, StoreError> {
         let error = StoreError::Timeout {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             timeout: self.settings.timeout,
         };
         let decided = self.without_redis(&asked.take, error, false);
@@ -294,10 +389,10 @@ impl Shared {
                 self.stats.degraded.fetch_sub(1, Relaxed);
                 return Ok(taken);
             }
-            Ok(Err(StoreError::Lost { .. })) | Err(_) => {}
+            Ok(Err(Undecided::Failed(StoreError::Lost { .. }))) | Err(_) => {}
             Ok(Err(_)) => {
                 if let Ok(taken) = &decided {
-                    self.charge_back(&asked.take, taken);
+                    self.charge_back(&asked.take, taken, None);
                 }
             }
         }
@@ -317,27 +412,27 @@ impl Shared {
             return;
         };
         if meanwhile.admitted && !taken.admitted {
-            self.charge_back(&job.asked.take, meanwhile);
+            self.charge_back(&job.asked.take, meanwhile, Some(&taken));
         } else if taken.admitted && !meanwhile.admitted {
-            self.undo(&job.asked.take, &taken);
+            self.undo(&job.asked.take, &taken, meanwhile);
         }
     }
 
     /// Tells whoever waits that the take was not decided.
-    fn failed(&self, job: Job, error: &StoreError) {
-        match error {
-            StoreError::Lost { .. } => {
+    fn failed(&self, job: Job, why: &Undecided) {
+        match why {
+            Undecided::Failed(StoreError::Lost { .. }) => {
                 if let Some(sender) = job.reply {
                     // Whoever has gone did not wait for this.
-                    let _ = sender.send(Err(error.clone()));
+                    let _ = sender.send(Err(why.clone()));
                 }
             }
-            _ => self.not_sent(job, error),
+            _ => self.not_sent(job, why),
         }
     }
 
     /// As `failed`, where Redis certainly took nothing.
-    fn not_sent(&self, job: Job, error: &StoreError) {
+    fn not_sent(&self, job: Job, why: &Undecided) {
         let take = &job.asked.take;
         let Some(sender) = job.reply else {
             for item in &take.items {
@@ -345,20 +440,18 @@ impl Shared {
             }
             return;
         };
-        if sender.send(Err(error.clone())).is_err()
+        if sender.send(Err(why.clone())).is_err()
             && let Some(meanwhile) = job.asked.meanwhile.get()
         {
-            self.charge_back(take, meanwhile);
+            self.charge_back(take, meanwhile, None);
         }
     }
 
-    /// Charges what in-process buckets admitted.
-    fn charge_back(&self, take: &Take, taken: &Taken) {
-        if take.dry || !taken.admitted {
-            return;
-        }
-        for (item, balance) in take.items.iter().zip(&taken.balances) {
-            if balance.fits && fallback::is_local(item) {
+    /// Charges what in-process buckets did, but for what Redis has charged itself.
+    fn charge_back(&self, take: &Take, taken: &Taken, by_redis: Option<&Taken>) {
+        for (index, (item, balance)) in take.items.iter().zip(&taken.balances).enumerate() {
+            let charged = by_redis.is_some_and(|taken| charged(taken, index));
+            if balance.charged && !charged && fallback::is_local(item) {
                 if let Hits::Take(hits) = item.hits {
                     self.stats.charged_back.fetch_add(hits, Relaxed);
                 }
@@ -367,13 +460,10 @@ impl Shared {
         }
     }
 
-    /// Undoes in Redis what it took for a request that was refused meanwhile.
-    fn undo(&self, take: &Take, taken: &Taken) {
-        if take.dry {
-            return;
-        }
-        for (item, balance) in take.items.iter().zip(&taken.balances) {
-            if balance.fits {
+    /// Undoes in Redis what it charged for a request that was refused meanwhile, and would not have been charged then.
+    fn undo(&self, take: &Take, taken: &Taken, meanwhile: &Taken) {
+        for (index, item) in take.items.iter().enumerate() {
+            if charged(taken, index) && !charged(meanwhile, index) {
                 let inverse = match item.hits {
                     Hits::Take(hits) => {
                         self.stats.given_back.fetch_add(hits, Relaxed);
@@ -395,20 +485,54 @@ impl Shared {
         }
     }
 
-    /// Sends corrections that no batch has taken along.
+    /// Sends corrections that no batch has taken along: one, or one per tag of a cluster.
     fn nudge_ledger(&self) {
-        if self.ledger.is_empty() || self.breaker.is_open() {
-            return;
+        let most = self.membership.as_ref().map_or(1, |_| TAGS);
+        for _ in 0..most {
+            if self.ledger.is_empty() || self.breaker.is_open() {
+                return;
+            }
+            let (Some(queue), Some(take)) = (self.nudge.upgrade(), self.next_correction()) else {
+                return;
+            };
+            if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) =
+                queue.try_send(Job::correction(take))
+            {
+                return self.not_sent(job, &Undecided::Failed(self.overloaded()));
+            }
         }
-        let (Some(queue), Some(take)) = (self.nudge.upgrade(), self.ledger.next_correction())
-        else {
-            return;
+    }
+
+    /// The key of the replicas that have said lately that they live; none on a node that has no slot for it.
+    fn replicas_key(&self) -> Option<String> {
+        let tag = match &self.membership {
+            Some(membership) => membership.tag()?,
+            None => 0,
         };
-        if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) =
-            queue.try_send(Job::correction(take))
-        {
-            self.not_sent(job, &self.overloaded());
+        let tag = tag_text(tag);
+        Some(format!("{PREFIX}{}replicas", tag.escape_ascii()))
+    }
+
+    fn next_correction(&self) -> Option<Take> {
+        self.ledger.next_correction(self.membership.is_some())
+    }
+
+    /// What an error of Redis or of the connection means for the takes it answers; trips the breaker unless it only redirects.
+    fn undecided(&self, generation: u64, error: &RedisError) -> Undecided {
+        if let Some(redirect) = self.redirect(error) {
+            return Undecided::Redirected(redirect);
         }
+        let reason = error.to_string();
+        self.trip(generation, &reason);
+        Undecided::Failed(match Failure::of(error).answered() {
+            true => self.unavailable(),
+            false => self.lost(&reason),
+        })
+    }
+
+    /// Where else in the cluster a take or a sign of life belongs.
+    fn redirect(&self, error: &RedisError) -> Option<Redirect> {
+        self.membership.as_ref()?.redirect(error)
     }
 
     fn count_replicas(&self, replicas: u32) {
@@ -418,27 +542,36 @@ impl Shared {
     fn trip(&self, generation: u64, reason: &str) {
         if self.breaker.trip(generation, reason) {
             self.stats.trips.fetch_add(1, Relaxed);
+            if let Some(membership) = &self.membership {
+                membership.doubt();
+            }
         }
     }
 
     fn unavailable(&self) -> StoreError {
         StoreError::Unavailable {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             reason: self.breaker.reason(),
         }
     }
 
     fn overloaded(&self) -> StoreError {
         StoreError::Unavailable {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             reason: "too many takes wait for it".into(),
         }
     }
 
     fn lost(&self, reason: &str) -> StoreError {
         StoreError::Lost {
-            node: self.settings.url.node().clone(),
+            node: self.node.clone(),
             reason: reason.into(),
         }
     }
+}
+
+/// Whether the hits of an item were charged. A caller that got an error got no balances, and was not charged.
+fn charged(taken: &Taken, index: usize) -> bool {
+    let balance = taken.balances.get(index);
+    balance.is_some_and(|balance| balance.charged)
 }

@@ -4,6 +4,10 @@
 //! A bucket as reported, refilled for the time since its report was asked for, holds at least what the store's bucket holds
 //! now: others can only have taken. What does not fit into it would be refused by the store too. The exception is a refund
 //! through another replica, which shows when the report is [`LIFE`] old.
+//!
+//! A refusal that charges something must reach the store, so this answers only for takes that are all or nothing. Settings may
+//! ask for what envoyproxy/ratelimit calls its local cache: then a fixed window that is overdrawn is refused here until it
+//! ends, uncharged, and other refusals come from here only once the store has refused too.
 
 use std::{
     collections::HashMap,
@@ -19,11 +23,11 @@ use super::{
     key::Prehashed,
 };
 use crate::{
-    bucket::Bucket,
+    bucket::{Balance, Bucket, Found},
     clock::Timestamp,
     descriptor::Hits,
     limit::{Kind, Limit, Period},
-    plan::Role,
+    plan::{Charge, Role},
 };
 
 /// How long a report can refuse.
@@ -42,6 +46,20 @@ const MOST_ITEMS: usize = 64;
 pub struct Seen {
     shards: Box<[Mutex<Shard>]>,
     half: usize,
+    local_cache: bool,
+}
+
+/// What the store said of a bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct News<'a> {
+    /// The bucket after the decision.
+    pub bucket: &'a Bucket,
+    /// Whether the hits asked for did not fit.
+    pub over: bool,
+    /// The store's time of the decision.
+    pub at: Timestamp,
+    /// When the take was sent that was answered so.
+    pub sent_at: Instant,
 }
 
 /// Two halves: when the young one is full it becomes the old one, whose reports nobody has renewed for longest.
@@ -60,6 +78,8 @@ struct Report {
     at: Timestamp,
     /// When the take was sent that was answered so.
     sent_at: Instant,
+    /// Whether the store refused when it reported.
+    over: bool,
     renewing: bool,
 }
 
@@ -75,16 +95,26 @@ impl Seen {
         Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             half: (capacity / SHARDS / 2).max(1),
+            local_cache: false,
         }
     }
 
-    /// Notes the bucket of `item` as the store reported it at its time `at`, answering a take that was sent at `sent_at`.
-    pub fn report(&self, item: &Item, bucket: &Bucket, at: Timestamp, sent_at: Instant) {
+    /// The same, as envoyproxy/ratelimit's local cache if `on`: its refusals are marked, as [`Balance::cached`].
+    pub fn as_local_cache(self, on: bool) -> Self {
+        Self {
+            local_cache: on,
+            ..self
+        }
+    }
+
+    /// Notes the bucket of `item` as the store reported it.
+    pub fn report(&self, item: &Item, news: News<'_>) {
         let report = Report {
             numbers: numbers(&item.limit.limit),
-            bucket: bucket.clone(),
-            at,
-            sent_at,
+            bucket: news.bucket.clone(),
+            at: news.at,
+            sent_at: news.sent_at,
+            over: news.over,
             renewing: false,
         };
         let mut shard = self.shard(&item.key).lock();
@@ -109,10 +139,9 @@ impl Seen {
     pub fn refusal(&self, take: &Take, now: Instant) -> Option<Taken> {
         let certain = !take.dry
             && take.items.len() <= MOST_ITEMS
-            && take
-                .items
-                .iter()
-                .all(|item| matches!(item.hits, Hits::Take(_)));
+            && take.items.iter().all(|item| {
+                matches!(item.hits, Hits::Take(_)) && item.charge == Charge::AllOrNothing
+            });
         if !certain || !self.refuses_one(take, now) {
             return None;
         }
@@ -133,8 +162,42 @@ impl Seen {
             buckets.push(bucket);
             places.push(place);
         }
-        let (taken, _) = judge(take, &places, &mut buckets, asked_at);
+        let (mut taken, _) = judge(take, &places, &mut buckets, asked_at);
+        for balance in &mut taken.balances {
+            balance.cached = self.local_cache && !balance.fits;
+        }
         (!taken.admitted).then_some(taken)
+    }
+
+    /// The local cache's answer to `item`: its fixed window is overdrawn, so that nothing fits until it ends.
+    pub fn overdrawn(&self, item: &Item, now: Instant) -> Option<Balance> {
+        let limit = &item.limit.limit;
+        if !self.local_cache || limit.kind() != Kind::FixedWindow {
+            return None;
+        }
+        let Hits::Take(hits) = item.hits else {
+            return None;
+        };
+        let mut shard = self.shard(&item.key).lock();
+        let report = shard.get(item.key.hash())?;
+        let bucket = report.refilled(limit, now);
+        let left = bucket.balance(limit);
+        if left >= 0 || !report.fits_limit(item) {
+            return None;
+        }
+        let found = Found {
+            fits: false,
+            charged: false,
+            left,
+        };
+        let at = report
+            .at
+            .after(now.saturating_duration_since(report.sent_at));
+        let balance = bucket.conclude(limit, found, hits, at);
+        Some(Balance {
+            cached: true,
+            ..balance
+        })
     }
 
     /// Whether some item that can refuse does not fit. Most requests pass, so this is asked first, without a copy of the rest.
@@ -160,7 +223,7 @@ impl Seen {
         let mut shard = self.shard(&item.key).lock();
         let report = shard.get(item.key.hash())?;
         let age = now.saturating_duration_since(report.sent_at);
-        if age >= LIFE || !report.fits_limit(item) {
+        if age >= LIFE || !report.fits_limit(item) || self.local_cache && !report.over {
             return None;
         }
         if age >= RENEW && !report.renewing {
@@ -293,11 +356,21 @@ mod tests {
             limit: rules[*limit].clone(),
             hits: *hits,
             role: *role,
+            charge: Charge::AllOrNothing,
             on_store_error: OnStoreError::Local,
         });
         Take {
             items: items.collect(),
             dry: false,
+        }
+    }
+
+    fn news(bucket: &Bucket, at: Timestamp, sent_at: Instant) -> News<'_> {
+        News {
+            bucket,
+            over: false,
+            at,
+            sent_at,
         }
     }
 
@@ -356,7 +429,7 @@ mod tests {
                     late.extend(reports);
                 } else {
                     for (replica, item, bucket, at, sent_at) in reports.chain(late.drain(..)) {
-                        replicas[replica].report(&item, &bucket, at, sent_at);
+                        replicas[replica].report(&item, news(&bucket, at, sent_at));
                     }
                 }
             }
@@ -372,7 +445,7 @@ mod tests {
         let ask = take(&[(0, Hits::Take(5), Role::Enforced)], &rules);
         let item = &ask.items[0];
         assert!(seen.refusal(&ask, start).is_none());
-        seen.report(item, &Bucket::full(&item.limit.limit, at), at, start);
+        seen.report(item, news(&Bucket::full(&item.limit.limit, at), at, start));
         let after = |millis| start + Duration::from_millis(millis);
         assert!(seen.refusal(&ask, after(949)).is_some());
         assert!(seen.refusal(&ask, after(990)).is_none(), "one renews");
@@ -397,9 +470,7 @@ mod tests {
         });
         seen.report(
             &low.items[0],
-            &Bucket::full(&low.items[0].limit.limit, at),
-            at,
-            now,
+            news(&Bucket::full(&low.items[0].limit.limit, at), at, now),
         );
         assert!(seen.refusal(&low, now).is_some());
         assert!(seen.refusal(&high, now).is_none());
@@ -418,7 +489,7 @@ mod tests {
             .remove(0);
         for number in 0..100_000_u32 {
             item.key = BucketKey::new("", &number.to_be_bytes());
-            seen.report(&item, &Bucket::full(&item.limit.limit, at), at, now);
+            seen.report(&item, news(&Bucket::full(&item.limit.limit, at), at, now));
         }
         let kept: usize = seen
             .shards

@@ -122,6 +122,14 @@ impl Process {
         })
     }
 
+    /// The same of a process that has ended.
+    pub fn line_with_after_end(&self, text: &str) -> String {
+        wait_for(text, || {
+            let log = self.log.lock().unwrap();
+            log.iter().find(|line| line.contains(text)).cloned()
+        })
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, signal).expect("alive");

@@ -1,9 +1,10 @@
 //! A redis-server of the test's own, on a free port. It dies with the test, however the test ends.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -19,7 +20,14 @@ const GUARD: &str =
 pub struct RedisServer {
     port: u16,
     folder: TempDir,
+    arguments: Vec<String>,
     guard: Option<(Child, ChildStdin)>,
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
 }
 
 impl RedisServer {
@@ -30,14 +38,59 @@ impl RedisServer {
         server
     }
 
+    /// Starts one with more `arguments`, which may speak of its folder.
+    pub fn start_with<S: Into<String>>(arguments: impl FnOnce(&Path) -> Vec<S>) -> Self {
+        let mut server = Self::reserve();
+        let more = arguments(server.folder.path());
+        server.arguments.extend(more.into_iter().map(S::into));
+        server.restart();
+        server
+    }
+
+    /// Starts one that replicates `primary`.
+    pub fn start_replica(primary: &Self) -> Self {
+        let primary = primary.port.to_string();
+        Self::start_with(|_| vec!["--replicaof".to_owned(), "127.0.0.1".to_owned(), primary])
+    }
+
+    /// Starts a sentinel that watches `primary` as `service`, alone or together with others of its `quorum`.
+    pub fn start_sentinel(service: &str, primary: &Self, quorum: u32) -> Self {
+        let mut sentinel = Self::reserve();
+        let file = sentinel.folder.path().join("sentinel.conf");
+        let (port, primary) = (sentinel.port, primary.port);
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\nsentinel monitor {service} 127.0.0.1 {primary} {quorum}\n\
+             sentinel down-after-milliseconds {service} 500\nsentinel failover-timeout {service} 3000\n"
+        );
+        fs::write(&file, text).expect("the folder is there");
+        sentinel.arguments = vec![file.display().to_string(), "--sentinel".to_owned()];
+        sentinel.restart();
+        sentinel
+    }
+
     /// Chooses an address only.
     pub fn reserve() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
+        arguments.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned()]);
+        arguments.push(folder.path().display().to_string());
         Self {
-            port: listener.local_addr().expect("bound").port(),
-            folder: tempfile::tempdir().expect("a folder"),
+            port,
+            folder,
+            arguments,
             guard: None,
         }
+    }
+
+    /// Where it keeps its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Starts it, at the same address as before and with nothing in it.
@@ -51,9 +104,7 @@ impl RedisServer {
         );
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard", &program])
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1"])
-            .args(["--save", "", "--appendonly", "no", "--dir"])
-            .arg(self.folder.path())
+            .args(&self.arguments)
             .stdin(Stdio::piped())
             .stderr(Stdio::null())
             .stdout(Stdio::piped())

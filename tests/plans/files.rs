@@ -104,6 +104,14 @@ fn messages_contain_the_words_of_the_reference() {
             "list_of_text",
             "config error, yaml file contains list of type other than map",
         ),
+        (
+            "replaces_of_text",
+            "config error, yaml file contains list of type other than map",
+        ),
+        (
+            "requests_negative",
+            "error loading config file: yaml: unmarshal errors",
+        ),
         ("metadata_not_a_map", "error parsing metadata: "),
     ] {
         let text = fs::read_to_string(format!("tests/plans/bad/{name}.yaml")).unwrap();
@@ -167,7 +175,7 @@ fn what_is_not_a_plan_file_is_named_and_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let told = |path: &Path| {
-        Plans::load(&[path.to_owned()], None)
+        Plans::load(&vec![path.to_owned()].into(), None)
             .unwrap_err()
             .to_string()
     };
@@ -207,7 +215,7 @@ fn a_folder_is_read_in_the_order_of_names_without_dot_entries() {
     for name in ["b.yml", "a.yaml", ".hidden.yaml", "notes.txt"] {
         fs::write(folder.path().join(name), format!("domain: {name}\n")).unwrap();
     }
-    let plans = Plans::load(&[folder.path().to_owned()], None).unwrap();
+    let plans = Plans::load(&vec![folder.path().to_owned()].into(), None).unwrap();
     let names: Vec<_> = plans
         .files()
         .iter()

@@ -423,10 +423,7 @@ descriptors:
         );
         assert_eq!(
             before,
-            [
-                "tollgate:1:sh%2Fop/a=x%2Fy/ip#s60",
-                "tollgate:1:sh%2Fop/a=x%2Fy/ip#b3600"
-            ]
+            ["sh%2Fop/a=x%2Fy/ip#s60", "sh%2Fop/a=x%2Fy/ip#b3600"]
         );
         let after = prefixes(
             "{domain: sh/op, descriptors: [{key: new}, {key: a, value: x/y, descriptors: [{key: ip, limits: [8/hour burst 20, 6/60s sliding]}]}]}",

@@ -8,7 +8,7 @@ use std::{
 use tollgate::{
     descriptor::Hits,
     limit::Limit,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         BucketKey, Item, RedisStore, Take, Taken,
         redis::{RedisSettings, RedisUrl},
@@ -20,17 +20,18 @@ use crate::redis_server::RedisServer;
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
     let limit: Limit = text.parse().expect("a limit");
-    let key_prefix = format!("tollgate:1:test:{text}:");
+    let key_prefix = format!("test/{text}#");
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }
 
-/// An enforced item.
+/// An enforced item, charged all or nothing.
 pub fn item(limit: &Arc<RuleLimit>, subject: &str, hits: Hits) -> Item {
     Item {
         key: BucketKey::new(limit.key_prefix(), subject.as_bytes()),
         limit: limit.clone(),
         hits,
         role: Role::Enforced,
+        charge: Charge::AllOrNothing,
         on_store_error: OnStoreError::Local,
     }
 }
@@ -47,7 +48,12 @@ pub fn one(limit: &Arc<RuleLimit>, subject: &str, hits: u64) -> Take {
 
 /// Settings for `server` with a timeout that the machine's noise does not reach.
 pub fn patient(server: &RedisServer) -> RedisSettings {
-    let url: RedisUrl = server.url().parse().expect("a Redis URL");
+    patient_at(&server.url())
+}
+
+/// The same for the Redis of a URL.
+pub fn patient_at(url: &str) -> RedisSettings {
+    let url: RedisUrl = url.parse().expect("a Redis URL");
     RedisSettings {
         timeout: Duration::from_secs(20),
         ..RedisSettings::new(url)
@@ -69,4 +75,17 @@ pub async fn connected(settings: RedisSettings) -> RedisStore {
 pub async fn ask(store: &RedisStore, take: Take) -> Taken {
     let deadline = Instant::now() + Duration::from_secs(60);
     store.take(take, deadline).await.expect("a decision")
+}
+
+/// Takes one of `limit` again and again, until a take is refused by Redis itself, and counts those before.
+pub async fn admitted_until_refused(store: &RedisStore, limit: &Arc<RuleLimit>) -> u64 {
+    let mut admitted = 0;
+    loop {
+        let taken = ask(store, one(limit, "same", 1)).await;
+        assert!(!taken.degraded, "{:?}", store.is_down());
+        if !taken.admitted {
+            return admitted;
+        }
+        admitted += 1;
+    }
 }

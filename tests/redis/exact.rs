@@ -6,7 +6,11 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tollgate::{descriptor::Hits, store::RedisStore, store::Take};
+use tollgate::{
+    descriptor::Hits,
+    plan::{Charge, RuleLimit},
+    store::{RedisStore, Take, Taken, redis::RedisSettings},
+};
 
 use crate::{
     ask::{ask, connected, item, one, patient, rule},
@@ -69,7 +73,7 @@ async fn a_forgotten_script_is_loaded_again_and_no_take_is_lost_or_doubled() {
     assert_eq!(asking.await.expect("no panic"), 1_600);
     assert!(server.errors("NOSCRIPT") > 1, "the flush came too late");
     let left = ask(&store, one(&rule("2000/day"), "shop", 0)).await;
-    assert_eq!(left.balances[0].remaining, 400);
+    assert_eq!(left.balances[0].remaining(), 400);
     assert_eq!(store.stats().degraded.load(Relaxed), 0);
 }
 
@@ -127,8 +131,8 @@ async fn a_cached_refusal_is_the_refusal_of_redis() {
     assert_eq!((cached.admitted, asked.admitted), (false, false));
     for (cached, asked) in cached.balances.iter().zip(&asked.balances) {
         assert_eq!(
-            (cached.fits, cached.remaining),
-            (asked.fits, asked.remaining)
+            (cached.fits, cached.remaining()),
+            (asked.fits, asked.remaining())
         );
         let ahead = cached.reset_after.abs_diff(asked.reset_after);
         assert!(ahead < Duration::from_secs(2), "{cached:?} {asked:?}");
@@ -152,7 +156,12 @@ async fn a_cached_refusal_is_the_refusal_of_redis() {
 async fn a_foreign_value_is_no_bucket_and_harms_no_other() {
     let server = RedisServer::start();
     let store = connected(patient(&server)).await;
-    let limits = [rule("3/day"), rule("3/day sliding"), rule("3/day calendar")];
+    let limits = [
+        rule("3/day"),
+        rule("3/day sliding"),
+        rule("3/day calendar"),
+        rule("3/day fixed"),
+    ];
     let mut admin = server.admin();
     // Text, a list, a float, a negative number, text in MessagePack, an array of one.
     let values: [&[u8]; 6] = [
@@ -184,7 +193,7 @@ async fn a_foreign_value_is_no_bucket_and_harms_no_other() {
             let taken = ask(&store, take).await;
             assert!(!taken.degraded, "{:?}", store.is_down());
             assert_eq!(
-                (taken.admitted, taken.balances[0].remaining),
+                (taken.admitted, taken.balances[0].remaining()),
                 (true, 2),
                 "{limit:?} {value:?}"
             );
@@ -210,5 +219,121 @@ async fn keys_expire_once_their_bucket_is_full() {
             .query(&mut server.admin())
             .expect("a life");
         assert!((least..=most).contains(&ttl), "{text}: {ttl} s");
+    }
+}
+
+#[tokio::test]
+async fn the_key_of_a_fixed_window_lives_until_its_window_has_ended() {
+    let server = RedisServer::start();
+    let store = connected(patient(&server)).await;
+    let take = one(&rule("9/year fixed"), "x", 1);
+    // The first write says it, the later ones leave it as it is.
+    for _ in 0..3 {
+        let taken = ask(&store, take.clone()).await;
+        let ttl: u64 = redis::cmd("TTL")
+            .arg(take.items[0].key.as_bytes())
+            .query(&mut server.admin())
+            .expect("a life");
+        let ends = taken.balances[0].reset_after.as_secs();
+        assert!((ends + 55..=ends + 62).contains(&ttl), "{ttl} {ends}");
+    }
+}
+
+/// A take of one hit of each of these, charged so.
+fn charged(charge: Charge, limits: &[&Arc<RuleLimit>]) -> Take {
+    let items = limits.iter().map(|limit| {
+        let mut item = item(limit, "x", Hits::Take(1));
+        item.charge = charge;
+        item
+    });
+    Take {
+        items: items.collect(),
+        dry: false,
+    }
+}
+
+/// Per item: whether it fits, what is left, whether the local cache said so.
+fn told(taken: &Taken) -> Vec<(bool, i64, bool)> {
+    let balances = taken.balances.iter();
+    balances
+        .map(|balance| (balance.fits, balance.left, balance.cached))
+        .collect()
+}
+
+#[tokio::test]
+async fn what_is_charged_though_refused_reaches_redis_each_time() {
+    let server = RedisServer::start();
+    let store = connected(patient(&server)).await;
+    for (text, charge) in [
+        ("1/year fixed", Charge::Independent),
+        ("1/day", Charge::Independent),
+        ("1/week calendar", Charge::StopWhenOver),
+        ("1/2 days", Charge::Overdraw),
+    ] {
+        let take = charged(charge, &[&rule(text)]);
+        assert_eq!(told(&ask(&store, take.clone()).await), [(true, 0, false)]);
+        let over = ask(&store, take.clone()).await;
+        assert_eq!(told(&over), [(false, -1, false)], "{text}");
+        assert!(over.balances[0].charged);
+    }
+    assert_eq!(store.stats().deny_cache_hits.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_local_cache_refuses_overdrawn_windows_without_redis_and_marks_it() {
+    let server = RedisServer::start();
+    let settings = RedisSettings {
+        local_cache: true,
+        ..patient(&server)
+    };
+    let store = connected(settings).await;
+    let (narrow, wide) = (rule("1/year fixed"), rule("9/year fixed"));
+    let alone = charged(Charge::Independent, &[&narrow]);
+    assert_eq!(told(&ask(&store, alone.clone()).await), [(true, 0, false)]);
+    // Used up is not overdrawn: the first refusal is Redis' own.
+    assert_eq!(
+        told(&ask(&store, alone.clone()).await),
+        [(false, -1, false)]
+    );
+    let before = calls(&store);
+    for _ in 0..3 {
+        let cached = ask(&store, alone.clone()).await;
+        assert_eq!(
+            (cached.admitted, told(&cached)),
+            (false, vec![(false, -1, true)])
+        );
+        assert!(!cached.balances[0].charged);
+    }
+    assert_eq!(calls(&store), before);
+    // Of a request only what is overdrawn is answered so; the rest is charged, or looked at if being over stops it.
+    for (charge, left) in [
+        (Charge::Independent, 8),
+        (Charge::Independent, 7),
+        (Charge::StopWhenOver, 7),
+        (Charge::StopWhenOver, 7),
+    ] {
+        let taken = ask(&store, charged(charge, &[&wide, &narrow])).await;
+        let expected = vec![(true, left, false), (false, -1, true)];
+        assert_eq!((taken.admitted, told(&taken)), (false, expected));
+    }
+    // Where all or nothing binds items together, Redis decides.
+    let mut bound = charged(Charge::Independent, &[&wide, &narrow]);
+    bound.items[0].charge = Charge::AllOrNothing;
+    let taken = ask(&store, bound).await;
+    assert_eq!(told(&taken), [(true, 7, false), (false, -2, false)]);
+}
+
+#[tokio::test]
+async fn with_the_local_cache_a_free_refusal_comes_from_redis_first() {
+    let server = RedisServer::start();
+    let settings = RedisSettings {
+        local_cache: true,
+        ..patient(&server)
+    };
+    let store = connected(settings).await;
+    let take = one(&rule("1/day"), "x", 1);
+    assert!(ask(&store, take.clone()).await.admitted);
+    for cached in [false, true, true] {
+        assert_eq!(told(&ask(&store, take.clone()).await), [(false, 0, cached)]);
     }
 }

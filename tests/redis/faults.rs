@@ -8,7 +8,7 @@ use std::{
 use tokio::{task::JoinSet, time::sleep};
 use tollgate::{
     descriptor::Hits,
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         RedisStore, StoreError, Take, Taken,
         redis::{RedisSettings, RedisUrl},
@@ -30,7 +30,7 @@ fn usual(server: &RedisServer) -> RedisSettings {
 }
 
 /// Waits until the store decides by Redis again, and says how long that took.
-async fn back(store: &RedisStore) -> Duration {
+pub async fn back(store: &RedisStore) -> Duration {
     let began = Instant::now();
     while store.is_down().is_some() {
         assert!(
@@ -43,7 +43,7 @@ async fn back(store: &RedisStore) -> Duration {
     began.elapsed()
 }
 
-async fn down(store: &RedisStore) -> Arc<str> {
+pub async fn down(store: &RedisStore) -> Arc<str> {
     let began = Instant::now();
     loop {
         if let Some(reason) = store.is_down() {
@@ -66,7 +66,7 @@ async fn settles_at(server: &RedisServer, limit: &Arc<RuleLimit>, subject: &str,
             dry: true,
             ..one(limit, subject, 0)
         };
-        let remaining = ask(&fresh, look).await.balances[0].remaining;
+        let remaining = ask(&fresh, look).await.balances[0].remaining();
         if remaining == expected {
             return;
         }
@@ -277,7 +277,7 @@ async fn without_redis_each_item_answers_by_its_own_policy_and_all_or_nothing_ho
     let (enforced, quota, shadow) = (Role::Enforced, Role::Quota, Role::Shadow);
     let (local, allow) = (OnStoreError::Local, OnStoreError::Allow);
     let (deny, error) = (OnStoreError::Deny, OnStoreError::Error);
-    let left = |taken: &Taken| taken.balances[0].remaining;
+    let left = |taken: &Taken| taken.balances[0].remaining();
 
     // A denied item takes nothing from the others; an allowed one does not stop them.
     let denied = ask(
@@ -382,44 +382,6 @@ async fn a_full_queue_sheds_at_once() {
     settles_at(&server, &limit, "a", 1_000 - 64).await;
 }
 
-#[test]
-fn a_bad_url_is_named_without_its_secrets() {
-    let cases = [
-        (
-            "foo://user:pw@host",
-            "`foo://…` is not a Redis URL: write redis://[user:password@]host[:port][/db] or `memory`",
-        ),
-        (
-            "user:pw@host",
-            "`…` is not a Redis URL: write redis://[user:password@]host[:port][/db] or `memory`",
-        ),
-        (
-            "localhost:6379",
-            "`localhost:6379` is not a Redis URL: write redis://[user:password@]host[:port][/db] or `memory`",
-        ),
-        (
-            "rediss://:pw@host",
-            "`rediss://…` asks for TLS, which this build cannot speak: write redis://…",
-        ),
-        (
-            "redis://:pw@host/notes",
-            "`redis://…`: invalid database number: write redis://[user:password@]host[:port][/db]",
-        ),
-        (
-            "redis://:pw@host:99999",
-            "`redis://…` is not a Redis URL: write redis://[user:password@]host[:port][/db] or `memory`",
-        ),
-    ];
-    for (text, message) in cases {
-        assert_eq!(
-            text.parse::<RedisUrl>().expect_err(text).to_string(),
-            message
-        );
-    }
-    let good: RedisUrl = "redis://me:pw@example.com:7000/2".parse().expect("a URL");
-    assert_eq!(format!("{good:?}"), "RedisUrl(example.com:7000)");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_empty_bucket_is_charged_becomes_its_debt() {
     let server = RedisServer::start();
@@ -451,4 +413,36 @@ async fn what_an_empty_bucket_is_charged_becomes_its_debt() {
     settles_at(&server, &limit, "a", 0).await;
     assert!(ask(&other, give(1)).await.admitted);
     settles_at(&server, &limit, "a", 1).await;
+}
+
+#[tokio::test]
+async fn what_was_charged_without_redis_is_told_to_it_though_it_was_refused() {
+    let server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let take = |hits| {
+        let mut item = item(&rule("5/year fixed"), "a", Hits::Take(hits));
+        item.charge = Charge::Independent;
+        Take {
+            items: [item].into_iter().collect(),
+            dry: false,
+        }
+    };
+    assert!(ask(&store, take(1)).await.admitted);
+    server.send("CLIENT PAUSE 1000");
+    for (admitted, left) in [(true, 0), (false, -4), (false, -8)] {
+        let taken = ask(&store, take(4)).await;
+        assert!(taken.degraded);
+        assert_eq!((taken.admitted, taken.balances[0].left), (admitted, left));
+    }
+    down(&store).await;
+    let trips = store.stats().trips.load(Relaxed);
+    let fresh = connected(patient(&server)).await;
+    let begun = Instant::now();
+    while ask(&fresh, take(0)).await.balances[0].left != -8 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "not settled");
+        sleep(Duration::from_millis(10)).await;
+    }
+    back(&store).await;
+    assert_eq!(ask(&store, take(0)).await.balances[0].left, -8);
+    assert_eq!(store.stats().trips.load(Relaxed), trips);
 }

@@ -4,7 +4,12 @@
 mod redis_server;
 
 mod ask;
+mod auth;
+mod cluster;
 mod exact;
 mod faults;
 mod model;
+mod per_second;
 mod same_answers;
+mod sentinel;
+mod tls;

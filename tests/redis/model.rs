@@ -6,19 +6,20 @@ use std::collections::HashMap;
 use tollgate::{
     descriptor::Hits,
     limit::{Kind, Limit, Unit},
-    plan::Role,
-    store::Take,
+    plan::{Charge, Role},
+    store::{Item, Take},
 };
 
 /// Slots of a sliding window, as the limit's documentation promises.
 const SLOTS: i128 = 60;
 
-/// (fits, remaining, retry_after in µs, reset_after in µs)
-pub type Row = (bool, i128, Option<i128>, i128);
+/// (fits, charged, left, retry_after in µs, reset_after in µs)
+pub type Row = (bool, bool, i128, Option<i128>, i128);
 
 #[derive(Default)]
 pub struct Model {
     buckets: HashMap<Vec<u8>, State>,
+    changed: Vec<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -48,59 +49,100 @@ impl Model {
                 .or_insert_with(|| stored.unwrap_or_else(|| full(&item.limit.limit, now)));
             refill(state, &item.limit.limit, now);
         }
-        let before = work.clone();
-        let mut asked: HashMap<Vec<u8>, i128> = HashMap::new();
-        let mut changed: Vec<Vec<u8>> = Vec::new();
-        let mut rows: Vec<(bool, i128)> = Vec::new();
-        for item in &take.items {
-            let (key, limit) = (item.key.as_bytes().to_vec(), &item.limit.limit);
-            let state = work.get_mut(&key).expect("refilled above");
-            let free = free(state, limit);
-            let (fits, hits) = match item.hits {
-                Hits::Take(hits) => (free >= i128::from(hits), i128::from(hits)),
-                Hits::Give(_) => (true, 0),
-            };
-            let sum = asked.entry(key.clone()).or_default();
-            rows.push((fits, *sum + hits));
-            if fits {
-                *sum += hits;
-                apply(state, limit, item.hits, now);
-                if self::free(state, limit) != free {
-                    changed.push(key);
-                }
-            }
-        }
+        let fits = fits(take, &mut work.clone(), now);
         let fit = |role| {
             let mut of_role = take
                 .items
                 .iter()
-                .zip(&rows)
+                .zip(&fits)
                 .filter(move |(item, _)| item.role == role);
             let any = of_role.clone().next().is_some();
             (
-                of_role.clone().all(|(_, row)| row.0),
-                !any || of_role.any(|(_, row)| row.0),
+                of_role.clone().all(|(_, fit)| *fit),
+                !any || of_role.any(|(_, fit)| *fit),
             )
         };
         let admitted = fit(Role::Enforced).0 && fit(Role::Quota).1;
-        if admitted && !take.dry {
-            for key in changed {
-                self.buckets.insert(key.clone(), work[&key].clone());
+        let all_fit = !fits.contains(&false);
+        let charged: Vec<bool> = take
+            .items
+            .iter()
+            .zip(&fits)
+            .map(|(item, fit)| !take.dry && is_charged(item, *fit, all_fit, admitted))
+            .collect();
+        let mut lefts = Vec::new();
+        for (item, charged) in take.items.iter().zip(&charged) {
+            let (key, limit) = (item.key.as_bytes(), &item.limit.limit);
+            let state = work.get_mut(key).expect("refilled above");
+            let before = free(state, limit);
+            if *charged {
+                apply(state, limit, item.hits, now);
             }
-        } else {
-            work = before;
+            lefts.push(free(state, limit));
+            if free(state, limit) != before {
+                self.changed.push(key.to_vec());
+            }
         }
-        let rows = take.items.iter().zip(rows).map(|(item, (fits, hits))| {
+        for key in self.changed.drain(..) {
+            self.buckets.insert(key.clone(), work[&key].clone());
+        }
+        let mut asked: HashMap<&[u8], i128> = HashMap::new();
+        let rows = take.items.iter().enumerate().map(|(index, item)| {
             let (state, limit) = (&work[item.key.as_bytes()], &item.limit.limit);
-            let remaining = free(state, limit).max(0);
-            if fits {
-                (true, remaining, None, until_full(state, limit, now))
-            } else {
-                let retry = until(state, limit, hits, now);
-                (false, remaining, retry, retry.unwrap_or(period(limit)))
+            let hits = match item.hits {
+                Hits::Take(hits) => i128::from(hits),
+                Hits::Give(_) => 0,
+            };
+            let sum = asked.entry(item.key.as_bytes()).or_default();
+            let wanted = *sum + hits;
+            if fits[index] {
+                *sum = wanted;
             }
+            let left = match item.charge {
+                Charge::Independent => lefts[index],
+                _ => free(state, limit),
+            };
+            let retry = (!fits[index])
+                .then(|| until(state, limit, wanted, now))
+                .flatten();
+            let reset = match state {
+                State::Used { start, .. } if limit.kind() == Kind::FixedWindow => {
+                    (start + period(limit) - now).max(0)
+                }
+                _ if fits[index] => until_full(state, limit, now),
+                _ => retry.unwrap_or(period(limit)),
+            };
+            (fits[index], charged[index], left, retry, reset)
         });
         (admitted, rows.collect())
+    }
+}
+
+/// Which items fit, in order, if what fits before them is taken, and what is charged anyhow is charged.
+fn fits(take: &Take, work: &mut HashMap<Vec<u8>, State>, now: i128) -> Vec<bool> {
+    let items = take.items.iter();
+    items
+        .map(|item| {
+            let limit = &item.limit.limit;
+            let state = work.get_mut(item.key.as_bytes()).expect("refilled above");
+            let fits = match item.hits {
+                Hits::Take(hits) => free(state, limit) >= i128::from(hits),
+                Hits::Give(_) => true,
+            };
+            if fits || item.charge == Charge::Independent {
+                apply(state, limit, item.hits, now);
+            }
+            fits
+        })
+        .collect()
+}
+
+fn is_charged(item: &Item, fits: bool, all_fit: bool, admitted: bool) -> bool {
+    match (item.charge, fits) {
+        (Charge::Independent, _) | (Charge::Overdraw | Charge::StopWhenOver, false) => true,
+        (Charge::AllOrNothing, false) => false,
+        (Charge::AllOrNothing | Charge::Overdraw, true) => admitted,
+        (Charge::StopWhenOver, true) => all_fit || matches!(item.hits, Hits::Give(_)),
     }
 }
 
@@ -124,7 +166,7 @@ fn full(limit: &Limit, now: i128) -> State {
             denominator: limit.refill().denominator,
         },
         Kind::Sliding => State::Hits(Vec::new()),
-        Kind::Calendar => State::Used {
+        Kind::Calendar | Kind::FixedWindow => State::Used {
             used: 0,
             start: start(limit, now),
         },
@@ -143,6 +185,11 @@ fn refill(state: &mut State, limit: &Limit, now: i128) {
                 // The documented rule: whole tokens stay when the numbers change.
                 *level = level.div_euclid(parts) * parts;
                 *denominator = limit.refill().denominator;
+            }
+            // And so does debt, of one burst at most.
+            let debt = -i128::from(limit.capacity()) * parts;
+            if *level < debt {
+                *level = debt + level.rem_euclid(parts);
             }
             if now > *at {
                 let ticks = now / tick(limit) - *at / tick(limit);
@@ -176,7 +223,12 @@ fn free(state: &State, limit: &Limit) -> i128 {
 fn apply(state: &mut State, limit: &Limit, hits: Hits, now: i128) {
     match (state, hits) {
         (State::Tokens { level, .. }, Hits::Take(hits)) => {
-            *level -= i128::from(hits) * period(limit)
+            let (whole, part) = (
+                level.div_euclid(period(limit)),
+                level.rem_euclid(period(limit)),
+            );
+            let most_debt = whole.min(-i128::from(limit.capacity()));
+            *level = (whole - i128::from(hits)).max(most_debt) * period(limit) + part;
         }
         (State::Tokens { level, .. }, Hits::Give(hits)) => {
             let most = i128::from(limit.capacity()) * period(limit);
@@ -185,12 +237,19 @@ fn apply(state: &mut State, limit: &Limit, hits: Hits, now: i128) {
         (State::Hits(slots), Hits::Take(hits)) => {
             let slot = now / slot_us(limit);
             let slot = slots.last().map_or(slot, |newest| slot.max(*newest));
-            slots.extend((0..hits).map(|_| slot));
+            let room = (2 * count(limit) - slots.len() as i128).clamp(0, i128::from(hits));
+            slots.extend((0..room).map(|_| slot));
         }
         (State::Hits(slots), Hits::Give(hits)) => {
             slots.truncate(slots.len().saturating_sub(hits as usize));
         }
-        (State::Used { used, .. }, Hits::Take(hits)) => *used += i128::from(hits),
+        (State::Used { used, .. }, Hits::Take(hits)) => {
+            let most = match limit.kind() {
+                Kind::FixedWindow => (1 << 53) - 1,
+                _ => 2 * count(limit),
+            };
+            *used = (*used + i128::from(hits)).min(most.max(*used));
+        }
         (State::Used { used, .. }, Hits::Give(hits)) => *used = (*used - i128::from(hits)).max(0),
     }
 }
@@ -215,7 +274,8 @@ fn until(state: &State, limit: &Limit, hits: i128, now: i128) -> Option<i128> {
         }
         State::Used { start, .. } => end(limit, *start),
     };
-    Some((moment - now).max(0))
+    // No clock goes further.
+    Some((moment.min(u64::MAX.into()) - now).max(0))
 }
 
 fn until_full(state: &State, limit: &Limit, now: i128) -> i128 {
@@ -239,6 +299,9 @@ fn months() -> impl Iterator<Item = i128> {
 }
 
 fn per_period(limit: &Limit) -> Option<usize> {
+    if limit.kind() == Kind::FixedWindow {
+        return None;
+    }
     let multiplier = limit.period().multiplier as usize;
     match limit.period().unit {
         Unit::Month => Some(multiplier),
@@ -250,7 +313,8 @@ fn per_period(limit: &Limit) -> Option<usize> {
 fn start(limit: &Limit, now: i128) -> i128 {
     let Some(length) = per_period(limit) else {
         // 1970-01-05 was the first Monday.
-        let anchor = if limit.period().unit == Unit::Week {
+        let calendar = limit.kind() == Kind::Calendar;
+        let anchor = if calendar && limit.period().unit == Unit::Week {
             4 * DAY
         } else {
             0

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 use tollgate::{
     clock::{Clock, ManualClock, Timestamp},
     descriptor::Hits,
-    plan::{Role, RuleLimit},
+    plan::{Charge, Role, RuleLimit},
     store::{BucketKey, MemoryStore, Take, Taken, redis::RedisSettings},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Limits whose buckets have the same key stand together: their numbers have changed at a reload.
-const LIMITS: [&[&str]; 13] = [
+const LIMITS: [&[&str]; 19] = [
     &["10/second burst 100", "7/second burst 3"],
     &["1/second", "3/second burst 50"],
     &["50/minute sliding", "5/minute sliding"],
@@ -32,6 +32,12 @@ const LIMITS: [&[&str]; 13] = [
     &["4294967295/365 days", "1/365 days burst 4294967295"],
     &["1000000/10s burst 30"],
     &["0/minute", "2/minute"],
+    &["2/minute", "5/minute"],
+    &["5/2s fixed", "9/2s fixed"],
+    &["0/minute fixed", "3/minute fixed"],
+    &["20/month fixed", "3/month fixed"],
+    &["4294967295/7 weeks fixed"],
+    &["1000000/year fixed"],
 ];
 
 #[derive(Debug, Clone)]
@@ -39,6 +45,8 @@ struct Step {
     /// Microseconds that the clock moves, backwards too.
     moves: i64,
     takes: Vec<Vec<Want>>,
+    /// How all of them are charged; else each want as it says.
+    charge: Option<Charge>,
     dry: bool,
 }
 
@@ -49,6 +57,16 @@ struct Want {
     subject: u8,
     hits: Hits,
     role: Role,
+    charge: Charge,
+}
+
+fn charge() -> impl Strategy<Value = Charge> {
+    prop_oneof![
+        3 => Just(Charge::AllOrNothing),
+        1 => Just(Charge::Overdraw),
+        1 => Just(Charge::StopWhenOver),
+        3 => Just(Charge::Independent),
+    ]
 }
 
 fn want() -> impl Strategy<Value = Want> {
@@ -64,13 +82,14 @@ fn want() -> impl Strategy<Value = Want> {
     let role =
         prop_oneof![5 => Just(Role::Enforced), 1 => Just(Role::Shadow), 2 => Just(Role::Quota)];
     let variant = prop_oneof![4 => Just(0_usize), 1 => Just(1)];
-    (0..LIMITS.len(), variant, 0_u8..2, hits, role).prop_map(
-        |(limit, variant, subject, hits, role)| Want {
+    (0..LIMITS.len(), variant, 0_u8..2, hits, role, charge()).prop_map(
+        |(limit, variant, subject, hits, role, charge)| Want {
             limit,
             variant,
             subject,
             hits,
             role,
+            charge,
         },
     )
 }
@@ -84,14 +103,22 @@ fn step() -> impl Strategy<Value = Step> {
         1 => -30_000_000..0_i64,
     ];
     let takes = vec(vec(want(), 0..5), 1..6);
-    (moves, takes, prop::bool::weighted(0.1)).prop_map(|(moves, takes, dry)| Step {
+    let charge = prop::option::weighted(0.7, charge());
+    (moves, takes, charge, prop::bool::weighted(0.1)).prop_map(|(moves, takes, charge, dry)| Step {
         moves,
         takes,
+        charge,
         dry,
     })
 }
 
-fn take(wants: &[Want], limits: &[Vec<Arc<RuleLimit>>], case: u64, plain: bool, dry: bool) -> Take {
+fn take(
+    wants: &[Want],
+    step: &Step,
+    limits: &[Vec<Arc<RuleLimit>>],
+    case: u64,
+    plain: bool,
+) -> Take {
     let items = wants.iter().map(|want| {
         let variants = &limits[want.limit];
         let subject = format!("{case}:{}:{}", want.limit, want.subject);
@@ -107,15 +134,16 @@ fn take(wants: &[Want], limits: &[Vec<Arc<RuleLimit>>], case: u64, plain: bool, 
         // Variants of one limit are one bucket.
         item.key = BucketKey::new(variants[0].key_prefix(), subject.as_bytes());
         item.role = want.role;
+        item.charge = step.charge.unwrap_or(want.charge);
         item
     });
     Take {
         items: items.collect(),
-        dry,
+        dry: step.dry,
     }
 }
 
-fn brief(take: &Take) -> Vec<(&BucketKey, String, Hits, Role)> {
+fn brief(take: &Take) -> Vec<(&BucketKey, String, Hits, Role, Charge)> {
     let items = take.items.iter();
     items
         .map(|item| {
@@ -124,6 +152,7 @@ fn brief(take: &Take) -> Vec<(&BucketKey, String, Hits, Role)> {
                 item.limit.limit.to_string(),
                 item.hits,
                 item.role,
+                item.charge,
             )
         })
         .collect()
@@ -135,7 +164,8 @@ fn rows(taken: &Taken) -> (bool, Vec<Row>) {
         let retry = balance.retry_after.map(micros);
         (
             balance.fits,
-            i128::from(balance.remaining),
+            balance.charged,
+            i128::from(balance.left),
             retry,
             micros(balance.reset_after),
         )
@@ -178,7 +208,7 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
             let now = clock.now().as_micros().saturating_add_signed(moves);
             clock.set(Timestamp::from_micros(now));
             let takes: Vec<Take> =
-                step.takes.iter().map(|wants| take(wants, &limits, case.get(), plain, step.dry)).collect();
+                step.takes.iter().map(|wants| take(wants, &step, &limits, case.get(), plain)).collect();
             let answers = runtime.block_on(join_all(takes.iter().map(|take| ask(&redis, take.clone()))));
             for (take, answer) in takes.iter().zip(&answers) {
                 let expected = model.take(take, now);

@@ -11,6 +11,21 @@ fn every_route_is_told_with_the_limits_that_apply_to_it() {
 }
 
 #[test]
+fn flags_say_how_is_counted_where_plans_do_not() {
+    let fixed = ["--algorithm", "fixed_window"];
+    let ran = tollgate(&[&["check", "--envoy", CONFIG, PLANS][..], &fixed].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("→ 1/second fixed\n"), "{}", ran.out);
+}
+
+#[test]
+fn files_of_another_service_are_not_judged_by_envoys_routes() {
+    let ran = tollgate(&["check", "--envoy", CONFIG, "--from", "limitador", PLANS]);
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("cannot be used with"), "{}", ran.err);
+}
+
+#[test]
 fn under_strict_a_warning_is_a_mistake() {
     let ran = tollgate(&["check", "--strict", "--envoy", CONFIG, PLANS]);
     assert_eq!(ran.code, 1, "{}", ran.out);

@@ -76,9 +76,55 @@ fn what_does_not_load_cannot_be_compared() {
 }
 
 #[test]
+fn flags_say_how_is_counted_where_files_do_not() {
+    let rules = "descriptors: [{ key: ip, limits: [5/minute] }]";
+    let (_plain, plain) = plans(&format!("domain: shop\n{rules}"));
+    let told = format!("domain: shop\nalgorithm: fixed_window\ncharge: independent\n{rules}");
+    let (_told, told) = plans(&told);
+    let [plain, told] = [&plain, &told].map(|path| path.to_str().expect("UTF-8"));
+    let ran = tollgate(&["plans", "diff", plain, told]);
+    let wanted = "shop:
+  algorithm: token_bucket → fixed_window
+  charge: all_or_nothing → independent
+  rule `ip`: `5/minute` → `5/minute fixed`, as much in the long run; another kind or period, so buckets start anew, full; \
+charge: all_or_nothing → independent
+";
+    assert_eq!((ran.code, ran.out.as_str()), (1, wanted));
+    let flags = ["--algorithm", "fixed_window", "--charge", "independent"];
+    let ran = tollgate(&[&["plans", "diff", plain, told][..], &flags].concat());
+    assert_eq!((ran.code, ran.out.as_str()), (0, "no change for anybody\n"));
+}
+
+#[test]
+fn tiers_are_told_once_and_each_rule_that_counts_them_otherwise() {
+    let with = |rules: &str| {
+        plans(&format!(
+            "domain: shop\ntiers: {{ free: {{ limits: [5/minute] }} }}\ndescriptors: [{rules}]"
+        ))
+    };
+    let (one, fixed) = (
+        "{ key: one, limits_from: tier }",
+        "{ key: two, limits_from: tier, algorithm: fixed_window }",
+    );
+    let (_a, before) = with(&format!("{one}, {fixed}"));
+    let (_b, turned) = with(&format!("{fixed}, {one}"));
+    let (_c, alike) = with("{ key: one, limits_from: tier }, { key: two, limits_from: tier }");
+    let [before, turned, alike] =
+        [&before, &turned, &alike].map(|path| path.to_str().expect("UTF-8"));
+    let ran = tollgate(&["plans", "diff", before, turned]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "no change for anybody\n"));
+    let ran = tollgate(&["plans", "diff", before, alike]);
+    let wanted = "shop:\n  rule `two`: algorithm: fixed_window → token_bucket\n";
+    assert_eq!((ran.code, ran.out.as_str()), (1, wanted));
+}
+
+#[test]
 fn no_field_that_means_something_changes_unseen() {
     let base = "
 domain: shop
+algorithm: token_bucket
+charge: all_or_nothing
+overdraw: false
 on_store_error: local
 unmatched: allow
 tiers: { free: { limits: [1/second] }, gold: { limits: [] } }
@@ -88,12 +134,17 @@ descriptors:
   - { key: api_key, limits_from: tier, unknown_key: deny, name: keys }
   - { key: api_key_of_old, limits_from: tier, api_key_is: secret }
   - { key: ip, limits: [{ limit: 50/minute, name: fifty }], replaces: [{ name: keys }], shadow_mode: false, quota_mode: false }
+  - { key: agent, limits: [9/minute], shadow_mode: true, quota_mode: false }
   - { key: net, cidr: 10.0.0.0/8, rate_limit: { unit: hour, requests_per_unit: 5 } }
   - { key: path, value: /a*, limits: [1/minute], share_threshold: false, metadata: { a: 1 }, on_store_error: local }
 ";
     for (from, to) in [
         ("domain: shop", "domain: cafe"),
         ("on_store_error: local\nun", "on_store_error: deny\nun"),
+        ("algorithm: token_bucket", "algorithm: fixed_window"),
+        ("charge: all_or_nothing", "charge: independent"),
+        ("charge: all_or_nothing", "charge: stop_when_over"),
+        ("overdraw: false", "overdraw: true"),
         ("unmatched: allow", "unmatched: deny"),
         ("unmatched: allow", "unmatched: 5/minute"),
         ("limits: [1/second]", "limits: [1/second, 5/day]"),
@@ -114,10 +165,22 @@ descriptors:
         (", api_key_is: secret", ""),
         ("50/minute", "51/minute"),
         ("50/minute", "50/minute sliding"),
+        ("50/minute", "50/minute fixed"),
+        ("key: ip, ", "key: ip, algorithm: fixed_window, "),
+        ("key: ip, ", "key: ip, charge: independent, "),
+        ("key: ip, ", "key: ip, charge: stop_when_over, "),
+        ("key: ip, ", "key: ip, overdraw: true, "),
+        ("key: ip, ", "key: ip, detailed_metric: true, "),
+        ("key: ip, ", "key: ip, value_to_metric: true, "),
+        (
+            "key: api_key_of_old, ",
+            "key: api_key_of_old, algorithm: fixed_window, ",
+        ),
         ("50/minute", "100/2 minutes"),
         (", name: fifty", ""),
         ("shadow_mode: false", "shadow_mode: true"),
-        ("quota_mode: false", "quota_mode: true"),
+        ("true, quota_mode: false", "true, quota_mode: true"),
+        ("false, quota_mode: false", "false, quota_mode: true"),
         ("10.0.0.0/8", "10.0.0.0/9"),
         ("requests_per_unit: 5", "requests_per_unit: 6"),
         ("unit: hour", "unit: day"),

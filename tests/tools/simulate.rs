@@ -36,11 +36,15 @@ fn simulate(args: &[&str]) -> Ran {
 
 /// A log on standard input, by templates, against one limit per `user`.
 fn by_template(limit: &str, log: &[u8]) -> Ran {
+    by_template_and(&[], limit, log)
+}
+
+fn by_template_and(flags: &[&str], limit: &str, log: &[u8]) -> Ran {
     let text = format!("domain: shop\ndescriptors: [{{ key: user, limits: [\"{limit}\"] }}]");
     let (_folder, plans) = plans(&text);
     let plans = plans.to_str().expect("UTF-8");
     let template = ["--descriptor", "user=%{user.name}", "--output", "json", "-"];
-    let args = [&["simulate", "--plans", plans][..], &template].concat();
+    let args = [&["simulate", "--plans", plans][..], flags, &template].concat();
     tollgate_reading(&args, log)
 }
 
@@ -107,6 +111,31 @@ fn a_gzipped_log_is_read_as_it_is() {
     let cut = simulate(&[packed]);
     assert_eq!((cut.code, cut.out.as_str()), (2, ""));
     assert!(cut.err.contains("cannot read"), "{}", cut.err);
+}
+
+#[test]
+fn flags_say_how_is_counted_where_plans_do_not() {
+    // Two before a whole minute, two after it; a bucket would hold no more for them.
+    let log: String = (1_700_000_038..1_700_000_042)
+        .map(|second| at(second, "ada"))
+        .collect();
+    let refused = |flags: &[&str]| {
+        let ran = by_template_and(flags, "2/minute", log.as_bytes());
+        ran.json()["refused"].clone()
+    };
+    assert_eq!(refused(&[]), 2);
+    assert_eq!(refused(&["--algorithm", "fixed_window"]), 0);
+
+    // What is refused is charged, so the third second brings no token.
+    let log: String = [0, 1, 1, 2]
+        .map(|second| at(1_700_000_000 + second, "ada"))
+        .concat();
+    let refused = |flags: &[&str]| {
+        let ran = by_template_and(flags, "1/second", log.as_bytes());
+        ran.json()["refused"].clone()
+    };
+    assert_eq!(refused(&[]), 1);
+    assert_eq!(refused(&["--charge", "independent"]), 2);
 }
 
 #[test]

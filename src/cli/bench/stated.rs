@@ -10,9 +10,9 @@ pub enum StatedLimitError {
     /// The text is no limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// What a calendar limit allows depends on the time of day.
+    /// What a calendar limit or a fixed window allows depends on the time of day.
     #[error(
-        "`{limit}` is a calendar limit; a run shows only whether a token bucket or a sliding limit is kept"
+        "`{limit}` counts by the clock; a run shows only whether a token bucket or a sliding limit is kept"
     )]
     Calendar {
         /// The limit.
@@ -24,7 +24,7 @@ pub enum StatedLimitError {
 pub(super) fn parse(text: &str) -> Result<Limit, StatedLimitError> {
     let limit: Limit = text.parse()?;
     match limit.kind() {
-        Kind::Calendar => Err(StatedLimitError::Calendar { limit }),
+        Kind::Calendar | Kind::FixedWindow => Err(StatedLimitError::Calendar { limit }),
         Kind::Bucket { .. } | Kind::Sliding => Ok(limit),
     }
 }
@@ -38,7 +38,9 @@ fn most_within(limit: &Limit, elapsed: Duration) -> u64 {
     let more = match limit.kind() {
         Kind::Bucket { .. } => count * elapsed.as_nanos() / period_ns,
         // Each further period that fits is one more window.
-        Kind::Sliding | Kind::Calendar => count * (elapsed.as_nanos() / period_ns),
+        Kind::Sliding | Kind::Calendar | Kind::FixedWindow => {
+            count * (elapsed.as_nanos() / period_ns)
+        }
     };
     u64::from(limit.capacity()).saturating_add(u64::try_from(more).unwrap_or(u64::MAX))
 }
@@ -100,7 +102,7 @@ impl KeyTally {
                 self.last_sent
                     .saturating_duration_since(self.first_answered),
             ),
-            Kind::Sliding | Kind::Calendar => u64::from(limit.capacity()),
+            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => u64::from(limit.capacity()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Change, ChangeKind, ChangeSubject, Effect, Pair, compare, many, tiers};
+use super::{Change, ChangeKind, ChangeSubject, Effect, Pair, compare, many};
 use crate::plan::{ApiKey, Domain};
 
 /// Most keys that a sentence names.
@@ -50,7 +50,7 @@ impl Pair<'_> {
     }
 
     fn moved(&self, from: &str, to: &str) -> (Effect, String) {
-        let (old, new) = (tiers(self.old), tiers(self.new));
+        let (old, new) = self.both_tiers();
         let limits = old.get(from).copied().flatten();
         let limits = limits.zip(new.get(to).copied().flatten());
         let compared = limits.and_then(|(before, after)| compare(before, after));

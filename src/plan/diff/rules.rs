@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Effect, compare, differences, lower, texts};
+use super::{Effect, charge, charges, compare, differences, lower, texts};
 use crate::plan::{
     Role,
     domain::{Domain, Node},
@@ -63,8 +63,14 @@ impl Placed<'_> {
             Some((effect, says)) => (effect, vec![says]),
             None => (Effect::None, Vec::new()),
         };
-        for (says, name) in differences(&self.facts(), &after.facts()) {
+        let mut facts = differences(&self.facts(), &after.facts());
+        if self.counts() && after.counts() {
+            facts.extend(differences(&self.counting(), &after.counting()));
+        }
+        for (says, name) in facts {
             let means = match name {
+                "charge" => charges(self.rule.counting, after.rule.counting),
+                "mode" if after.rule.role == self.rule.role => Effect::Depends,
                 "mode" if after.rule.role == Role::Shadow => Effect::Looser,
                 "mode" if self.rule.role == Role::Shadow => Effect::Tighter,
                 "mode" | "buckets" | "unknown_key" | "api_key_is" | "replaces" => Effect::Depends,
@@ -90,6 +96,24 @@ impl Placed<'_> {
         Some((effect, format!("{} → {}", self.allows(), after.allows())))
     }
 
+    /// Whether it has limits, always or for some.
+    fn counts(&self) -> bool {
+        matches!(
+            self.rule.allowance,
+            Allowance::Limits(_) | Allowance::Tiers(_)
+        )
+    }
+
+    /// What else of its limits can change. How they count shows in their texts, but for those of tiers.
+    fn counting(&self) -> Vec<(&'static str, String)> {
+        let counting = self.rule.counting;
+        let mut facts = vec![("charge", charge(counting).name().to_owned())];
+        if matches!(self.rule.allowance, Allowance::Tiers(_)) {
+            facts.push(("algorithm", counting.algorithm.name().to_owned()));
+        }
+        facts
+    }
+
     fn allows(&self) -> String {
         match &self.rule.allowance {
             Allowance::Unlimited | Allowance::Listed => "no limit".to_owned(),
@@ -103,11 +127,12 @@ impl Placed<'_> {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let rule = self.rule;
         let mut facts = vec![
-            ("mode", lower(rule.role)),
+            ("mode", mode(rule)),
             ("on_store_error", lower(rule.on_store_error)),
             ("name", rule.name.as_deref().unwrap_or("none").to_owned()),
             ("replaces", listed(&rule.replaces)),
             ("metadata", format!("{:?}", rule.metadata)),
+            ("statistics", rule.statistics.to_string()),
         ];
         let Some(node) = self.node else { return facts };
         let shared = node.variable == Variable::Nothing;
@@ -130,6 +155,13 @@ impl Placed<'_> {
             facts.push(("api_key_is", is.to_owned()));
         }
         facts
+    }
+}
+
+fn mode(rule: &Rule) -> String {
+    match (rule.role, rule.quota) {
+        (Role::Shadow, true) => "shadow of a quota".to_owned(),
+        (role, _) => lower(role),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Reads limits: lists of ours, and the reference's `rate_limit`.
 
 use crate::{
-    limit::{Limit, LimitError, Period, Unit},
+    limit::{Algorithm, Limit, LimitError, Period, Unit},
     plan::{
-        fields::{Fields, OneOf, Reader},
+        fields::{Fields, NOT_A_MAP, OneOf, Reader},
         file::{LimitFile, RateLimitFile, ReplacesFile},
         mistake::{Path, Place, did_you_mean},
         scalar::whole_number,
@@ -54,8 +54,7 @@ impl Reader<'_> {
     fn limit(&mut self, node: &Node, path: &Path<'_>) -> Option<LimitFile> {
         if !matches!(node.value, Value::Map(_)) {
             let text = self.text(node, path)?;
-            let limit = self.limit_text(text, node.place, path)?;
-            return Some(LimitFile { limit, name: None });
+            return self.limit_text(text, node.place, path);
         }
         let fields = self.fields(node, path, &LIMIT)?;
         let name = fields
@@ -70,17 +69,21 @@ impl Reader<'_> {
         let path = path.field("limit");
         let limit = self.text(text, &path)?;
         let limit = self.limit_text(limit, text.place, &path)?;
-        Some(LimitFile { limit, name })
+        Some(LimitFile { name, ..limit })
     }
 
     pub(super) fn limit_text(
         &mut self,
         text: &str,
-        place: Place,
+        place: Option<Place>,
         path: &Path<'_>,
-    ) -> Option<Limit> {
+    ) -> Option<LimitFile> {
         match text.parse() {
-            Ok(limit) => Some(limit),
+            Ok(limit) => Some(LimitFile {
+                limit,
+                name: None,
+                plain: Limit::is_plain(text),
+            }),
             Err(error) => {
                 let error: LimitError = error;
                 self.error(place, path, error.to_string());
@@ -109,7 +112,11 @@ impl Reader<'_> {
             replaces: self.replaces(&fields, &path, name),
         };
         if let (Some(unit), false) = (file.unit, unlimited)
-            && let Err(error) = Limit::per(file.requests_per_unit, Period::of(unit))
+            && let Err(error) = Limit::per(
+                file.requests_per_unit,
+                Period::of(unit),
+                Algorithm::TokenBucket,
+            )
         {
             self.error(node.place, &path, error.to_string());
         }
@@ -158,7 +165,10 @@ impl Reader<'_> {
             return 0;
         };
         whole_number(text).unwrap_or_else(|| {
-            let message = format!("`{text}` is not a whole number from 0 to 4294967295");
+            let message = format!(
+                "`{text}` is not a whole number from 0 to 4294967295{}",
+                self.unmarshal()
+            );
             self.error(node.place, &path, message);
             0
         })
@@ -179,6 +189,12 @@ impl Reader<'_> {
         let mut replaces = Vec::with_capacity(items.len());
         for (index, node) in items.iter().enumerate() {
             let path = path.item(index);
+            if !matches!(node.value, Value::Map(_)) {
+                let found = node.kind();
+                let message = format!("expected `{{name: …}}`, found {found} ({NOT_A_MAP})");
+                self.error(node.place, &path, message);
+                continue;
+            }
             let Some(fields) = self.fields(node, &path, &REPLACES) else {
                 continue;
             };

@@ -5,13 +5,17 @@ use std::collections::HashMap;
 use ipnet::IpNet;
 
 use super::{Context, ON_STORE_ERROR};
-use crate::plan::{
-    fields::{Fields, Reader},
-    file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
-    mistake::Path,
-    scalar,
-    shapes::RULE,
-    tree::{Node, Value},
+use crate::{
+    limit::Algorithm,
+    plan::{
+        fields::{Fields, NOT_A_MAP, Reader},
+        file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
+        mistake::{Path, first_at},
+        rule::Charge,
+        scalar,
+        shapes::RULE,
+        tree::{Node, Value},
+    },
 };
 
 impl Reader<'_> {
@@ -31,7 +35,7 @@ impl Reader<'_> {
             let path = path.item(index);
             if !matches!(node.value, Value::Map(_)) {
                 let message = format!(
-                    "expected a rule, a map, found {} (config error, yaml file contains list of type other than map)",
+                    "expected a rule, a map, found {} ({NOT_A_MAP})",
                     node.kind()
                 );
                 self.error(node.place, &path, message);
@@ -45,10 +49,11 @@ impl Reader<'_> {
             };
             let identity = (rule.joined(), rule.cidr);
             let unread = rule.cidr.is_none() && fields.get("cidr").is_some();
-            if !unread && let Some(line) = seen.insert(identity, rule.place.line) {
+            if !unread && let Some(first) = seen.insert(identity, rule.place) {
                 let message = format!(
-                    "duplicate descriptor composite key '{parents}.{}', first at line {line}",
-                    rule.shown()
+                    "duplicate descriptor composite key '{parents}.{}'{}",
+                    rule.shown(),
+                    first_at(first)
                 );
                 self.error(rule.place, &path, message);
             }
@@ -107,6 +112,9 @@ impl Reader<'_> {
             value_to_metric: self.flag(fields, path, "value_to_metric"),
             metadata: self.metadata(fields, path),
             on_store_error: self.choice(fields, path, "on_store_error", ON_STORE_ERROR),
+            algorithm: self.choice(fields, path, "algorithm", Algorithm::NAMES),
+            charge: self.choice(fields, path, "charge", Charge::NAMES),
+            overdraw: self.flag(fields, path, "overdraw"),
         };
         self.name_and_replaces(fields, path, &mut rule);
         self.check_rule(fields, path, context, &rule);
@@ -284,7 +292,8 @@ impl RuleFile {
         }
     }
 
-    fn shown(&self) -> String {
+    /// The same for people: a network beside the key.
+    pub fn shown(&self) -> String {
         match self.cidr {
             Some(net) => format!("{}_{net}", self.key),
             None => self.joined(),

@@ -3,11 +3,14 @@
 //! The script gets each distinct key once, as `KEYS`, and one flat MessagePack array of integers:
 //! - the number of distinct limits, then 7 numbers for each: `1, burst, tick_us, whole, part, denominator, ticks` of a token
 //!   bucket, `ticks` being those that fill it from the deepest debt; `2, count, slot_us, 0, 0, 0, 0` of a sliding window;
-//!   `3, count, months, length_us, anchor_us, 0, 0` of a calendar quota, `months` being 0 where the length is fixed;
-//! - the number of takes, then for each `1 + 2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
-//!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give;
-//! - for the usual take, of hits from one token bucket that no other take of the batch names, instead: 0, number of the key,
-//!   place of the limit, hits.
+//!   `3, count, months, length_us, anchor_us, most, 0` of a calendar quota or a fixed window, `months` being 0 where the
+//!   length is fixed, and `most` the most that is counted;
+//! - the number of takes, then for each `3 + 2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
+//!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give; 8 more to
+//!   overdraw, 16 to stop when over, 24 for independent;
+//! - for a usual take, of hits that are enforced, from one bucket that no other take of the batch names, instead: how, number
+//!   of the key, place of the limit, hits. How is 0 for a token bucket, all or nothing; 1 for a period of fixed length that is
+//!   counted from the epoch, all or nothing; 2 for the same, charged whether they fit or not.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,12 +21,16 @@ use rmp::{
 use smallvec::SmallVec;
 
 use crate::{
-    bucket::{Bucket, Spent, Tokens, Window, calendar},
+    bucket::{Bucket, Found, Spent, Tokens, Window, calendar},
     clock::Timestamp,
     descriptor::Hits,
     limit::{EXACT, Kind, Limit, Unit},
-    plan::{Role, RuleLimit},
-    store::{Take, Taken, key::Prehashed},
+    plan::{Charge, Role, RuleLimit},
+    store::{
+        Item, Take, Taken,
+        judge::{Flags, charged, taken_hits},
+        key::Prehashed,
+    },
 };
 
 /// Numbers per limit.
@@ -106,10 +113,10 @@ impl Request {
                 let limit = limit_places[item] as u64 * FIELDS + 2;
                 [places[item] as u64 + 1, limit]
             };
-            match usual_hits(wanted) {
-                Some(hits) if named[places[items.start]] == 1 => {
+            match usual(wanted) {
+                Some((how, hits)) if named[places[items.start]] == 1 => {
                     let [key, limit] = place(items.start);
-                    body.extend([0, key, limit, hits]);
+                    body.extend([how, key, limit, hits]);
                 }
                 _ => body.take(wanted, items.map(place)),
             }
@@ -139,31 +146,52 @@ impl Request {
                     .split_at_checked(wanted.take.items.len())
                     .ok_or(Malformed)?;
                 rest = others;
-                reply.answer(wanted.take, places, &mut told, &mut asked, now)
+                reply.answer(wanted, places, &mut told, &mut asked, now)
             })
             .collect()
     }
 }
 
-/// The hits of a take that the script decides the short way, if its bucket stands in no other take of the batch.
-fn usual_hits(wanted: &Wanted<'_>) -> Option<u64> {
+/// How the script decides a take the short way, if its bucket stands in no other take of the batch; and its hits.
+fn usual(wanted: &Wanted<'_>) -> Option<(u64, u64)> {
     let [item] = &wanted.take.items[..] else {
         return None;
     };
     let plain = item.role == Role::Enforced && !wanted.forced && !wanted.take.dry;
-    match (item.limit.limit.kind(), item.hits) {
-        (Kind::Bucket { .. }, Hits::Take(hits @ 1..)) if plain => Some(hits.min(EXACT as u64)),
-        _ => None,
-    }
+    let Hits::Take(hits @ 1..) = item.hits else {
+        return None;
+    };
+    let all_or_nothing = item.charge == Charge::AllOrNothing;
+    let how = match item.limit.limit.kind() {
+        Kind::Bucket { .. } if all_or_nothing => 0,
+        // What does not fit is charged under each of the other ways, and alone in its take what fits is too.
+        Kind::FixedWindow => 1 + u64::from(!all_or_nothing),
+        _ => return None,
+    };
+    plain.then_some((how, hits.min(EXACT as u64)))
 }
 
-fn op(role: Role, forced: bool) -> u64 {
-    match role {
-        _ if forced => 3,
+/// How the hits of an item count.
+fn op(item: &Item, forced: bool) -> u64 {
+    let gives = match item.hits {
+        Hits::Take(_) => 0,
+        Hits::Give(_) => 4,
+    };
+    if forced {
+        return gives + 3;
+    }
+    let role = match item.role {
         Role::Enforced => 0,
         Role::Shadow => 1,
         Role::Quota => 2,
-    }
+    };
+    let charge = match item.charge {
+        Charge::AllOrNothing => 0,
+        Charge::Overdraw => 8,
+        Charge::StopWhenOver => 16,
+        Charge::Independent => 24,
+    };
+    role + gives + charge
 }
 
 /// Collects integers as a MessagePack array, whose length is known at the end only.
@@ -193,15 +221,12 @@ impl Numbers {
 
     /// Writes a take; `places` are the key and the limit of each item.
     fn take(&mut self, wanted: &Wanted<'_>, places: impl Iterator<Item = [u64; 2]>) {
-        self.push(1 + 2 * wanted.take.items.len() as u64 + u64::from(wanted.take.dry));
+        self.push(3 + 2 * wanted.take.items.len() as u64 + u64::from(wanted.take.dry));
         for (item, [key, limit]) in wanted.take.items.iter().zip(places) {
-            let (hits, gives) = match item.hits {
-                Hits::Take(hits) => (hits, 0),
-                Hits::Give(hits) => (hits, 4),
-            };
+            let (Hits::Take(hits) | Hits::Give(hits)) = item.hits;
             // No limit comes near; more would not be exact in Lua.
             let hits = hits.min(EXACT as u64);
-            self.extend([key, limit, hits, gives + op(item.role, wanted.forced)]);
+            self.extend([key, limit, hits, op(item, wanted.forced)]);
         }
     }
 
@@ -241,10 +266,11 @@ impl Numbers {
                     months,
                     length_us,
                     calendar::anchor(period.unit),
-                    0,
+                    calendar::most(limit),
                     0,
                 ]
             }
+            Kind::FixedWindow => [3, capacity, 0, period.micros(), 0, calendar::most(limit), 0],
         };
         self.extend(fields);
     }
@@ -267,35 +293,44 @@ impl Reply<'_> {
 
     fn answer(
         &mut self,
-        take: &Take,
+        wanted: &Wanted<'_>,
         places: &[usize],
         told: &mut [Option<Bucket>],
         asked: &mut [u64],
         now: Timestamp,
     ) -> Result<Answer, Malformed> {
+        let take = wanted.take;
         // A usual take has one item, which fits if it is admitted.
         let head: u64 = self.next()?;
         let (admitted, usual) = (head % 2 == 1, (head >= 2).then_some(head % 2));
-        let mut buckets = SmallVec::with_capacity(places.len());
-        let mut balances = SmallVec::with_capacity(places.len());
+        let mut buckets = SmallVec::<[Bucket; 2]>::with_capacity(places.len());
+        let mut lefts = SmallVec::<[Option<i64>; 2]>::with_capacity(places.len());
+        let mut fits = Flags::with_capacity(places.len());
         for (item, place) in take.items.iter().zip(places) {
-            let limit = &item.limit.limit;
             let code = usual.map_or_else(|| self.next(), Ok)?;
+            let independent = item.charge == Charge::Independent;
+            let tells_left = independent && usual.is_none() && !wanted.forced;
+            lefts.push(tells_left.then(|| self.next()).transpose()?);
             if code < 2 {
-                told[*place] = Some(self.bucket(limit, now)?);
+                told[*place] = Some(self.bucket(&item.limit.limit, now)?);
             }
-            let bucket = told[*place].clone().ok_or(Malformed)?;
-            let fits = code % 2 == 1;
-            let hits = match item.hits {
-                Hits::Take(hits) => hits,
-                Hits::Give(_) => 0,
-            };
-            let wanted = asked[*place].saturating_add(hits);
-            if fits {
+            buckets.push(told[*place].clone().ok_or(Malformed)?);
+            fits.push(code % 2 == 1);
+        }
+        let charged = charged(take, &fits, admitted);
+        let mut balances = SmallVec::with_capacity(places.len());
+        for (index, (item, place)) in take.items.iter().zip(places).enumerate() {
+            let (limit, bucket) = (&item.limit.limit, &buckets[index]);
+            let wanted = asked[*place].saturating_add(taken_hits(item));
+            if fits[index] {
                 asked[*place] = wanted;
             }
-            balances.push(bucket.conclude(limit, fits, wanted, now));
-            buckets.push(bucket);
+            let found = Found {
+                fits: fits[index],
+                charged: charged[index],
+                left: lefts[index].unwrap_or_else(|| bucket.balance(limit)),
+            };
+            balances.push(bucket.conclude(limit, found, wanted, now));
         }
         for place in places {
             asked[*place] = 0;
@@ -327,7 +362,7 @@ impl Reply<'_> {
                     slots: slots.collect::<Result<_, _>>()?,
                 })
             }
-            Kind::Calendar => Bucket::Spent(Spent {
+            Kind::Calendar | Kind::FixedWindow => Bucket::Spent(Spent {
                 used: self.next()?,
                 start_us: self.next()?,
             }),

@@ -1,35 +1,23 @@
-//! Reaching Redis: the URL, the pool that dials, and the supervisor that keeps the lanes in connections.
+//! The supervisor of a node: keeps its lanes in connections, and says every second that this replica lives.
 
 use std::{
-    fmt,
-    str::FromStr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError,
-    aio::MultiplexedConnection, io::tcp::TcpSettings,
-};
+use redis::{RedisError, aio::MultiplexedConnection};
 use tokio::time::{sleep, timeout};
 
 use super::{
     Shared,
     breaker::{Failure, Wires},
-    lane::script,
+    dial::{DIAL_TIMEOUT, DialError, Dialer, within},
 };
-
-/// Longest wait for a dial, and for each answer while dialling.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often a replica says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// The replicas that have said so lately, scored by Redis' time in seconds.
-const REPLICAS_KEY: &str = "tollgate:1:replicas";
-
-/// Counts the replicas that have said within 3 s that they live, this one among them.
+/// Counts the replicas that have said within 3 s that they live, this one among them, scored by Redis' time in seconds.
 const HEARTBEAT_SCRIPT: &str = r#"
 local now = tonumber(redis.call("TIME")[1])
 redis.call("ZADD", KEYS[1], now, ARGV[1])
@@ -37,203 +25,6 @@ redis.call("ZREMRANGEBYSCORE", KEYS[1], "-inf", now - 4)
 redis.call("EXPIRE", KEYS[1], 60)
 return redis.call("ZCARD", KEYS[1])
 "#;
-
-/// Where a Redis is and who we are there. Shows host and port only.
-#[derive(Clone)]
-pub struct RedisUrl {
-    info: ConnectionInfo,
-    node: Arc<str>,
-}
-
-/// Why a text is no address of a Redis.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RedisUrlError {
-    /// Another scheme, or no URL.
-    #[error(
-        "`{shown}` is not a Redis URL: write redis://[user:password@]host[:port][/db] or `memory`"
-    )]
-    NotRedis {
-        /// The text without what may be secret.
-        shown: String,
-    },
-    /// `rediss://`
-    #[error("`{shown}` asks for TLS, which this build cannot speak: write redis://…")]
-    Tls {
-        /// The text without what may be secret.
-        shown: String,
-    },
-    /// A Redis URL with a mistake.
-    #[error("`{shown}`: {reason}: write redis://[user:password@]host[:port][/db]")]
-    Part {
-        /// The text without what may be secret.
-        shown: String,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-impl FromStr for RedisUrl {
-    type Err = RedisUrlError;
-
-    fn from_str(text: &str) -> Result<Self, RedisUrlError> {
-        let shown = without_secrets(text);
-        if text.starts_with("rediss:") || text.starts_with("valkeys:") {
-            return Err(RedisUrlError::Tls { shown });
-        }
-        if redis::parse_redis_url(text).is_none() {
-            return Err(RedisUrlError::NotRedis { shown });
-        }
-        let info = text
-            .into_connection_info()
-            .map_err(|error| RedisUrlError::Part {
-                shown,
-                reason: reason(&error),
-            })?;
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_user_timeout(Duration::from_secs(2));
-        let node = match info.addr() {
-            ConnectionAddr::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
-            ConnectionAddr::Tcp(host, port) => format!("{host}:{port}"),
-            other => other.to_string(),
-        };
-        Ok(Self {
-            info: info.set_tcp_settings(tcp),
-            node: node.into(),
-        })
-    }
-}
-
-impl RedisUrl {
-    /// Host and port, or the path of the socket.
-    pub fn node(&self) -> &Arc<str> {
-        &self.node
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisUrl({})", self.node)
-    }
-}
-
-/// What the crate says about a URL; none of its texts repeats a part of it.
-fn reason(error: &RedisError) -> String {
-    let text = error.to_string();
-    text.split(" - ").next().unwrap_or_default().to_lowercase()
-}
-
-/// The scheme at most if there may be a password.
-fn without_secrets(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, _)) => format!("{scheme}://…"),
-        None if text.contains('@') => "…".to_owned(),
-        None => text.to_owned(),
-    }
-}
-
-/// Makes connections for the lanes, by the deadpool pool.
-pub struct Dialer {
-    pool: Pool,
-    lanes: usize,
-}
-
-/// Why a dial failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// Redis or the network said no.
-    #[error("{0}")]
-    Redis(#[from] RedisError),
-    /// No connection from the pool.
-    #[error("{0}")]
-    Pool(#[from] PoolError),
-    /// No answer to `step`.
-    #[error("no answer within {within:?} to {step}")]
-    Silent {
-        /// What was asked.
-        step: &'static str,
-        /// How long was waited.
-        within: Duration,
-    },
-}
-
-impl DialError {
-    fn failure(&self) -> Failure {
-        match self {
-            Self::Redis(error) | Self::Pool(PoolError::Backend(error)) => Failure::of(error),
-            _ => Failure::Broken,
-        }
-    }
-}
-
-impl Dialer {
-    /// A dialer for `lanes` connections to `url`. Connects to nothing yet.
-    pub fn new(url: &RedisUrl, lanes: usize) -> Self {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(DIAL_TIMEOUT))
-            // The lanes wait as long as they see fit, and a late answer is still of use.
-            .set_response_timeout(None);
-        let manager = Manager::new_with_config(url.info.clone(), config)
-            .expect("the URL has been read before");
-        let pool = Pool::builder(manager)
-            .max_size(lanes)
-            .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts {
-                wait: Some(DIAL_TIMEOUT),
-                create: Some(DIAL_TIMEOUT),
-                recycle: Some(DIAL_TIMEOUT),
-            })
-            .build()
-            .expect("a runtime is given, which is all that timeouts need");
-        Self { pool, lanes }
-    }
-
-    /// Connections that have the script, to a Redis that takes writes within `patience`.
-    async fn dial(
-        &self,
-        replica: &str,
-        patience: Duration,
-    ) -> Result<(Vec<MultiplexedConnection>, u32), DialError> {
-        self.pool.retain(|_, _| false);
-        let mut connections = Vec::with_capacity(self.lanes);
-        for _ in 0..self.lanes {
-            connections.push(Connection::take(self.pool.get().await?));
-        }
-        let first = &mut connections[0];
-        let mut load = redis::cmd("SCRIPT");
-        load.arg("LOAD").arg(script().code());
-        within(DIAL_TIMEOUT, "SCRIPT LOAD", load.exec_async(first)).await?;
-        let replicas = within(patience, "a write", heartbeat(first, replica)).await?;
-        Ok((connections, replicas))
-    }
-}
-
-async fn within<T>(
-    limit: Duration,
-    step: &'static str,
-    answer: impl Future<Output = Result<T, RedisError>>,
-) -> Result<T, DialError> {
-    match timeout(limit, answer).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(DialError::Silent {
-            step,
-            within: limit,
-        }),
-    }
-}
-
-async fn heartbeat(
-    connection: &mut MultiplexedConnection,
-    replica: &str,
-) -> Result<u32, RedisError> {
-    let mut command = redis::cmd("EVAL");
-    command
-        .arg(HEARTBEAT_SCRIPT)
-        .arg(1)
-        .arg(REPLICAS_KEY)
-        .arg(replica);
-    command.query_async(connection).await
-}
 
 /// Dials whenever the breaker is open, and says every second that this replica lives.
 pub async fn supervise(shared: Arc<Shared>, dialer: Dialer) {
@@ -248,10 +39,31 @@ pub async fn supervise(shared: Arc<Shared>, dialer: Dialer) {
             generation,
             connections: connections.into(),
         };
-        said.closed(&shared);
+        said.closed(&shared, &dialer);
         shared.breaker.close(wires.clone());
         beat_while_closed(&shared, wires, &replica).await;
         said.opened(&shared);
+    }
+}
+
+/// Says that this replica lives, which proves that Redis takes writes, and counts it and the others. None if this node of a
+/// cluster has no slot to say it in.
+async fn heartbeat(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    replica: &str,
+) -> Result<Option<u32>, RedisError> {
+    let Some(key) = shared.replicas_key() else {
+        // A node without a slot of ours takes no key.
+        let () = redis::cmd("PING").query_async(connection).await?;
+        return Ok(None);
+    };
+    let mut command = redis::cmd("EVAL");
+    command.arg(HEARTBEAT_SCRIPT).arg(1).arg(key).arg(replica);
+    match command.query_async(connection).await {
+        // It lives, though the slot is elsewhere by now.
+        Err(error) if shared.redirect(&error).is_some() => Ok(None),
+        counted => counted.map(Some),
     }
 }
 
@@ -264,10 +76,11 @@ async fn dial_until_well(
     let patience = shared.patience().min(DIAL_TIMEOUT);
     let mut failures = 0;
     loop {
-        match dialer.dial(replica, patience).await {
+        match dial(shared, dialer, replica, patience).await {
             Ok((connections, replicas)) => {
                 // The others may not be back yet.
-                shared.count_replicas(replicas.max(shared.replicas.load(Relaxed)));
+                let known = shared.replicas.load(Relaxed);
+                shared.count_replicas(replicas.map_or(known, |replicas| replicas.max(known)));
                 return connections;
             }
             Err(error) => {
@@ -283,6 +96,19 @@ async fn dial_until_well(
     }
 }
 
+/// Connections to a Redis that takes writes within `patience`, and the replicas of Tollgate on it.
+async fn dial(
+    shared: &Shared,
+    dialer: &Dialer,
+    replica: &str,
+    patience: Duration,
+) -> Result<(Vec<MultiplexedConnection>, Option<u32>), DialError> {
+    let mut connections = dialer.dial().await?;
+    let beat = heartbeat(shared, &mut connections[0], replica);
+    let replicas = within(patience, "a write", beat).await?;
+    Ok((connections, replicas))
+}
+
 async fn beat_while_closed(shared: &Shared, wires: Wires, replica: &str) {
     let mut watched = shared.breaker.wires();
     let mut connection = wires.connections[0].clone();
@@ -291,8 +117,9 @@ async fn beat_while_closed(shared: &Shared, wires: Wires, replica: &str) {
             _ = watched.wait_for(Option::is_none) => return,
             () = sleep(HEARTBEAT) => {}
         }
-        match timeout(DIAL_TIMEOUT, heartbeat(&mut connection, replica)).await {
-            Ok(Ok(replicas)) => shared.count_replicas(replicas),
+        match timeout(DIAL_TIMEOUT, heartbeat(shared, &mut connection, replica)).await {
+            Ok(Ok(Some(replicas))) => shared.count_replicas(replicas),
+            Ok(Ok(None)) => {}
             Ok(Err(error)) => shared.trip(wires.generation, &error.to_string()),
             // The lanes judge slowness by their own batches.
             Err(_) => {}
@@ -328,9 +155,10 @@ struct Said {
 }
 
 impl Said {
-    fn closed(&mut self, shared: &Shared) {
+    fn closed(&mut self, shared: &Shared, dialer: &Dialer) {
         self.failure = None;
-        tracing::info!(node = shared.node(), "connected to Redis");
+        let at = dialer.last().map(|endpoint| endpoint.to_string());
+        tracing::info!(node = shared.node(), at, "connected to Redis");
     }
 
     fn opened(&mut self, shared: &Shared) {

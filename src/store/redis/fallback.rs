@@ -10,7 +10,11 @@ use crate::{
     descriptor::Hits,
     limit::{Kind, Limit},
     plan::{OnStoreError, Role, RuleLimit},
-    store::{Item, MemoryStore, Take, Taken, seen::Seen},
+    store::{
+        Item, MemoryStore, Take, Taken,
+        judge::{Flags, charged},
+        seen::Seen,
+    },
 };
 
 /// Decides `take` from in-process buckets of limit ÷ `replicas`, which hold no more than what was last `seen` in Redis.
@@ -33,7 +37,7 @@ pub fn decide(take: &Take, local: &MemoryStore, seen: &Seen, replicas: u32) -> O
         }
     });
     let mut decided = taken.balances.into_iter();
-    let balances = take
+    let mut balances: SmallVec<[Balance; 2]> = take
         .items
         .iter()
         .map(|item| match policy(item) {
@@ -41,8 +45,16 @@ pub fn decide(take: &Take, local: &MemoryStore, seen: &Seen, replicas: u32) -> O
             policy => fixed(&item.limit.limit, policy == OnStoreError::Allow),
         })
         .collect();
+    let admitted = taken.admitted && !blocked;
+    let fits: Flags = balances.iter().map(|balance| balance.fits).collect();
+    let charged = charged(take, &fits, admitted);
+    for ((item, balance), charged) in take.items.iter().zip(&mut balances).zip(charged) {
+        if !is_local(item) {
+            balance.charged = charged;
+        }
+    }
     Some(Taken {
-        admitted: taken.admitted && !blocked,
+        admitted,
         balances,
         degraded: true,
     })
@@ -127,9 +139,11 @@ fn lower(bucket: &mut Bucket, limit: &Limit, balance: i64, now: Timestamp) {
 fn fixed(limit: &Limit, fits: bool) -> Balance {
     Balance {
         fits,
-        remaining: if fits { u64::from(limit.capacity()) } else { 0 },
+        charged: false,
+        left: if fits { limit.capacity().into() } else { 0 },
         retry_after: None,
         reset_after: std::time::Duration::from_micros(limit.period().micros()),
+        cached: false,
     }
 }
 

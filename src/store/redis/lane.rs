@@ -6,7 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind, Value, aio::MultiplexedConnection};
+use futures::future::{BoxFuture, join_all};
+use redis::{
+    ErrorKind, RedisError, Script, ServerErrorKind, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use smallvec::SmallVec;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -16,11 +21,12 @@ use tokio::{
 use super::{
     Shared,
     batch::{Answer, Request, Wanted},
-    breaker::{Failure, Wires},
+    breaker::Wires,
+    cluster::Redirect,
 };
 use crate::{
     clock::micros,
-    store::{StoreError, Take, Taken},
+    store::{StoreError, Take, Taken, key::TAGS, seen::News},
 };
 
 /// Most takes per batch.
@@ -37,7 +43,27 @@ const LATE: Duration = Duration::from_secs(10);
 const LATE_BATCHES: usize = 4;
 
 /// What a lane hands back to a request.
-pub type Reply = Result<Taken, StoreError>;
+pub type Reply = Result<Taken, Undecided>;
+
+/// Why a take was not decided.
+#[derive(Debug, Clone)]
+pub enum Undecided {
+    /// The server failed.
+    Failed(StoreError),
+    /// The server is well, and another one of its cluster may decide. Nothing was taken.
+    Redirected(Redirect),
+}
+
+/// How a take goes its way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Way {
+    /// Applied whether it fits or not.
+    pub forced: bool,
+    /// Not in one call with others, though their keys share its slot: the slot is on its way to another server.
+    pub alone: bool,
+    /// To the server that the slot is on its way to.
+    pub asking: bool,
+}
 
 /// A take on its way, shared by the lane and the request that waits for it.
 #[derive(Debug)]
@@ -53,21 +79,31 @@ pub struct Asked {
 pub struct Job {
     /// The take.
     pub asked: Arc<Asked>,
-    /// Applied whether it fits or not.
-    pub forced: bool,
+    /// How it goes.
+    pub way: Way,
     /// Who waits; nobody for a correction.
     pub reply: Option<oneshot::Sender<Reply>>,
+}
+
+impl Asked {
+    /// A take that nobody has decided yet.
+    pub fn new(take: Take) -> Self {
+        Self {
+            take,
+            meanwhile: OnceLock::new(),
+        }
+    }
 }
 
 impl Job {
     /// Hits that were decided without the store and are now told to it.
     pub fn correction(take: Take) -> Self {
         Self {
-            asked: Arc::new(Asked {
-                take,
-                meanwhile: OnceLock::new(),
-            }),
-            forced: true,
+            asked: Arc::new(Asked::new(take)),
+            way: Way {
+                forced: true,
+                ..Way::default()
+            },
             reply: None,
         }
     }
@@ -80,7 +116,7 @@ pub struct TakeScript {
 }
 
 impl TakeScript {
-    /// The text, without its comments.
+    /// The text, without its comments and indents.
     pub fn code(&self) -> &str {
         &self.code
     }
@@ -90,11 +126,12 @@ impl TakeScript {
 pub fn script() -> &'static TakeScript {
     static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        // Without its comments, as Redis takes no more than 16 KiB from a client that it has not let in yet, and then says
+        // Without its comments and indents, as Redis takes no more than 16 KiB from a client that it has not let in yet, and then says
         // something else than what is wrong.
         let code: String = include_str!("take.lua")
             .lines()
-            .filter(|line| !line.trim_start().starts_with("--"))
+            .map(str::trim_start)
+            .filter(|line| !line.starts_with("--"))
             .flat_map(|line| [line, "\n"])
             .collect();
         TakeScript {
@@ -123,7 +160,7 @@ pub async fn run(shared: Arc<Shared>, index: usize, mut queue: mpsc::Receiver<Jo
                 send(&shared, index, &wire, batch, &mut late).await;
             }
             None => {
-                let error = shared.unavailable();
+                let error = Undecided::Failed(shared.unavailable());
                 for job in jobs.drain(..) {
                     shared.not_sent(job, &error);
                 }
@@ -167,25 +204,74 @@ async fn send(
     mut jobs: Vec<Job>,
     late: &mut JoinSet<()>,
 ) {
-    jobs.extend(shared.ledger.next_correction().map(Job::correction));
+    let clustered = shared.membership.is_some();
+    jobs.extend(shared.next_correction().map(Job::correction));
+    let unanswered: SmallVec<[(Batch, Call); 1]> = if clustered {
+        let calls = by_slot(jobs)
+            .into_iter()
+            .map(|jobs| exchange(shared, index, wires, jobs));
+        join_all(calls).await.into_iter().flatten().collect()
+    } else {
+        exchange(shared, index, wires, jobs)
+            .await
+            .into_iter()
+            .collect()
+    };
+    if !unanswered.is_empty() && late.len() < LATE_BATCHES {
+        let (shared, generation) = (shared.clone(), wires.generation);
+        late.spawn(async move {
+            for (batch, call) in unanswered {
+                if let Ok(answer) = timeout(LATE, call).await {
+                    batch.settle(&shared, generation, answer);
+                }
+            }
+        });
+    }
+}
+
+/// Sends one batch and answers everyone, unless that takes so long that Redis counts as unwell: then the batch comes back with
+/// its call, which may still be answered.
+async fn exchange(
+    shared: &Shared,
+    index: usize,
+    wires: &Wires,
+    jobs: Vec<Job>,
+) -> Option<(Batch, Call)> {
+    let asking = jobs.iter().any(|job| job.way.asking);
     let batch = Batch::new(shared, jobs);
     let connection = wires.connections[index].clone();
-    let mut call = Box::pin(call(connection, batch.command.clone()));
+    let mut call: Call = Box::pin(call(connection, batch.command.clone(), asking));
     match timeout(shared.patience(), &mut call).await {
-        Ok(answer) => batch.settle(shared, wires.generation, answer),
+        Ok(answer) => {
+            batch.settle(shared, wires.generation, answer);
+            None
+        }
         Err(_) => {
             let reason = format!("no answer within {:?}", shared.patience());
             shared.trip(wires.generation, &reason);
-            let (shared, generation) = (shared.clone(), wires.generation);
-            if late.len() < LATE_BATCHES {
-                late.spawn(async move {
-                    if let Ok(answer) = timeout(LATE, call).await {
-                        batch.settle(&shared, generation, answer);
-                    }
-                });
-            }
+            Some((batch, call))
         }
     }
+}
+
+/// Jobs as a cluster takes them in one call: those whose keys carry one tag, in the order in which they came.
+fn by_slot(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let mut groups: Vec<Vec<Job>> = Vec::new();
+    let mut places = [None; TAGS];
+    for job in jobs {
+        let tag = job.asked.take.items.first().map(|item| item.key.tag());
+        match tag.filter(|_| !job.way.alone) {
+            Some(tag) => {
+                let place = *places[usize::from(tag)].get_or_insert_with(|| {
+                    groups.push(Vec::new());
+                    groups.len() - 1
+                });
+                groups[place].push(job);
+            }
+            None => groups.push(vec![job]),
+        }
+    }
+    groups
 }
 
 /// A batch that is sent.
@@ -226,16 +312,9 @@ impl Batch {
         match answer {
             Ok(value) => self.answered(shared, generation, value),
             Err(error) => {
-                let failure = Failure::of(&error);
-                let reason = error.to_string();
-                shared.trip(generation, &reason);
-                let error = if failure.answered() {
-                    shared.unavailable()
-                } else {
-                    shared.lost(&reason)
-                };
+                let undecided = shared.undecided(generation, &error);
                 for job in self.jobs {
-                    shared.failed(job, &error);
+                    shared.failed(job, &undecided);
                 }
             }
         }
@@ -255,7 +334,7 @@ impl Batch {
             None => {
                 let reason = "the reply of take.lua has another shape";
                 shared.trip(generation, reason);
-                let error = shared.lost(reason);
+                let error = Undecided::Failed(shared.lost(reason));
                 for job in self.jobs {
                     shared.failed(job, &error);
                 }
@@ -265,8 +344,15 @@ impl Batch {
 
     fn hand_out(self, shared: &Shared, answers: Vec<Answer>) {
         for (job, answer) in self.jobs.into_iter().zip(answers) {
-            for (item, bucket) in job.asked.take.items.iter().zip(&answer.buckets) {
-                shared.seen.report(item, bucket, answer.now, self.sent_at);
+            let balances = &answer.taken.balances;
+            for (index, item) in job.asked.take.items.iter().enumerate() {
+                let news = News {
+                    bucket: &answer.buckets[index],
+                    over: !balances[index].fits,
+                    at: answer.now,
+                    sent_at: self.sent_at,
+                };
+                shared.seen.report(item, news);
             }
             shared.answered(job, answer.taken);
         }
@@ -277,17 +363,20 @@ fn wanted(jobs: &[Job]) -> Vec<Wanted<'_>> {
     jobs.iter()
         .map(|job| Wanted {
             take: &job.asked.take,
-            forced: job.forced,
+            forced: job.way.forced,
         })
         .collect()
 }
+
+type Call = BoxFuture<'static, Result<Value, RedisError>>;
 
 /// Calls the script. A Redis that does not know it has done nothing, so the same call may follow with its text.
 async fn call(
     mut connection: MultiplexedConnection,
     command: Arc<redis::Cmd>,
+    asking: bool,
 ) -> Result<Value, RedisError> {
-    match command.query_async(&mut connection).await {
+    match query(&mut connection, &command, asking).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
             let mut with_text = redis::cmd("EVAL");
             with_text.arg(script().code());
@@ -296,8 +385,23 @@ async fn call(
                     with_text.arg(bytes);
                 }
             }
-            with_text.query_async(&mut connection).await
+            query(&mut connection, &with_text, asking).await
         }
         answer => answer,
     }
+}
+
+async fn query(
+    connection: &mut MultiplexedConnection,
+    command: &redis::Cmd,
+    asking: bool,
+) -> Result<Value, RedisError> {
+    if !asking {
+        return command.query_async(connection).await;
+    }
+    // ASKING holds for the next command, which must not be another's.
+    let mut pair = redis::Pipeline::with_capacity(2);
+    pair.cmd("ASKING").add_command(command.clone());
+    let mut answers = connection.req_packed_commands(&pair, 1, 1).await?;
+    answers.pop().unwrap_or(Value::Nil).extract_error()
 }

@@ -56,28 +56,50 @@ impl Ledger {
         self.count.load(Relaxed) == 0
     }
 
-    /// Takes some rows out, as one take to be forced.
-    pub fn next_correction(&self) -> Option<Take> {
+    /// Takes some rows out, as one take to be forced; only such whose keys carry one tag, if `of_one_tag` says so.
+    pub fn next_correction(&self, of_one_tag: bool) -> Option<Take> {
         if self.is_empty() {
             return None;
         }
         let mut rows = self.rows.lock();
-        let ids: SmallVec<[u128; PER_BATCH]> = rows.keys().take(PER_BATCH).copied().collect();
+        let tag = rows.values().next().map(|(item, _)| item.key.tag());
+        let ids: SmallVec<[u128; PER_BATCH]> = rows
+            .iter()
+            .filter(|(_, (item, _))| !of_one_tag || Some(item.key.tag()) == tag)
+            .map(|(id, _)| *id)
+            .take(PER_BATCH)
+            .collect();
         let items: SmallVec<[Item; 2]> = ids
             .iter()
             .filter_map(|id| rows.remove(id))
-            .filter(|(_, change)| *change != 0)
-            .map(|(mut item, change)| {
-                item.hits = match change {
-                    change @ 1.. => Hits::Take(change.unsigned_abs()),
-                    change => Hits::Give(change.unsigned_abs()),
-                };
-                item
-            })
+            .filter_map(|(item, change)| with_change(item, change))
             .collect();
         self.count.store(rows.len(), Relaxed);
         (!items.is_empty()).then_some(Take { items, dry: false })
     }
+
+    /// Takes every row out whose bucket is not `kept` here any more: the items with the hits to apply.
+    pub fn moved(&self, kept: impl Fn(&Item) -> bool) -> Vec<Item> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut rows = self.rows.lock();
+        let moved = rows.extract_if(|_, (item, _)| !kept(item));
+        let moved = moved.filter_map(|(_, (item, change))| with_change(item, change));
+        let moved = moved.collect();
+        self.count.store(rows.len(), Relaxed);
+        moved
+    }
+}
+
+/// The item with the hits to apply, unless they cancel out.
+fn with_change(mut item: Item, change: i64) -> Option<Item> {
+    item.hits = match change {
+        0 => return None,
+        change @ 1.. => Hits::Take(change.unsigned_abs()),
+        change => Hits::Give(change.unsigned_abs()),
+    };
+    Some(item)
 }
 
 fn clamp(hits: u64) -> i64 {

@@ -1,19 +1,21 @@
--- Decides a batch of takes in order, each all or nothing. KEYS are the distinct bucket keys of the batch.
+-- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch.
 -- ARGV[1]  time in microseconds since the epoch, or "" for Redis TIME (tests pass a time; production passes "")
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
 -- returns  one flat MessagePack array of integers: now, then per take: admitted, then per item: fits (+2 if its bucket is as
---          last told in this reply), else the bucket after the decision; for a usual take admitted + 2, then its bucket
+--          last told in this reply), if it is independent what its bucket held then, and unless told already its bucket
+--          after the decision; for a usual take admitted + 2, then its bucket
 -- twin     src/bucket.rs and src/bucket/*.rs for the arithmetic, src/store/judge.rs for the decision
 --
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
---   tokens    tokens, fraction, denominator, at_us, ends_s    calendar   used, start_us
+--   tokens    tokens, fraction, denominator, at_us, ends_s    calendar, fixed   used, start_us
 --   sliding   [slot, hits, slot, hits, …], oldest first
 -- A token bucket says when its key expires, since a write that leaves the expiry as it is costs Redis a sixth less.
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; (a - a % b) / b divides them without rounding. What
 -- is stored under a key but is not a bucket counts as a full one, and is replaced when something is taken. A refusal writes
 -- nothing. State is kept in plain tables, one per field, by the key's number: a table per bucket would cost garbage.
 
-local TOKENS, SLIDING = 1, 2                        -- kinds; 3 is a calendar quota
+local TOKENS, SLIDING = 1, 2                        -- kinds; 3 is a calendar quota or a fixed window
+local OVERDRAW, STOP, INDEPENDENT = 8, 16, 24       -- ways to charge; less is all or nothing
 local SLOTS = 60                                    -- limit.rs, SLIDING_SLOTS
 local FIELDS = 7                                    -- numbers per limit
 local MARGIN_S, LONGEST_S = 61, 8000000000          -- a bucket outlives its refill by a minute; no expiry beyond 250 years
@@ -63,6 +65,7 @@ end
 local function refilled_tokens(limit, tokens, part, stored_parts, time)
   local capacity, tick, parts = data[limit + 1], data[limit + 2], data[limit + 5]
   if stored_parts ~= parts then part = 0 end
+  if tokens < -capacity then tokens = -capacity end
   if now > time then
     local ticks = now - time
     if tick > 1 then ticks = (now - now % tick) / tick - (time - time % tick) / tick end
@@ -128,15 +131,9 @@ local function take_usual(key, limit, hits)
   told = told + 4
 end
 
--- What takes that are not the usual one need: books over their buckets. Gives two functions, one that decides such a take and one
--- that writes what they all changed. Most batches do not need them, and to set them up costs as much as a lone take.
-local function open_books()
-  -- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, ends_s, slots; the limit that last refilled it
-  -- (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it
-  -- was last told.
-  local amount, fraction, denominator, at, ends, slots = {}, {}, {}, {}, {}, {}
-  local refilled_by, met_in, dirty, told_by = {}, {}, {}, {}
-
+-- What quotas of a period need. Gives three functions: one that reads a bucket, one that writes it, and one that decides a usual
+-- take from a period of fixed length that is counted from the epoch.
+local function open_periods()
   local function read_spent(value)
     local used, start = unpack_numbers(value)
     if used % 1 + start % 1 == 0 and used >= 0 and used < EXACT and start >= 0 and start < EXACT then
@@ -144,6 +141,42 @@ local function open_books()
     end
     error("not a bucket")
   end
+
+  local function write_spent(key, limit, used, start)
+    store(key, pack_numbers(used, start), life_until(start + data[limit + 3]))
+  end
+
+  local function take_period(key, limit, hits, always)
+    local present, value = now - now % data[limit + 3], values[key]
+    local ok, used, start = false
+    if value then ok, used, start = pcall(read_spent, value) end
+    local goes_on = ok and start >= present
+    if not goes_on then used, start = 0, present end
+    local admitted = 2
+    if data[limit + 1] - used >= hits then admitted = 3 end
+    if always or admitted == 3 then
+      local most = data[limit + 5]
+      used = used + hits
+      if used > most then used = most end
+      -- The first write of the period has said when the key expires.
+      if goes_on then call("SET", KEYS[key], pack_numbers(used, start), "KEEPTTL") else write_spent(key, limit, used, start) end
+    end
+    reply[told + 1], reply[told + 2], reply[told + 3] = admitted, used, start
+    told = told + 3
+  end
+
+  return read_spent, write_spent, take_period
+end
+
+-- What takes that are not usual ones need: books over their buckets. Gives two functions, one that decides such a take and one
+-- that writes what they all changed. Most batches do not need them, and to set them up costs as much as a lone take.
+local function open_books()
+  -- By key: how much (tokens, or hits used), fraction, denominator, at_us or start_us, ends_s, slots; the limit that last refilled it
+  -- (below zero to have it done again), the last take that named it, whether it must be written, and the limit under which it
+  -- was last told.
+  local amount, fraction, denominator, at, ends, slots = {}, {}, {}, {}, {}, {}
+  local refilled_by, met_in, dirty, told_by = {}, {}, {}, {}
+  local read_spent, write_spent = open_periods()
 
   local function read_slots(value)
     local list = unpack_numbers(value)
@@ -303,7 +336,7 @@ local function open_books()
       after = before > hits and before - hits or 0
     else
       after = before + hits
-      if after > 2 * capacity then after = 2 * capacity end
+      if after > data[limit + 5] then after = data[limit + 5] end
       if after < before then after = before end
     end
     if after == before then return end
@@ -328,6 +361,7 @@ local function open_books()
       end
       amount[key] = undo_amount[i]
     end
+    undo = 0
   end
 
   -- Buckets from before a take looked at them under another limit: takes under two limits meet while replicas reload. What
@@ -341,9 +375,9 @@ local function open_books()
     look_state[looks] = { amount[key], fraction[key], denominator[key], at[key], slots[key], refilled }
   end
 
-  local function leave_no_trace(kept)
+  local function leave_no_trace()
     local changed = {}
-    for i = 1, kept and undo or 0 do changed[undo_key[i]] = true end
+    for i = 1, undo do changed[undo_key[i]] = true end
     for i = looks, 1, -1 do
       local key = look_key[i]
       if changed[key] then
@@ -368,11 +402,31 @@ local function open_books()
       local list = slots[key]
       store(key, pack_numbers(list), life_until(#list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now))
     else
-      store(key, pack_numbers(amount[key], at[key]), life_until(at[key] + data[limit + 3]))
+      write_spent(key, limit, amount[key], at[key])
     end
   end
 
-  local fits = {}
+  local function balance(key, limit)
+    if data[limit] == TOKENS then return amount[key] end
+    return data[limit + 1] - amount[key]
+  end
+
+  -- By item: whether it fits, and what its bucket held then.
+  local fits, left = {}, {}
+
+  -- Charges a take whose items have not all the same fate.
+  local function charge_apart(first, last, wet, admitted, over)
+    for item = first, last, 4 do
+      local key, limit, hits, op = data[item], data[item + 1], data[item + 2], data[item + 3]
+      local gives, fit = op % 8 >= 4, fits[item] == 1
+      local charged = fit and admitted
+      if op >= INDEPENDENT then charged = true
+      elseif op >= STOP then charged = gives or not fit or not over
+      elseif op >= OVERDRAW then charged = not fit or admitted end
+      if charged and wet then apply(key, limit, hits, gives) end
+      left[item] = balance(key, limit)
+    end
+  end
 
   local function take_together(number, first, last, dry)
     for item = first, last, 4 do
@@ -389,42 +443,45 @@ local function open_books()
       met_in[key] = number
     end
     undo = 0
-    local blocked, quotas, quota_fits = false, false, false
+    local blocked, quotas, quota_fits, over, charges = false, false, false, false, 0
     for item = first, last, 4 do
       local key, limit, hits, op = data[item], data[item + 1], data[item + 2], data[item + 3]
-      local gives = op >= 4
-      local balance = amount[key]
-      if data[limit] ~= TOKENS then balance = data[limit + 1] - balance end
-      local role = op % 4
-      local fit = gives or role == 3 or balance >= hits
+      local gives, role = op % 8 >= 4, op % 4
+      local fit = gives or role == 3 or balance(key, limit) >= hits
+      if op > charges then charges = op end
       if fit then
         fits[item] = 1
-        if hits > 0 or gives then apply(key, limit, hits, gives) end
         if role == 2 then quotas, quota_fits = true, true end
       else
-        fits[item] = 0
+        fits[item], over = 0, true
         if role == 0 then blocked = true
         elseif role == 2 then quotas = true end
       end
+      if fit or op >= INDEPENDENT then apply(key, limit, hits, gives) end
+      left[item] = balance(key, limit)
     end
     local admitted = not blocked and (quota_fits or not quotas)
-    if dry == 1 or not admitted then
+    if dry == 1 or not admitted or over and charges >= OVERDRAW then
       take_back()
-    else
-      for i = 1, undo do
-        local key = undo_key[i]
-        dirty[key], told_by[key] = true, nil
-      end
+      if charges >= OVERDRAW then charge_apart(first, last, dry == 0, admitted, over) end
+    end
+    for i = 1, undo do
+      local key = undo_key[i]
+      dirty[key], told_by[key] = true, nil
     end
     told = told + 1
     reply[told] = admitted and 1 or 0
     for item = first, last, 4 do
       local key, limit = data[item], data[item + 1]
+      local told_already = told_by[key] == limit
       told = told + 1
-      if told_by[key] == limit then
-        reply[told] = fits[item] + 2
-      else
-        reply[told], told_by[key] = fits[item], limit
+      reply[told] = told_already and fits[item] + 2 or fits[item]
+      if data[item + 3] >= INDEPENDENT then
+        told = told + 1
+        reply[told] = left[item]
+      end
+      if not told_already then
+        told_by[key] = limit
         local kind = data[limit]
         if kind == TOKENS then
           reply[told + 1], reply[told + 2], reply[told + 3] = amount[key], fraction[key], at[key] - now
@@ -441,7 +498,7 @@ local function open_books()
         end
       end
     end
-    if looks > 0 then leave_no_trace(admitted and dry == 0) end
+    if looks > 0 then leave_no_trace() end
   end
 
   local function write_all()
@@ -453,18 +510,25 @@ local function open_books()
   return take_together, write_all
 end
 
-local take_together, write_all
+local take_period, take_together, write_all
 local cursor = 1 + FIELDS * data[1] + 1
 for number = 1, data[cursor] do
   local head = data[cursor + 1]
   if head == 0 then
-    -- The usual take: it wants hits of one token bucket, which no other take of the batch names.
+    -- The most usual take: it wants hits of one token bucket, which no other take of the batch names.
     take_usual(data[cursor + 2], data[cursor + 3], data[cursor + 4])
+    cursor = cursor + 4
+  elseif head <= 2 then
+    if not take_period then
+      local _
+      _, _, take_period = open_periods()
+    end
+    take_period(data[cursor + 2], data[cursor + 3], data[cursor + 4], head == 2)
     cursor = cursor + 4
   else
     if not take_together then take_together, write_all = open_books() end
-    local dry = (head - 1) % 2
-    local last = cursor + 1 + 2 * (head - 1 - dry)
+    local dry = (head - 3) % 2
+    local last = cursor + 1 + 2 * (head - 3 - dry)
     take_together(number, cursor + 2, last, dry)
     cursor = last
   end

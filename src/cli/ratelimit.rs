@@ -1,0 +1,69 @@
+//! `tollgate ratelimit`, or a start under the name `ratelimit`: the service as envoyproxy/ratelimit's environment variables
+//! set it up, and nothing else. docs/environment.md tells what becomes of each.
+
+pub mod environment;
+pub mod tls_and_xds;
+pub mod translate;
+pub mod values;
+
+use std::{env, path::Path, process::ExitCode};
+
+use clap::Parser;
+
+use self::environment::{Environment, LogFormat, LogLevel};
+use super::{Cli, LogArgs, serve};
+
+/// The name under which the command starts so.
+const NAME: &str = "ratelimit";
+
+/// Whether the process was started under that name.
+pub fn is_our_name(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == NAME)
+}
+
+/// Serves until SIGTERM or Ctrl-C. Exit 0 after a drain, 1 if it could not start or a listener failed.
+pub fn run() -> ExitCode {
+    match prepared() {
+        Ok((settings, native)) => serve::run_with(settings, native.worker_threads()),
+        Err(message) => {
+            super::say(format_args!("error: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepared() -> Result<(crate::settings::Settings, Box<serve::ServeArgs>), String> {
+    // What the reference has no variable for is set by ours, as for `serve`.
+    let native = Cli::try_parse_from([NAME])
+        .map_err(|error| error.to_string())?
+        .serve;
+    let environment = Environment::read(&|name| env::var_os(name)).map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    })?;
+    super::start_logging(&log(&environment))?;
+    let settings =
+        translate::settings(&environment, native.settings()?).map_err(|error| error.to_string())?;
+    for notice in translate::notices(&environment) {
+        tracing::warn!("{notice}");
+    }
+    Ok((settings, native))
+}
+
+fn log(environment: &Environment) -> LogArgs {
+    let filter = match environment.log_level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        // Of ourselves; the libraries would say much that is of no use.
+        LogLevel::Debug => "info,tollgate=debug",
+        LogLevel::Trace => "info,tollgate=trace",
+    };
+    LogArgs {
+        log: filter.to_owned(),
+        log_format: match environment.log_format {
+            LogFormat::Text => super::LogFormat::Text,
+            LogFormat::Json => super::LogFormat::Json,
+        },
+    }
+}

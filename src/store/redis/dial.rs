@@ -1,0 +1,353 @@
+//! New connections: finds the server, proves who we are, and hands over connections that have the script.
+//!
+//! Everything that may change under a running process is read again at each dial: names are resolved, files of passwords and
+//! certificates are read, sentinels are asked for the primary.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
+use futures::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo,
+    IntoConnectionInfo, RedisConnectionInfo, RedisError, TlsCertificates,
+    aio::MultiplexedConnection, io::tcp::TcpSettings,
+};
+use tokio::time::timeout;
+
+use super::{
+    breaker::Failure,
+    lane::script,
+    url::{Endpoint, Login, Password, RedisUrl, Tls, Topology},
+};
+
+/// Longest wait for a dial, and for each answer while dialling.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Longest password file that is read, in bytes.
+const LONGEST_PASSWORD: usize = 64 * 1024;
+
+/// Why a dial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Redis or the network said no.
+    #[error("{0}")]
+    Redis(#[from] RedisError),
+    /// No connection from the pool.
+    #[error("{0}")]
+    Pool(#[from] PoolError),
+    /// No answer to `step`.
+    #[error("no answer within {within:?} to {step}")]
+    Silent {
+        /// What was asked.
+        step: &'static str,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// A password or certificate could not be read.
+    #[error("cannot read the {what} {path}: {source}")]
+    File {
+        /// What should be there.
+        what: &'static str,
+        /// Where.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No node of a cluster says who has its slots.
+    #[error(
+        "no node says who has the slots of the cluster: is cluster-enabled set, and are slots assigned?"
+    )]
+    NoMap,
+    /// The sentinels that answer know no such service.
+    #[error("no sentinel knows a primary called `{service}`")]
+    UnknownService {
+        /// The name.
+        service: String,
+    },
+}
+
+impl DialError {
+    /// What it means.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Redis(error) | Self::Pool(PoolError::Backend(error)) => Failure::of(error),
+            Self::File { .. } | Self::UnknownService { .. } | Self::NoMap => Failure::Refused,
+            _ => Failure::Broken,
+        }
+    }
+}
+
+/// Dials one server, for as many connections as there are lanes.
+#[derive(Debug)]
+pub struct Dialer {
+    url: RedisUrl,
+    whom: Whom,
+    lanes: usize,
+    /// The address of the last dial.
+    last: Mutex<Option<Endpoint>>,
+}
+
+#[derive(Debug)]
+enum Whom {
+    /// Always this one.
+    Fixed(Endpoint),
+    /// Whom the sentinels name.
+    Primary {
+        service: String,
+        sentinels: Vec<Endpoint>,
+    },
+}
+
+impl Dialer {
+    /// Dials `endpoint`, which `url` names or leads to.
+    pub fn of_server(url: &RedisUrl, endpoint: Endpoint, lanes: usize) -> Self {
+        Self::new(url, Whom::Fixed(endpoint), lanes)
+    }
+
+    /// Dials whom the sentinels name at that time.
+    pub fn of_primary(url: &RedisUrl, service: &str, sentinels: &[Endpoint], lanes: usize) -> Self {
+        let (service, sentinels) = (service.to_owned(), sentinels.to_vec());
+        Self::new(url, Whom::Primary { service, sentinels }, lanes)
+    }
+
+    fn new(url: &RedisUrl, whom: Whom, lanes: usize) -> Self {
+        Self {
+            url: url.clone(),
+            whom,
+            lanes,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// The address of the last dial.
+    pub fn last(&self) -> Option<Endpoint> {
+        self.last.lock().clone()
+    }
+
+    /// Connections that have the script.
+    pub async fn dial(&self) -> Result<Vec<MultiplexedConnection>, DialError> {
+        let endpoint = match &self.whom {
+            Whom::Fixed(endpoint) => endpoint.clone(),
+            Whom::Primary { service, sentinels } => {
+                let last = self.last();
+                primary(&self.url, service, sentinels, last.as_ref()).await?
+            }
+        };
+        *self.last.lock() = Some(endpoint.clone());
+        let pool = pool(self.url.info(&endpoint, &self.url.login).await?, self.lanes)?;
+        let mut connections = Vec::with_capacity(self.lanes);
+        for _ in 0..self.lanes {
+            connections.push(Connection::take(pool.get().await?));
+        }
+        let mut load = redis::cmd("SCRIPT");
+        load.arg("LOAD").arg(script().code());
+        let loaded = load.exec_async(&mut connections[0]);
+        within(DIAL_TIMEOUT, "SCRIPT LOAD", loaded).await?;
+        Ok(connections)
+    }
+}
+
+/// A connection to one of the nodes of a cluster, to ask about the others.
+pub async fn connect(
+    url: &RedisUrl,
+    endpoint: &Endpoint,
+) -> Result<MultiplexedConnection, DialError> {
+    connect_as(url, endpoint, &url.login).await
+}
+
+/// Waits for an answer of Redis, but not for ever.
+pub async fn within<T>(
+    limit: Duration,
+    step: &'static str,
+    answer: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, DialError> {
+    match timeout(limit, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(DialError::Silent {
+            step,
+            within: limit,
+        }),
+    }
+}
+
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(DIAL_TIMEOUT))
+        // The lanes wait as long as they see fit, and a late answer is still of use.
+        .set_response_timeout(None)
+}
+
+fn pool(info: ConnectionInfo, size: usize) -> Result<Pool, DialError> {
+    let manager = Manager::new_with_config(info, config())?;
+    let pool = Pool::builder(manager)
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .timeouts(Timeouts {
+            wait: Some(DIAL_TIMEOUT),
+            create: Some(DIAL_TIMEOUT),
+            recycle: Some(DIAL_TIMEOUT),
+        })
+        .build()
+        .expect("a runtime is given, which is all that timeouts need");
+    Ok(pool)
+}
+
+async fn connect_as(
+    url: &RedisUrl,
+    endpoint: &Endpoint,
+    login: &Login,
+) -> Result<MultiplexedConnection, DialError> {
+    let client = Client::open(url.info(endpoint, login).await?)?;
+    let config = config();
+    let connection = client.get_multiplexed_async_connection_with_config(&config);
+    within(DIAL_TIMEOUT, "a connection", connection).await
+}
+
+/// Whom the first sentinel to answer names. One that still names `last`, which was just lost, is believed only if the others
+/// do so too, or say nothing.
+async fn primary(
+    url: &RedisUrl,
+    service: &str,
+    sentinels: &[Endpoint],
+    last: Option<&Endpoint>,
+) -> Result<Endpoint, DialError> {
+    let asked = sentinels
+        .iter()
+        .map(|sentinel| ask_sentinel(url, sentinel, service));
+    let mut answers: FuturesUnordered<_> = asked.collect();
+    let mut found = Err(DialError::UnknownService {
+        service: service.to_owned(),
+    });
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(endpoint) if Some(&endpoint) != last => return Ok(endpoint),
+            Ok(endpoint) => found = Ok(endpoint),
+            Err(error) if found.is_err() => found = Err(error),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+async fn ask_sentinel(
+    url: &RedisUrl,
+    sentinel: &Endpoint,
+    service: &str,
+) -> Result<Endpoint, DialError> {
+    let mut connection = connect_as(url, sentinel, &url.sentinel_login).await?;
+    let mut command = redis::cmd("SENTINEL");
+    command.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    let answer = command.query_async::<Option<(String, u16)>>(&mut connection);
+    let (host, port) = within(DIAL_TIMEOUT, "SENTINEL GET-MASTER-ADDR-BY-NAME", answer)
+        .await?
+        .ok_or_else(|| DialError::UnknownService {
+            service: service.to_owned(),
+        })?;
+    Ok(Endpoint::Tcp { host, port })
+}
+
+impl RedisUrl {
+    /// What the `redis` crate needs to connect to `endpoint` as `login`, with the files as they are now.
+    async fn info(&self, endpoint: &Endpoint, login: &Login) -> Result<ConnectionInfo, DialError> {
+        let tcp = TcpSettings::default()
+            .set_nodelay(true)
+            .set_user_timeout(Duration::from_secs(2));
+        let sentinel = matches!(&self.topology, Topology::Sentinel { sentinels, .. } if sentinels.contains(endpoint));
+        let db = if sentinel { 0 } else { self.db };
+        let info = self
+            .address(endpoint)
+            .await?
+            .into_connection_info()?
+            .set_tcp_settings(tcp)
+            .set_redis_settings(identity(login).await?.set_db(i64::from(db)));
+        Ok(info)
+    }
+
+    async fn address(&self, endpoint: &Endpoint) -> Result<ConnectionAddr, DialError> {
+        Ok(match (endpoint, &self.tls) {
+            (Endpoint::Unix(path), _) => ConnectionAddr::Unix(path.clone()),
+            (Endpoint::Tcp { host, port }, None) => ConnectionAddr::Tcp(host.clone(), *port),
+            (Endpoint::Tcp { host, port }, Some(tls)) => {
+                let plain = ConnectionAddr::TcpTls {
+                    host: host.clone(),
+                    port: *port,
+                    insecure: false,
+                    tls_params: None,
+                };
+                let client = Client::build_with_tls(plain, certificates(tls).await?)?;
+                let mut address = client.get_connection_info().addr().clone();
+                address.set_danger_accept_invalid_hostnames(tls.skip_hostname_verification);
+                address
+            }
+        })
+    }
+}
+
+async fn identity(login: &Login) -> Result<RedisConnectionInfo, DialError> {
+    let mut redis = RedisConnectionInfo::default();
+    if let Some(username) = &login.username {
+        redis = redis.set_username(username);
+    }
+    let password = match &login.password {
+        Password::None => None,
+        Password::Text(password) => Some(password.clone()),
+        Password::File(path) => Some(read_password(path).await?),
+    };
+    Ok(match password {
+        Some(password) => redis.set_password(password),
+        None => redis,
+    })
+}
+
+async fn read_password(path: &Path) -> Result<String, DialError> {
+    let bytes = read("password file", path).await?;
+    let invalid = |what: &'static str| DialError::File {
+        what: "password file",
+        path: path.display().to_string(),
+        source: io::Error::new(io::ErrorKind::InvalidData, what),
+    };
+    if bytes.len() > LONGEST_PASSWORD {
+        return Err(invalid("it is longer than a password"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| invalid("it is no UTF-8"))?;
+    match text.lines().next() {
+        Some(password) if !password.is_empty() => Ok(password.to_owned()),
+        _ => Err(invalid("its first line is empty")),
+    }
+}
+
+async fn certificates(tls: &Tls) -> Result<TlsCertificates, DialError> {
+    choose_crypto();
+    let root_cert = match &tls.ca {
+        Some(path) => Some(read("certificate authorities", path).await?),
+        None => None,
+    };
+    let client_tls = match &tls.identity {
+        Some((cert, key)) => Some(ClientTlsConfig {
+            client_cert: read("client certificate", cert).await?,
+            client_key: read("client key", key).await?,
+        }),
+        None => None,
+    };
+    Ok(TlsCertificates {
+        client_tls,
+        root_cert,
+    })
+}
+
+/// The `redis` crate leaves the choice to the process, and panics where none was made.
+fn choose_crypto() {
+    // An error says that it was made before.
+    let _: Result<(), Arc<_>> = rustls::crypto::ring::default_provider().install_default();
+}
+
+async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, DialError> {
+    tokio::fs::read(path)
+        .await
+        .map_err(|source| DialError::File {
+            what,
+            path: path.display().to_string(),
+            source,
+        })
+}

@@ -1,0 +1,447 @@
+//! Several Redis servers as one store: the nodes of a cluster, and a second Redis for limits per second.
+//!
+//! A take whose buckets are in one place is one script call, as on a single Redis. One that spans places takes from each in turn, the
+//! tightest first, and gives back what it took if one refuses: never over, and until the gift arrives a little under. What this
+//! replica remembers of empty buckets refuses nobody here, as another request may be about to give back.
+
+use std::{
+    cmp::min,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use smallvec::SmallVec;
+
+use super::{
+    RedisSettings, RedisStore, StoreStats, Task,
+    cluster::Cluster,
+    lane::{Asked, Reply, Undecided, Way},
+    url::Topology,
+};
+use crate::{
+    bucket::Balance,
+    descriptor::Hits,
+    plan::{Charge, OnStoreError, Role},
+    store::{
+        Item, StoreError, Take, Taken,
+        judge::{Flags, admits, charged, roles},
+    },
+};
+
+/// Several Redis servers. Their tasks end when it is dropped.
+#[derive(Debug)]
+pub struct Shards {
+    places: Arc<Places>,
+    _tasks: Vec<Task>,
+}
+
+#[derive(Debug)]
+struct Places {
+    main: Place,
+    per_second: Option<Place>,
+    timeout: Duration,
+    stats: Arc<StoreStats>,
+    name: String,
+}
+
+#[derive(Debug)]
+enum Place {
+    One(Arc<RedisStore>),
+    Cluster(Arc<Cluster>),
+}
+
+/// Where a bucket is: whether in the Redis of limits per second, and under which tag of a cluster.
+type Home = (bool, u8);
+
+/// What of a take one script call can decide.
+struct Part {
+    /// The places of its items in the whole.
+    items: SmallVec<[usize; 2]>,
+    take: Take,
+}
+
+impl Shards {
+    /// Starts to connect in the background and returns at once. Needs a Tokio runtime.
+    pub fn connect(settings: RedisSettings) -> Self {
+        let stats = Arc::new(StoreStats::default());
+        let mut tasks = Vec::new();
+        let name = settings.url.to_string();
+        let mut place = |url: &_| {
+            let mut settings = settings.clone();
+            settings.url = Clone::clone(url);
+            Place::start(settings, stats.clone(), &mut tasks)
+        };
+        let places = Places {
+            main: place(&settings.url),
+            per_second: settings.per_second.as_ref().map(place),
+            timeout: settings.timeout,
+            stats,
+            name,
+        };
+        Self {
+            places: Arc::new(places),
+            _tasks: tasks,
+        }
+    }
+
+    /// Waits until every server is in use, at most `limit`. Returns whether they are.
+    pub async fn first_connection(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        for place in self.places.all() {
+            let rest = end.saturating_duration_since(Instant::now());
+            let connected = match place {
+                Place::One(node) => node.first_connection(rest).await,
+                Place::Cluster(cluster) => cluster.first_connection(rest).await,
+            };
+            if !connected {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// As [`RedisStore::take`], wherever the buckets are.
+    ///
+    /// # Errors
+    /// As [`RedisStore::take`].
+    pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        let until = deadline.min(Instant::now() + self.places.timeout);
+        let asked = Arc::new(Asked::new(take));
+        if self.places.has_together(&asked.take) {
+            match self.places.ask(&asked, until, Way::default()).await {
+                Ok(taken) => return Ok(taken),
+                Err(Undecided::Failed(error)) => return Err(error),
+                Err(Undecided::Redirected(_)) => {}
+            }
+        }
+        // A caller that goes away must not leave half of it taken.
+        let places = self.places.clone();
+        let spanning = tokio::spawn(async move { places.span(&asked.take, until).await });
+        spanning.await.unwrap_or_else(|_| {
+            Err(StoreError::Lost {
+                node: self.places.name.as_str().into(),
+                reason: "given up".into(),
+            })
+        })
+    }
+
+    /// What has been counted, over all servers.
+    pub fn stats(&self) -> &StoreStats {
+        &self.places.stats
+    }
+
+    /// Whether a server decides nothing now, and why.
+    pub fn is_down(&self) -> Option<Arc<str>> {
+        self.servers().iter().find_map(|node| node.is_down())
+    }
+
+    /// Replicas of Tollgate that use these servers, as last counted.
+    pub fn replicas(&self) -> u32 {
+        let replicas = self.servers().iter().map(|node| node.replicas()).max();
+        replicas.unwrap_or(1)
+    }
+
+    /// Takes that wait for a lane now.
+    pub fn queued(&self) -> usize {
+        self.servers().iter().map(|node| node.queued()).sum()
+    }
+
+    fn servers(&self) -> Vec<Arc<RedisStore>> {
+        let servers = self.places.all().map(|place| match place {
+            Place::One(node) => vec![node.clone()],
+            Place::Cluster(cluster) => cluster.owners(),
+        });
+        servers.flatten().collect()
+    }
+}
+
+impl Place {
+    fn start(settings: RedisSettings, stats: Arc<StoreStats>, tasks: &mut Vec<Task>) -> Self {
+        if let Topology::Cluster(seeds) = &settings.url.topology {
+            let seeds = seeds.clone();
+            let cluster = Arc::new(Cluster::new(settings, &seeds, stats));
+            tasks.push(Task(tokio::spawn(cluster.clone().keep_map())));
+            return Self::Cluster(cluster);
+        }
+        Self::One(Arc::new(RedisStore::connect_counting(settings, stats)))
+    }
+
+    /// The server that has the bucket of `item`.
+    fn server(&self, item: &Item) -> Arc<RedisStore> {
+        match self {
+            Self::One(node) => node.clone(),
+            Self::Cluster(cluster) => cluster.owner(item.key.tag()),
+        }
+    }
+}
+
+impl Places {
+    fn all(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.main).chain(&self.per_second)
+    }
+
+    fn place(&self, item: &Item) -> (bool, &Place) {
+        match &self.per_second {
+            Some(place) if item.limit.limit.period().micros() == 1_000_000 => (true, place),
+            _ => (false, &self.main),
+        }
+    }
+
+    fn home(&self, item: &Item) -> Home {
+        match self.place(item) {
+            (second, Place::One(_)) => (second, 0),
+            (second, Place::Cluster(_)) => (second, item.key.tag()),
+        }
+    }
+
+    /// Whether one script call can decide the take.
+    fn has_together(&self, take: &Take) -> bool {
+        let mut homes = take.items.iter().map(|item| self.home(item));
+        let first = homes.next();
+        homes.all(|home| Some(home) == first)
+    }
+
+    /// Asks for what is in one place.
+    async fn ask(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
+        match asked.take.items.first().map(|item| self.place(item).1) {
+            Some(Place::One(node)) => node.ask(asked, until, way).await,
+            Some(Place::Cluster(cluster)) => cluster.ask(asked, until, way).await,
+            None => Ok(Taken {
+                admitted: true,
+                balances: SmallVec::new(),
+                degraded: false,
+            }),
+        }
+    }
+
+    /// Decides a take that is in several places; by its keys, where a slot is on its way to another server.
+    async fn span(&self, take: &Take, until: Instant) -> Result<Taken, StoreError> {
+        let together = self.parts(take, |item| (self.home(item), 0));
+        if together.len() > 1 {
+            match self.take_in_turn(take, together, until).await {
+                Ok(taken) => return Ok(taken),
+                Err(Undecided::Failed(error)) => return Err(error),
+                Err(Undecided::Redirected(_)) => {}
+            }
+        }
+        let apart = self.parts(take, |item| (self.home(item), item.key.hash()));
+        let decided = self.take_in_turn(take, apart, until).await;
+        decided.map_err(|undecided| match undecided {
+            Undecided::Failed(error) => error,
+            Undecided::Redirected(_) => StoreError::Unavailable {
+                node: self.name.as_str().into(),
+                reason: "the slot of a bucket is found nowhere".into(),
+            },
+        })
+    }
+
+    /// Items whose `same` is equal, in the order of the take.
+    fn parts(&self, take: &Take, same: impl Fn(&Item) -> (Home, u128)) -> Vec<Part> {
+        let mut parts: Vec<((Home, u128), Part)> = Vec::new();
+        for (place, item) in take.items.iter().enumerate() {
+            let home = same(item);
+            let found = parts.iter().position(|(other, _)| *other == home);
+            let at = found.unwrap_or_else(|| {
+                let (items, dry) = (SmallVec::new(), take.dry);
+                let (places, take) = (SmallVec::new(), Take { items, dry });
+                parts.push((
+                    home,
+                    Part {
+                        items: places,
+                        take,
+                    },
+                ));
+                parts.len() - 1
+            });
+            let part = &mut parts[at].1;
+            part.items.push(place);
+            part.take.items.push(item.clone());
+        }
+        let mut parts: Vec<Part> = parts.into_iter().map(|(_, part)| part).collect();
+        let has_quota = |part: &&mut Part| part.take.items.iter().any(is_quota);
+        if parts.iter_mut().filter(has_quota).count() > 1 {
+            // One quota rule that passes lets all of them pass, wherever it is: no part can tell.
+            for item in parts.iter_mut().flat_map(|part| &mut part.take.items) {
+                if is_quota(item) {
+                    item.role = Role::Shadow;
+                }
+            }
+        }
+        parts
+    }
+
+    async fn take_in_turn(&self, take: &Take, mut parts: Vec<Part>, until: Instant) -> Reply {
+        if take.dry {
+            return self.look(take, &parts, until).await;
+        }
+        let now = Instant::now();
+        parts.sort_by_cached_key(|part| self.room(part, now));
+        // What is charged though refused must be asked for, wherever it is.
+        let stops = |item: &Item| item.charge == Charge::AllOrNothing;
+        let stops = take.items.iter().all(stops);
+        let nothing = Flags::from_elem(false, take.items.len());
+        let mut answer = Answer::of(take);
+        for (number, part) in parts.iter().enumerate() {
+            let (before, after) = (&parts[..number], &parts[number + 1..]);
+            let asked = Arc::new(Asked::new(part.take.clone()));
+            let taken = match self.ask(&asked, until, Way::default()).await {
+                Ok(taken) => taken,
+                Err(undecided) => {
+                    self.correct(before, &mut answer, &nothing, until).await;
+                    return Err(undecided);
+                }
+            };
+            let refused = !taken.admitted;
+            answer.add(part, taken);
+            if refused && stops {
+                self.correct(before, &mut answer, &nothing, until).await;
+                for (part, seen) in after.iter().zip(self.look_at(after, until).await) {
+                    answer.add(part, seen?);
+                }
+                return Ok(answer.taken(false));
+            }
+        }
+        let fits = answer.fits();
+        let admitted = admits(roles(take).zip(fits.iter().copied()));
+        let wanted = charged(take, &fits, admitted);
+        self.correct(&parts, &mut answer, &wanted, until).await;
+        Ok(answer.taken(admitted))
+    }
+
+    /// What the parts would say, together.
+    async fn look(&self, take: &Take, parts: &[Part], until: Instant) -> Reply {
+        let mut answer = Answer::of(take);
+        for (part, seen) in parts.iter().zip(self.look_at(parts, until).await) {
+            answer.add(part, seen?);
+        }
+        let admitted = admits(roles(take).zip(answer.fits()));
+        Ok(answer.taken(admitted))
+    }
+
+    async fn look_at(&self, parts: &[Part], until: Instant) -> Vec<Reply> {
+        join_all(parts.iter().map(|part| async move {
+            let take = Take {
+                dry: true,
+                ..part.take.clone()
+            };
+            self.ask(&Arc::new(Asked::new(take)), until, Way::default())
+                .await
+        }))
+        .await
+    }
+
+    /// Gives back what was charged of the parts and is not `wanted`, and charges what is, each bucket by itself. A correction
+    /// that is not answered in time is on its way all the same.
+    async fn correct(&self, parts: &[Part], answer: &mut Answer, wanted: &Flags, until: Instant) {
+        let items = parts
+            .iter()
+            .flat_map(|part| part.items.iter().zip(&part.take.items));
+        let wrong = items.filter_map(|(place, item)| {
+            let balance = answer.balances[*place]?;
+            (balance.charged != wanted[*place]).then_some((*place, item, balance))
+        });
+        let corrected = join_all(wrong.map(|(place, item, balance)| async move {
+            let balance = self.corrected(item, balance, until).await?;
+            Some((place, balance))
+        }))
+        .await;
+        for (place, balance) in corrected.into_iter().flatten() {
+            answer.balances[place] = Some(balance);
+        }
+    }
+
+    /// Undoes `item`, which was charged, or charges it, which was not. Returns what its bucket then holds.
+    async fn corrected(&self, item: &Item, before: Balance, until: Instant) -> Option<Balance> {
+        let hits = match (item.hits, before.charged) {
+            (Hits::Take(hits), true) => {
+                self.stats.given_back.fetch_add(hits, Relaxed);
+                Hits::Give(hits)
+            }
+            (Hits::Give(hits), true) => Hits::Take(hits),
+            (hits, false) => hits,
+        };
+        let correction = Item {
+            hits,
+            charge: Charge::AllOrNothing,
+            // If the server is away by now, it is told afterwards.
+            on_store_error: OnStoreError::Local,
+            ..item.clone()
+        };
+        let take = Take {
+            items: [correction].into_iter().collect(),
+            dry: false,
+        };
+        let way = Way {
+            forced: true,
+            ..Way::default()
+        };
+        let taken = self.ask(&Arc::new(Asked::new(take)), until, way).await;
+        let after = taken.ok()?.balances.first().copied()?;
+        Some(Balance {
+            fits: before.fits,
+            charged: !before.charged,
+            ..after
+        })
+    }
+
+    /// Hits that would be left in the tightest bucket of a part, by what was last seen of it.
+    fn room(&self, part: &Part, now: Instant) -> i64 {
+        let mut room = i64::MAX;
+        for item in &part.take.items {
+            if let (Role::Enforced | Role::Quota, Hits::Take(hits)) = (item.role, item.hits)
+                && item.charge != Charge::Independent
+            {
+                let limit = &item.limit.limit;
+                let server = self.place(item).1.server(item);
+                let last = server.shared.seen.last_balance(&item.key, limit, now);
+                let balance = last.unwrap_or(i64::from(limit.capacity()));
+                let hits = i64::try_from(hits).unwrap_or(i64::MAX);
+                room = min(room, balance.saturating_sub(hits));
+            }
+        }
+        room
+    }
+}
+
+fn is_quota(item: &Item) -> bool {
+    item.role == Role::Quota
+}
+
+/// The answers of the parts, by the places of their items.
+struct Answer {
+    balances: Vec<Option<Balance>>,
+    degraded: bool,
+}
+
+impl Answer {
+    fn of(take: &Take) -> Self {
+        Self {
+            balances: vec![None; take.items.len()],
+            degraded: false,
+        }
+    }
+
+    fn add(&mut self, part: &Part, taken: Taken) {
+        self.degraded |= taken.degraded;
+        for (place, balance) in part.items.iter().zip(taken.balances) {
+            self.balances[*place] = Some(balance);
+        }
+    }
+
+    fn fits(&self) -> Flags {
+        let fits = |balance: &Option<Balance>| balance.is_some_and(|balance| balance.fits);
+        self.balances.iter().map(fits).collect()
+    }
+
+    fn taken(self, admitted: bool) -> Taken {
+        let balances = self.balances.into_iter();
+        Taken {
+            admitted,
+            balances: balances
+                .map(|balance| balance.expect("every part has answered"))
+                .collect(),
+            degraded: self.degraded,
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! A cluster of real servers: exact over slots, all or nothing over slots, slots that move, nodes that die.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+use tollgate::{
+    descriptor::Hits,
+    plan::RuleLimit,
+    store::{
+        Take, Taken,
+        redis::{RedisSettings, Shards},
+    },
+};
+
+use crate::{
+    ask::{item, one, patient_at, rule},
+    auth::RIGHTS,
+    redis_server::{RedisServer, free_port},
+};
+
+/// Three primaries with a third of the slots each, and maybe more nodes without any.
+struct Nodes {
+    servers: Vec<RedisServer>,
+}
+
+fn start_node() -> (RedisServer, u16) {
+    // Its usual bus port, 10,000 above, may be none.
+    let bus = free_port();
+    let server = RedisServer::start_with(|_| {
+        let bus = bus.to_string();
+        let words = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "1000",
+            // Or the others would stop with the one that dies.
+            "--cluster-require-full-coverage",
+            "no",
+            "--cluster-port",
+            &bus,
+        ];
+        words.map(str::to_owned).to_vec()
+    });
+    (server, bus)
+}
+
+impl Nodes {
+    async fn start(more: usize) -> Self {
+        let started: Vec<_> = (0..3 + more).map(|_| start_node()).collect();
+        for (index, (server, _)) in started.iter().take(3).enumerate() {
+            let (from, to) = ([0, 5_461, 10_923][index], [5_460, 10_922, 16_383][index]);
+            server.send(&format!("CLUSTER ADDSLOTSRANGE {from} {to}"));
+            for (other, bus) in &started {
+                server.send(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", other.port()));
+            }
+        }
+        for (server, _) in &started {
+            let rights = format!("{RIGHTS} +cluster|slots +asking");
+            server.send(&format!(
+                "ACL SETUSER limiter on >secret ~tollgate:* {rights}"
+            ));
+        }
+        let servers: Vec<_> = started.into_iter().map(|(server, _)| server).collect();
+        let nodes = Self { servers };
+        nodes.know_each_other().await;
+        nodes.are_well().await;
+        nodes
+    }
+
+    /// Makes the fourth node a replica of the first.
+    async fn replicate(&self) {
+        let replica = &self.servers[3];
+        replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !info(replica, "replication").contains("master_link_status:up") {
+            assert!(Instant::now() < end, "the replica does not follow");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until every node has met all others.
+    async fn know_each_other(&self) {
+        let ids: Vec<_> = (0..self.servers.len())
+            .map(|index| self.id(index))
+            .collect();
+        let knows =
+            |text: &str| ids.iter().all(|id| text.contains(id)) && !text.contains("handshake");
+        self.until("CLUSTER NODES", knows).await;
+    }
+
+    /// Waits until every node says that all slots have their primaries.
+    async fn are_well(&self) {
+        let well =
+            |text: &str| text.contains("cluster_state:ok") && text.contains("cluster_size:3");
+        self.until("CLUSTER INFO", well).await;
+        // A node that has not heard of another's slots leaves them out.
+        self.until("CLUSTER NODES", |text| {
+            [" 0-5460", " 5461-10922", " 10923-16383"]
+                .iter()
+                .all(|slots| text.contains(slots))
+        })
+        .await;
+    }
+
+    async fn until(&self, command: &str, says: impl Fn(&str) -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        let told = |server: &RedisServer| {
+            let text: String = redis::from_redis_value(server.send(command)).expect("text");
+            says(&text)
+        };
+        while !self.servers.iter().all(told) {
+            assert!(Instant::now() < end, "the cluster does not come up");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn id(&self, index: usize) -> String {
+        redis::from_redis_value(self.servers[index].send("CLUSTER MYID")).expect("an id")
+    }
+
+    fn url(&self) -> String {
+        let ports = self
+            .servers
+            .iter()
+            .map(|server| format!("127.0.0.1:{}", server.port()));
+        format!(
+            "redis+cluster://limiter:secret@{}",
+            ports.collect::<Vec<_>>().join(",")
+        )
+    }
+
+    /// The slot of a subject's buckets, and the number of the primary that had it at the start.
+    fn slot(&self, subject: &str) -> (u16, usize) {
+        let take = one(&rule("1/day"), subject, 1);
+        let key = String::from_utf8(take.items[0].key.as_bytes().to_vec()).expect("text");
+        let slot = self.servers[1].send(&format!("CLUSTER KEYSLOT {key}"));
+        let slot: u16 = redis::from_redis_value(slot).expect("a slot");
+        (slot, usize::from(slot > 5_460) + usize::from(slot > 10_922))
+    }
+
+    /// A subject on that primary, the `nth`.
+    fn subject_on(&self, index: usize, nth: usize) -> String {
+        let subjects = (0..).map(|n| format!("s{n}"));
+        let mut there = subjects.filter(|subject| self.slot(subject).1 == index);
+        there.nth(nth).expect("endless")
+    }
+}
+
+fn info(server: &RedisServer, section: &str) -> String {
+    redis::from_redis_value(server.send(&format!("INFO {section}"))).expect("text")
+}
+
+/// Shards that are connected.
+pub async fn connected(settings: RedisSettings) -> Arc<Shards> {
+    let shards = Shards::connect(settings);
+    assert!(
+        shards.first_connection(Duration::from_secs(20)).await,
+        "{:?}",
+        shards.is_down()
+    );
+    Arc::new(shards)
+}
+
+pub async fn ask(shards: &Shards, take: Take) -> Taken {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    shards.take(take, deadline).await.expect("a decision")
+}
+
+/// One item per pair.
+pub fn several(pairs: &[(&Arc<RuleLimit>, &str)]) -> Take {
+    let items = pairs
+        .iter()
+        .map(|(limit, subject)| item(limit, subject, Hits::Take(1)));
+    Take {
+        items: items.collect(),
+        dry: false,
+    }
+}
+
+pub async fn left(shards: &Shards, limit: &Arc<RuleLimit>, subject: &str) -> u64 {
+    let look = Take {
+        dry: true,
+        ..one(limit, subject, 0)
+    };
+    ask(shards, look).await.balances[0].remaining()
+}
+
+/// How many of `times` takes, all at once over the stores, are admitted.
+pub async fn admitted(stores: &[Arc<Shards>], take: &Take, times: usize) -> usize {
+    let mut asking = JoinSet::new();
+    for number in 0..times {
+        let (store, take) = (stores[number % stores.len()].clone(), take.clone());
+        asking.spawn(async move { ask(&store, take).await });
+    }
+    let taken = asking.join_all().await;
+    assert!(taken.iter().all(|taken| !taken.degraded));
+    taken.iter().filter(|taken| taken.admitted).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exact_over_slots_and_replicas_and_every_node_decides() {
+    let nodes = Nodes::start(0).await;
+    let stores = [
+        connected(patient_at(&nodes.url())).await,
+        connected(patient_at(&nodes.url())).await,
+    ];
+    let (rate, quota) = (rule("5/day"), rule("7/hour"));
+    for number in 0..60 {
+        let subject = format!("s{number}");
+        // Both limits of a subject are in one slot, so this is one call.
+        let take = several(&[(&rate, &subject), (&quota, &subject)]);
+        assert_eq!(admitted(&stores, &take, 12).await, 5);
+        assert_eq!(left(&stores[0], &quota, &subject).await, 2);
+    }
+    for server in &nodes.servers {
+        assert!(server.calls("evalsha") > 0);
+    }
+    assert_eq!(stores[0].stats().given_back.load(Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_or_nothing_over_slots() {
+    let nodes = Nodes::start(0).await;
+    let stores = [
+        connected(patient_at(&nodes.url())).await,
+        connected(patient_at(&nodes.url())).await,
+    ];
+    let (wide, tight) = (rule("100/day"), rule("10/day"));
+    let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 0));
+    let take = several(&[
+        (&wide, &subjects[0]),
+        (&tight, &subjects[1]),
+        (&wide, &subjects[2]),
+    ]);
+    // Alone, so that none waits for another's gift.
+    for number in 0..12 {
+        let taken = ask(&stores[number % 2], take.clone()).await;
+        assert_eq!(taken.admitted, number < 10, "{taken:?}");
+        let remaining: Vec<u64> = taken
+            .balances
+            .iter()
+            .map(|balance| balance.remaining())
+            .collect();
+        let used = (number as u64 + 1).min(10);
+        assert_eq!(remaining, [100 - used, 10 - used, 100 - used]);
+        let fits: Vec<bool> = taken.balances.iter().map(|balance| balance.fits).collect();
+        assert_eq!(fits, [true, number < 10, true]);
+    }
+    // At once: never over, and what is refused leaves no trace.
+    let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 1));
+    let take = several(&[
+        (&wide, &subjects[0]),
+        (&tight, &subjects[1]),
+        (&wide, &subjects[2]),
+    ]);
+    let passed = admitted(&stores, &take, 60).await as u64;
+    assert!((1..=10).contains(&passed), "{passed}");
+    for (subject, limit, all) in [(0, &wide, 100), (1, &tight, 10), (2, &wide, 100)] {
+        assert_eq!(
+            left(&stores[0], limit, &subjects[subject]).await,
+            all - passed
+        );
+    }
+    // A look takes nothing anywhere.
+    let look = Take { dry: true, ..take };
+    assert_eq!(ask(&stores[0], look).await.admitted, passed < 10);
+    assert_eq!(left(&stores[0], &wide, &subjects[0]).await, 100 - passed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_goes_away_leaves_no_half_taken_request() {
+    let nodes = Nodes::start(0).await;
+    let store = connected(patient_at(&nodes.url())).await;
+    let limit = rule("1000/year");
+    let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 0));
+    let take = several(&subjects.each_ref().map(|subject| (&limit, &subject[..])));
+    for wait in 0..100 {
+        let patience = Duration::from_micros(20 * wait);
+        // Most go away before the answer.
+        let _ = timeout(patience, ask(&store, take.clone())).await;
+    }
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut remaining = Vec::new();
+        for subject in &subjects {
+            remaining.push(left(&store, &limit, subject).await);
+        }
+        if remaining.iter().all(|left| *left == remaining[0]) {
+            break;
+        }
+        assert!(Instant::now() < end, "{remaining:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
+    let nodes = Nodes::start(1).await;
+    let stores = [
+        connected(patient_at(&nodes.url())).await,
+        connected(patient_at(&nodes.url())).await,
+    ];
+    let (rate, quota) = (rule("1000000/year"), rule("900000/year"));
+    let moving = nodes.subject_on(0, 0);
+    let slot = nodes.slot(&moving).0;
+    let (stop, stopped) = watch::channel(false);
+    let mut load = JoinSet::new();
+    for number in 0..8 {
+        let (store, stopped) = (stores[number % 2].clone(), stopped.clone());
+        let take = several(&[(&rate, &moving), (&quota, &moving)]);
+        let fresh = quota.clone();
+        let moving = moving.clone();
+        load.spawn(async move {
+            let mut passed = 0;
+            while !*stopped.borrow() {
+                // Two buckets, which part on the way, and one of them alone.
+                for take in [take.clone(), one(&fresh, &moving, 1)] {
+                    let taken = ask(&store, take).await;
+                    assert!(taken.admitted && !taken.degraded, "{taken:?}");
+                }
+                passed += 1;
+                sleep(Duration::from_millis(2)).await;
+            }
+            passed
+        });
+    }
+    sleep(Duration::from_millis(50)).await;
+    // To a node that no map has shown so far.
+    let (from, to) = (&nodes.servers[0], &nodes.servers[3]);
+    let (from_id, to_id) = (nodes.id(0), nodes.id(3));
+    to.send(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
+    from.send(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
+    loop {
+        let keys = from.send(&format!("CLUSTER GETKEYSINSLOT {slot} 1"));
+        let keys: Vec<String> = redis::from_redis_value(keys).expect("keys");
+        let Some(key) = keys.first() else { break };
+        // One of the two buckets has moved, the other has not: neither server has both.
+        from.send(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", to.port()));
+        sleep(Duration::from_millis(50)).await;
+    }
+    for server in [to, from, &nodes.servers[1], &nodes.servers[2]] {
+        server.send(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
+    }
+    sleep(Duration::from_millis(200)).await;
+    stop.send_replace(true);
+    let passed: u64 = load.join_all().await.into_iter().sum();
+    println!("{passed} takes while the slot moved");
+    assert_eq!(left(&stores[0], &rate, &moving).await, 1_000_000 - passed);
+    assert_eq!(
+        left(&stores[1], &quota, &moving).await,
+        900_000 - 2 * passed
+    );
+    assert!(
+        from.errors("TRYAGAIN") + to.errors("TRYAGAIN") > 0,
+        "the buckets were never apart"
+    );
+    assert!(from.errors("ASK") > 0 && from.errors("MOVED") > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_killed_the_others_go_on_and_its_replica_takes_over() {
+    let mut nodes = Nodes::start(1).await;
+    nodes.replicate().await;
+    let mut settings = patient_at(&nodes.url());
+    settings.timeout = Duration::from_millis(100);
+    let store = connected(settings).await;
+    let limit = rule("5/day");
+    let (dead, alive) = (nodes.subject_on(0, 0), nodes.subject_on(1, 0));
+    let after = nodes.subject_on(0, 1);
+    assert!(ask(&store, one(&limit, &dead, 5)).await.admitted);
+    nodes.servers[0].kill();
+    let began = Instant::now();
+    while store.is_down().is_none() {
+        ask(&store, one(&limit, &after, 0)).await;
+    }
+    // Without its node a bucket is decided here, and no other notices.
+    assert!(!ask(&store, one(&limit, &dead, 1)).await.admitted);
+    for expected in [true, true, false] {
+        let taken = ask(&store, one(&limit, &alive, 2)).await;
+        assert_eq!((taken.admitted, taken.degraded), (expected, false));
+    }
+    while store.is_down().is_some() {
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            store.is_down()
+        );
+        sleep(Duration::from_millis(10)).await;
+    }
+    println!("exact again {:?} after the kill", began.elapsed());
+    assert!(info(&nodes.servers[3], "replication").contains("role:master"));
+    let mut passed = 0;
+    loop {
+        let taken = ask(&store, one(&limit, &after, 1)).await;
+        assert!(!taken.degraded);
+        if !taken.admitted {
+            break;
+        }
+        passed += 1;
+    }
+    assert_eq!(passed, 5);
+}
