@@ -7,6 +7,7 @@ mod counting;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+pub mod keys;
 pub mod plans;
 pub mod ratelimit;
 pub mod serve;
@@ -69,6 +70,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Ask a running server whether it serves
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Make, show and change API keys, also while a server runs
+    Keys(keys::KeysArgs),
     /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
     Ratelimit,
 }
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
+        Command::Keys(args) => on_runtime(keys::run(args)),
         Command::Ratelimit => ratelimit::run(),
     }
 }
@@ -202,12 +206,12 @@ fn domain(named: Option<&String>, plans: &Plans) -> Result<String, String> {
     }
 }
 
-/// Says which of the plan files and folders is not there.
-fn readable(sources: &[PathBuf]) -> Result<(), String> {
+/// Says which of the plan files and folders is not there, and the flag that names them.
+fn readable(sources: &[PathBuf], flag: &str) -> Result<(), String> {
     match unreadable(sources) {
         None => Ok(()),
         Some((path, error)) => Err(format!(
-            "cannot read plans from {}: {error}; name a plan file, or a folder of them, with --config",
+            "cannot read plans from {}: {error}; name a plan file, or a folder of them, with {flag}",
             path.display()
         )),
     }

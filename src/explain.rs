@@ -148,7 +148,7 @@ pub async fn explain(
     let secret = |key: &str| domain.holds_api_key(key);
     let mut limits = decision.limits.iter();
     let descriptors = domain
-        .matches(&query)
+        .matches(&query, plans.stored_keys())
         .iter()
         .zip(&query.descriptors)
         .zip(&decision.statuses)

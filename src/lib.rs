@@ -13,11 +13,14 @@ pub mod watch;
 pub mod bucket;
 
 pub mod histogram;
+pub mod keys;
 pub mod statistics;
 
 pub mod plan;
 
 pub mod store;
+
+pub mod key_store;
 
 pub mod decision;
 pub mod limiter;
@@ -32,6 +35,7 @@ pub mod xds;
 pub mod settings;
 
 pub mod admin;
+pub mod admin_api;
 pub mod grpc;
 
 pub mod envoy;

@@ -124,7 +124,7 @@ impl Limiter {
             }
             return Ok(unknown_domain(plans, query));
         };
-        let (mut parts, mut take) = plan_take(domain, query, plans.modes())?;
+        let (mut parts, mut take) = plan_take(domain, query, plans)?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry && !plans.modes().shadow {
@@ -153,7 +153,13 @@ impl Limiter {
             count(&parts, &decision);
         }
         if let Some(statistics) = statistics {
-            statistics::count(statistics, domain, query, &parts, &decision);
+            statistics::count(
+                statistics,
+                (domain, plans.stored_keys()),
+                query,
+                &parts,
+                &decision,
+            );
         }
         Ok(decision)
     }
@@ -178,17 +184,20 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
-    modes: Modes,
+    plans: &'p Plans,
 ) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
     };
     let mut parts: SmallVec<[Part<'p>; 2]> = SmallVec::new();
+    let (stored, modes) = (plans.stored_keys(), plans.modes());
     let brings_limit = query.descriptors.iter().any(|asked| asked.limit.is_some());
-    let tier = brings_limit.then(|| domain.known_tier(query)).flatten();
+    let tier = brings_limit
+        .then(|| domain.known_tier(query, stored))
+        .flatten();
     for (index, (found, descriptor)) in domain
-        .matches(query)
+        .matches(query, stored)
         .into_iter()
         .zip(&query.descriptors)
         .enumerate()
@@ -196,7 +205,7 @@ fn plan_take<'p>(
         let from = take.items.len();
         if let Some(wanted) = descriptor.limit {
             let (limit, subject) = domain
-                .override_limit(descriptor, wanted, tier)
+                .override_limit(descriptor, wanted, tier, stored)
                 .map_err(|source| DecideError::Override { index, source })?;
             take.items.push(Item {
                 key: BucketKey::new(limit.key_prefix(), &subject),

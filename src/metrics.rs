@@ -192,8 +192,14 @@ pub struct CheckLabels {
 pub enum CheckResult {
     /// A known key.
     Known,
-    /// A key that no plan has.
+    /// A key that nobody has.
     Unknown,
+    /// A key of ours whose checksum does not fit.
+    Mistyped,
+    /// A key that was disabled.
+    Disabled,
+    /// A key, or a rotated secret, whose time is over.
+    Expired,
     /// No key.
     Missing,
 }
@@ -203,6 +209,9 @@ impl EncodeLabelValue for CheckResult {
         encoder.write_str(match self {
             Self::Known => "known",
             Self::Unknown => "unknown",
+            Self::Mistyped => "mistyped",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
             Self::Missing => "missing",
         })
     }

@@ -15,6 +15,7 @@ pub mod schema;
 pub mod shapes;
 pub mod tree;
 
+mod authentication;
 mod compile;
 mod domain;
 mod keys;
@@ -28,8 +29,9 @@ mod source;
 mod subject;
 
 pub use self::{
+    authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},
     domain::Domain,
-    keys::ApiKey,
+    keys::{ApiKey, KeyCheck, KnownKey},
     mistake::{LoadError, Mistake, Notes, Place},
     options::{LoadOptions, Modes, Sources},
     plans::Plans,

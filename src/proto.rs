@@ -1,5 +1,5 @@
-//! Protobuf types of the rate-limit service and of its control planes, compiled from `proto/` by `build.rs`. Only `grpc/`,
-//! `xds/` and the clients that speak gRPC (`cli/bench`, `cli/healthcheck`) use them.
+//! Protobuf types of the rate-limit service, its control planes and the admin API, compiled from `proto/` by `build.rs`.
+//! Only `grpc/`, `admin_api/`, `xds/` and the clients that speak gRPC (`cli/bench`, `cli/healthcheck`) use them.
 
 #![allow(
     missing_docs,

@@ -20,6 +20,7 @@ use crate::{
     clock::{Clock as _, ManualClock, Timestamp},
     decision::{Code, Decision},
     descriptor::{Descriptor, Query},
+    keys::KeyTable,
     limiter::Limiter,
     plan::{Domain, Match, Plans, Rule, SharedPlans},
     store::{MemoryStore, Store},
@@ -220,13 +221,13 @@ impl Side {
     }
 
     fn told(&self, query: &Query, decision: &Decision) -> Refusal {
-        let domain = self.plans.domain(&query.domain);
+        let (domain, stored) = (self.plans.domain(&query.domain), self.plans.stored_keys());
         let by = decision.decided_by.as_ref();
         let rule = by.and_then(|by| by.rule.as_ref());
         let limit = by.and_then(|by| by.limit.as_ref());
         let who = domain.zip(rule).and_then(|(domain, rule)| {
-            let descriptor = met_by(domain, query, rule)?;
-            Some(shown(domain, descriptor))
+            let descriptor = met_by(domain, query, rule, stored)?;
+            Some(shown(domain, descriptor, stored))
         });
         Refusal {
             domain: query.domain.clone(),
@@ -238,8 +239,13 @@ impl Side {
 }
 
 /// The first descriptor that meets `rule`.
-fn met_by<'q>(domain: &Domain, query: &'q Query, rule: &Arc<Rule>) -> Option<&'q Descriptor> {
-    let matches = domain.matches(query);
+fn met_by<'q>(
+    domain: &Domain,
+    query: &'q Query,
+    rule: &Arc<Rule>,
+    stored: &KeyTable,
+) -> Option<&'q Descriptor> {
+    let matches = domain.matches(query, stored);
     let place = matches.iter().position(|found| match found {
         Match::None => false,
         Match::Passes(met) | Match::Refuses(met) | Match::Limited { rule: met, .. } => {
@@ -250,11 +256,11 @@ fn met_by<'q>(domain: &Domain, query: &'q Query, rule: &Arc<Rule>) -> Option<&'q
 }
 
 /// `tier=free, ip=192.0.2.1`: an API key by its id, and no text longer than a line.
-fn shown(domain: &Domain, descriptor: &Descriptor) -> String {
+fn shown(domain: &Domain, descriptor: &Descriptor, stored: &KeyTable) -> String {
     let entries = descriptor.entries.iter();
     let entries: Vec<String> = entries
         .map(|entry| {
-            let value = domain.reported_value(entry);
+            let value = domain.reported_value(entry, stored);
             let value: String = value
                 .chars()
                 .filter(|c| !c.is_control())

@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_stream::{
@@ -29,14 +29,17 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     admin::{self, Readiness},
+    admin_api,
     clock::SystemClock,
     export::{self, MetricsPage, Reference},
     grpc,
+    key_store::{self, KeyAdmin, KeyHome, KeyStoreError},
     limiter::Limiter,
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
+        key_home,
     },
     statistics::Statistics,
     store::{MemoryStore, Store, redis::RedisSettings},
@@ -49,6 +52,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// How often to look for changes of API keys.
+const KEY_POLL: Duration = Duration::from_millis(200);
 
 /// How often gRPC health looks whether what it needs is there.
 const HEALTH_LOOK: Duration = Duration::from_millis(250);
@@ -63,6 +69,8 @@ pub struct Server {
     pub grpc: Vec<Address>,
     /// Where health, metrics and plans are served.
     pub http: Address,
+    /// Where the admin API is served, if it is.
+    pub admin: Option<Address>,
     /// Where metrics are served too.
     pub metrics: Option<Address>,
     /// Where the debug pages are served, if anywhere.
@@ -83,6 +91,9 @@ pub enum StartError {
     /// The plans did not load.
     #[error("{0}")]
     Plans(#[from] LoadError),
+    /// The API keys of the state directory could not be read.
+    #[error("API keys: {0}")]
+    Keys(#[from] KeyStoreError),
     /// The certificates of the gRPC listeners cannot be used.
     #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
@@ -122,7 +133,7 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans that do not load, certificates that cannot be used, an address that cannot be listened on.
+    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
@@ -133,6 +144,12 @@ impl Server {
             None if settings.wait_for_plans => SharedPlans::open_or_wait(settings.plans.clone()),
             None => SharedPlans::open(settings.plans.clone())?,
         });
+        let home = match settings.dialect {
+            Dialect::Tollgate => key_home(&settings.store, settings.state_dir.as_deref()),
+            // envoyproxy/ratelimit keeps no keys.
+            Dialect::Reference => None,
+        };
+        let keys = open_keys(home, &plans).await?;
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
@@ -165,6 +182,7 @@ impl Server {
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
+            admin: None,
             metrics: None,
             debug: None,
             limiter: limiter.clone(),
@@ -189,6 +207,15 @@ impl Server {
         let http = server
             .bind(&settings.http_listen, "HTTP", http_mover)
             .await?;
+        let admin = match &settings.admin {
+            Some(admin) => Some((
+                server
+                    .bind(&admin.listen, "the admin API", "--admin-listen")
+                    .await?,
+                admin,
+            )),
+            None => None,
+        };
         let metrics_listener = match &wanted.metrics_listen {
             Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
             None => None,
@@ -213,6 +240,13 @@ impl Server {
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
+        if let Some((listener, admin)) = admin {
+            let app = admin_api::router(keys.clone(), admin.token.clone());
+            server.admin = Some(listener.address);
+            server
+                .tasks
+                .spawn(serve_http(listener.socket, app, stop.clone()));
+        }
         if let Some(debug) = debug {
             server.debug = Some(debug.address);
             let app = admin::debug::router(plans.clone());
@@ -228,6 +262,9 @@ impl Server {
                 Ok(())
             });
         }
+        if let Some(keys) = keys {
+            server.watch_over(key_store::follow(keys, KEY_POLL, stop.clone()));
+        }
         if let Some(tls) = tls {
             server.tasks.spawn(async move {
                 stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await;
@@ -237,11 +274,15 @@ impl Server {
         Ok(server)
     }
 
+    /// Takes care that a background task does not end unnoticed.
+    fn watch_over(&mut self, task: JoinHandle<()>) {
+        self.tasks
+            .spawn(async move { task.await.map_err(|error| io::Error::other(error).into()) });
+    }
+
     /// Keeps the plans as their files are.
     fn watch(&mut self, plans: Arc<SharedPlans>) {
-        let watch = plan::reload::watch(plans, POLL, self.stop.clone());
-        self.tasks
-            .spawn(async move { watch.await.map_err(|error| io::Error::other(error).into()) });
+        self.watch_over(plan::reload::watch(plans, POLL, self.stop.clone()));
     }
 
     /// Keeps the plans as the control plane says; completes once there are plans, or at once where these may come later.
@@ -411,6 +452,29 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         std::fs::remove_file(path)?;
     }
     UnixListener::bind(path)
+}
+
+/// The keys that are in no plan file. Those of a state directory are read before anything opens; those in Redis are awaited,
+/// a little while here and then in the background.
+async fn open_keys(
+    home: Option<KeyHome>,
+    plans: &Arc<SharedPlans>,
+) -> Result<Option<Arc<KeyAdmin>>, StartError> {
+    let Some(home) = home else {
+        return Ok(None);
+    };
+    let needs_files = matches!(home, KeyHome::Folder(_));
+    plans.await_stored_keys();
+    let keys = Arc::new(KeyAdmin::new(home.open(), plans.clone()));
+    match timeout(FIRST_CONNECTION, keys.refresh()).await {
+        Ok(Err(error)) if needs_files => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(
+            "starting without the API keys of the store, so nobody enters with one: {error}"
+        ),
+        // The task that follows them goes on.
+        Err(_) | Ok(Ok(_)) => {}
+    }
+    Ok(Some(keys))
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.

@@ -1,16 +1,18 @@
 //! Process settings: what a start needs to know, apart from the plans.
 
 mod statistics;
+mod token;
 
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
 
 use crate::{
+    key_store::KeyHome,
     plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
@@ -21,6 +23,7 @@ pub use self::statistics::{
     Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
     TagStyle,
 };
+pub use self::token::{AdminToken, TokenError};
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
@@ -49,6 +52,10 @@ pub struct Settings {
     pub local_cache: bool,
     /// How long to keep serving after the health service says NOT_SERVING.
     pub drain_delay: Duration,
+    /// Where this process keeps what must outlive it, where the store does not.
+    pub state_dir: Option<PathBuf>,
+    /// The admin API; off if none.
+    pub admin: Option<AdminSettings>,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
     /// In whose words errors and health are said.
@@ -57,6 +64,24 @@ pub struct Settings {
     pub health_needs: HealthNeeds,
     /// How long gRPC connections live.
     pub connection_age: ConnectionAge,
+}
+
+/// The admin API: where it listens, and what opens it.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Where it listens.
+    pub listen: Address,
+    /// What opens it.
+    pub token: AdminToken,
+}
+
+/// Where API keys are kept that are in no plan file: with the buckets in Redis, else in the state directory, else nowhere.
+pub fn key_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<KeyHome> {
+    match (store, state_dir) {
+        (StoreChoice::Redis(choice), _) => Some(KeyHome::Redis(Box::new(choice.main.clone()))),
+        (StoreChoice::Memory, Some(folder)) => Some(KeyHome::Folder(folder.to_owned())),
+        (StoreChoice::Memory, None) => None,
+    }
 }
 
 /// In whose words errors and health are said.

@@ -185,7 +185,7 @@ fn met(plans: &Plans, text: &str, values: &[Option<u8>]) -> Vec<(u64, u32)> {
     };
     let figures = |limit: &Limit| (limit.period().seconds(), limit.count());
     let domain = plans.domain("shop").unwrap();
-    match &domain.matches(&query)[0] {
+    match &domain.matches(&query, plans.stored_keys())[0] {
         Match::None => Vec::new(),
         Match::Limited { limits, .. } => {
             let mut figures: Vec<_> = limits.iter().map(|limit| figures(&limit.limit)).collect();

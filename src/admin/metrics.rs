@@ -74,6 +74,15 @@ impl Collector {
             None => Ok(()),
         }
     }
+
+    fn keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let stored = self.plans.load().stored_keys().len() as u64;
+        let help = "API keys beside those of the plan files";
+        gauge(encoder, "api_keys_stored", help, stored)?;
+        let help = "1 while the home of those API keys cannot be read and older ones are in force";
+        let stale = u64::from(self.plans.keys_are_stale());
+        gauge(encoder, "api_keys_stale", help, stale)
+    }
 }
 
 /// Characters of a version that a label shows.
@@ -108,6 +117,7 @@ impl prometheus_client::collector::Collector for Collector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.rules(&mut encoder)?;
         self.reloads(&mut encoder)?;
+        self.keys(&mut encoder)?;
         if let Store::Memory(memory) = &*self.store {
             self::memory(&mut encoder, memory)?;
         }

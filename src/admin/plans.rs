@@ -16,6 +16,11 @@ pub fn page(shared: &SharedPlans) -> Value {
         "warnings": plans.warnings().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "last_error": status.error.map(|error| error.to_string()),
         "reloads": { "success": status.changed, "failure": status.failed },
+        "stored_api_keys": {
+            "count": plans.stored_keys().len(),
+            "version": plans.stored_keys().version(),
+            "complete": plans.keys_are_complete(),
+        },
         "domains": plans.domains().map(domain).collect::<Vec<_>>(),
     })
 }

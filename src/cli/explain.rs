@@ -76,7 +76,7 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     let choice = args.store.choice()?;
     let sources = args.config.sources();
-    super::readable(&sources)?;
+    super::readable(&sources, "--config")?;
     let plans = SharedPlans::open(args.counting.sources(sources));
     let plans = plans.map_err(|error| error.to_string())?;
     let question = Question {

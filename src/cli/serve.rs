@@ -1,6 +1,8 @@
 //! `tollgate serve`: the service.
 
-use std::{io, num::NonZeroUsize, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    env, fs, io, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -12,7 +14,7 @@ use super::{
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
-    settings::{Address, ConnectionAge, Dialect, HealthNeeds, Settings},
+    settings::{Address, AdminSettings, AdminToken, ConnectionAge, Dialect, HealthNeeds, Settings},
 };
 
 /// Flags of `serve`.
@@ -68,10 +70,51 @@ pub struct ServeArgs {
     /// How long to keep serving after a signal, while health says NOT_SERVING
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
+    /// Where to keep API keys that are made at run time; a Redis store keeps them itself
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminArgs,
     #[command(flatten)]
     statistics: StatisticsArgs,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// The admin API, which is off until there is a token.
+#[derive(Debug, Clone, Args)]
+struct AdminArgs {
+    /// Where to serve the admin API, gRPC and HTTP; off until TOLLGATE_ADMIN_TOKEN or a file holds its token
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "TOLLGATE_ADMIN_LISTEN",
+        default_value = "127.0.0.1:8082"
+    )]
+    admin_listen: Address,
+    /// File that holds the admin API's token
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    /// The variable rather than a flag: what stands on a command line is no secret.
+    fn settings(&self) -> Result<Option<AdminSettings>, String> {
+        let text = match &self.admin_token_file {
+            Some(file) => fs::read_to_string(file)
+                .map_err(|error| format!("--admin-token-file: {}: {error}", file.display()))?,
+            None => match env::var("TOLLGATE_ADMIN_TOKEN") {
+                Ok(text) => text,
+                Err(env::VarError::NotPresent) => return Ok(None),
+                Err(error) => return Err(format!("TOLLGATE_ADMIN_TOKEN: {error}")),
+            },
+        };
+        let token = AdminToken::new(&text).map_err(|error| error.to_string())?;
+        Ok(Some(AdminSettings {
+            listen: self.admin_listen.clone(),
+            token,
+        }))
+    }
 }
 
 impl ServeArgs {
@@ -108,6 +151,8 @@ impl ServeArgs {
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
+            state_dir: self.state_dir.clone(),
+            admin: self.admin.settings()?,
         })
     }
 
@@ -129,7 +174,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(message) => return super::fail(&message),
     };
-    match super::readable(&settings.plans.paths) {
+    match super::readable(&settings.plans.paths, "--config") {
         Ok(()) => run_with(settings, args.worker_threads),
         Err(message) => {
             super::say(format_args!("error: {message}"));
@@ -218,6 +263,9 @@ fn banner(server: &Server, settings: &Settings) -> String {
         grpc.join(", ")
     );
     text += &format!("  health, metrics, plans (HTTP) on {}\n", server.http);
+    if let Some(admin) = &server.admin {
+        text += &format!("  the admin API on {admin}\n");
+    }
     if let Some(metrics) = &server.metrics {
         let path = &settings.statistics.metrics_path;
         text += &format!("  metrics (HTTP) on {metrics}{path}\n");
@@ -238,6 +286,10 @@ fn banner(server: &Server, settings: &Settings) -> String {
             "  plans of domain {}: {rules} rules, {keys} API keys\n",
             domain.name()
         );
+    }
+    let stored = plans.stored_keys().len();
+    if stored > 0 {
+        text += &format!("  {stored} API keys beside those of the plans\n");
     }
     text += &format!("try: curl -s http://{}/plans\n", server.http);
     text

@@ -102,10 +102,10 @@ pub async fn run(args: SimulateArgs) -> ExitCode {
 }
 
 async fn simulate(args: &SimulateArgs) -> Result<Report, String> {
-    let new = load(&args.plans, &args.counting)?;
+    let new = load(&args.plans, "--plans", &args.counting)?;
     let old = match args.old.is_empty() {
         true => None,
-        false => Some(load(&args.old, &args.counting)?),
+        false => Some(load(&args.old, "--old", &args.counting)?),
     };
     let reader = reader(args, &new)?;
     let mut replay = Replay::new(new, old, args.max_buckets);
@@ -117,8 +117,8 @@ async fn simulate(args: &SimulateArgs) -> Result<Report, String> {
     Ok(report)
 }
 
-fn load(paths: &[PathBuf], counting: &CountingArgs) -> Result<Plans, String> {
-    super::readable(paths)?;
+fn load(paths: &[PathBuf], flag: &str, counting: &CountingArgs) -> Result<Plans, String> {
+    super::readable(paths, flag)?;
     Plans::load(&counting.sources(paths.to_vec()), None).map_err(|error| error.to_string())
 }
 

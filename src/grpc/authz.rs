@@ -1,38 +1,30 @@
 //! `envoy.service.auth.v3.Authorization`: is there a valid API key, and whose is it?
+//!
+//! `find` looks where the plans say that a request carries its key, `answer` says what Envoy is to do.
+
+mod answer;
+mod find;
 
 use std::sync::Arc;
 
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3::{
-            HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
-        },
-        service::auth::v3::{
-            CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
-            authorization_server::Authorization, check_response::HttpResponse,
-        },
-        r#type::v3::{HttpStatus, StatusCode},
-    },
-    google::{
-        protobuf::{Struct, Value, value::Kind},
-        rpc,
-    },
+use envoy_types::pb::envoy::service::auth::v3::{
+    AttributeContext, CheckRequest, CheckResponse, attribute_context::HttpRequest,
+    authorization_server::Authorization,
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
+use self::answer::Refusal;
 use super::status;
 use crate::{
+    keys::{Form, form},
     limiter::DecideError,
     metrics::{CheckLabels, CheckResult, Metrics},
-    plan::{ApiKey, SharedPlans},
+    plan::{Authentication, KeyCheck, Plans, SharedPlans},
     settings::Dialect,
 };
 
-/// The header that carries the key.
-const KEY_HEADER: &str = "x-api-key";
-
-/// What API Gateway answers to every trouble with a key.
-const FORBIDDEN: &str = r#"{"message":"Forbidden"}"#;
+/// The context extension of a route that names the domain whose keys open it.
+const DOMAIN: &str = "domain";
 
 /// The service.
 #[derive(Debug)]
@@ -53,6 +45,40 @@ impl Service {
             .get_or_create(&CheckLabels { result })
             .inc();
     }
+
+    fn refuse(&self, asked: &Authentication, result: CheckResult) -> CheckResponse {
+        self.count(result);
+        let refusal = match result {
+            CheckResult::Missing => Refusal::Missing,
+            CheckResult::Mistyped => Refusal::Mistyped,
+            _ => Refusal::Invalid,
+        };
+        answer::refusal(asked, refusal)
+    }
+
+    fn answer(
+        &self,
+        plans: &Plans,
+        scope: &Scope<'_>,
+        http: &HttpRequest,
+    ) -> Option<CheckResponse> {
+        let asked = scope.authentication;
+        let Some(found) = find::secret(http, &asked.key_from) else {
+            return Some(self.refuse(asked, CheckResult::Missing));
+        };
+        let result = match scope.check(plans, &found.secret) {
+            KeyCheck::Known(key) => {
+                self.count(CheckResult::Known);
+                return Some(answer::welcome(key, asked, http, found.source));
+            }
+            KeyCheck::Disabled => CheckResult::Disabled,
+            KeyCheck::Expired => CheckResult::Expired,
+            KeyCheck::Unknown if form(&found.secret) == Form::Mistyped => CheckResult::Mistyped,
+            KeyCheck::Unknown if !plans.keys_are_complete() => return None,
+            KeyCheck::Unknown => CheckResult::Unknown,
+        };
+        Some(self.refuse(asked, result))
+    }
 }
 
 #[tonic::async_trait]
@@ -61,92 +87,46 @@ impl Authorization for Service {
         &self,
         request: Request<CheckRequest>,
     ) -> Result<Response<CheckResponse>, Status> {
-        let Some(secret) = secret(request.into_inner()) else {
-            self.count(CheckResult::Missing);
-            return Ok(Response::new(forbidden()));
-        };
+        let attributes = request.into_inner().attributes.unwrap_or_default();
         let plans = self.plans.load();
         if !plans.loaded() {
             let none = DecideError::NoPlans;
             return Err(status::undecided(&self.metrics, Dialect::Tollgate, &none));
         }
-        let response = match plans.api_key(&secret) {
-            Some(key) => {
-                self.count(CheckResult::Known);
-                welcome(key)
-            }
-            None => {
-                self.count(CheckResult::Unknown);
-                forbidden()
-            }
-        };
-        Ok(Response::new(response))
-    }
-}
-
-/// The key that the request carries. Envoy sends header names in lower case.
-fn secret(request: CheckRequest) -> Option<String> {
-    let mut http = request.attributes?.request?.http?;
-    let secret = http.headers.remove(KEY_HEADER).or_else(|| {
-        let map = http.header_map?;
-        let found = map
-            .headers
-            .into_iter()
-            .find(|header| header.key == KEY_HEADER)?;
-        if found.value.is_empty() {
-            String::from_utf8(found.raw_value).ok()
-        } else {
-            Some(found.value)
+        let scope = Scope::of(&plans, &attributes);
+        let http = attributes
+            .request
+            .as_ref()
+            .and_then(|request| request.http.as_ref());
+        let none = HttpRequest::default();
+        match self.answer(&plans, &scope, http.unwrap_or(&none)) {
+            Some(answer) => Ok(Response::new(answer)),
+            None => Err(status::keys_awaited(&self.metrics)),
         }
-    })?;
-    (!secret.is_empty()).then_some(secret)
-}
-
-fn welcome(key: &ApiKey) -> CheckResponse {
-    let text = |text: &str| Value {
-        kind: Some(Kind::StringValue(text.to_owned())),
-    };
-    let fields = [
-        ("api_key_id".to_owned(), text(&key.id)),
-        ("tier".to_owned(), text(&key.tier)),
-    ];
-    CheckResponse {
-        status: Some(rpc::Status {
-            code: Code::Ok.into(),
-            ..Default::default()
-        }),
-        dynamic_metadata: Some(Struct {
-            fields: fields.into_iter().collect(),
-        }),
-        http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
-            headers_to_remove: vec![KEY_HEADER.to_owned()],
-            ..Default::default()
-        })),
     }
 }
 
-fn forbidden() -> CheckResponse {
-    let content_type = HeaderValueOption {
-        header: Some(HeaderValue {
-            key: "content-type".to_owned(),
-            value: "application/json".to_owned(),
-            raw_value: Vec::new(),
-        }),
-        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        ..Default::default()
-    };
-    CheckResponse {
-        status: Some(rpc::Status {
-            code: Code::PermissionDenied.into(),
-            ..Default::default()
-        }),
-        dynamic_metadata: None,
-        http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
-            status: Some(HttpStatus {
-                code: StatusCode::Forbidden.into(),
-            }),
-            headers: vec![content_type],
-            body: FORBIDDEN.to_owned(),
-        })),
+/// Whose keys open, and how they are asked for: those of the domain that the route names, else those of all.
+struct Scope<'p> {
+    domain: Option<&'p crate::plan::Domain>,
+    authentication: &'p Authentication,
+}
+
+impl<'p> Scope<'p> {
+    fn of(plans: &'p Plans, attributes: &AttributeContext) -> Self {
+        let named = attributes.context_extensions.get(DOMAIN);
+        let domain = named.and_then(|name| plans.domain(name));
+        let own = domain.and_then(|domain| domain.authentication());
+        Self {
+            domain,
+            authentication: own.unwrap_or(plans.authentication()),
+        }
+    }
+
+    fn check(&self, plans: &'p Plans, secret: &[u8]) -> KeyCheck<'p> {
+        match self.domain {
+            Some(domain) => domain.check_secret(plans.stored_keys(), secret),
+            None => plans.check_secret(secret),
+        }
     }
 }

@@ -49,6 +49,12 @@ pub fn undecided(metrics: &Metrics, dialect: Dialect, error: &DecideError) -> St
     }
 }
 
+/// A key that no file has, while those that are in no file have not been read yet.
+pub fn keys_awaited(metrics: &Metrics) -> Status {
+    count(metrics, ErrorReason::Store);
+    Status::unavailable("the API keys have not been read yet")
+}
+
 /// The answer to a call whose message may not have been one. No service of ours answers INTERNAL or OUT_OF_RANGE: these
 /// are tonic's words for a message that does not decode, and for one that is too large.
 pub fn unread(metrics: &Metrics, mut response: Response<Body>) -> Response<Body> {

@@ -5,6 +5,7 @@ use crate::{
     bucket::Balance,
     decision::{Decision, LimitState},
     descriptor::{Descriptor, Hits, Query},
+    keys::KeyTable,
     limit::Kind,
     plan::{Domain, Match, Role, RuleLimit},
     statistics::{Judged, StatKey, Statistics, key::level},
@@ -13,7 +14,7 @@ use crate::{
 /// Counts each descriptor of the query with its rule, or with what it says of itself if it brought its limit along.
 pub(super) fn count(
     statistics: &Statistics,
-    domain: &Domain,
+    (domain, stored): (&Domain, &KeyTable),
     query: &Query,
     parts: &[Part<'_>],
     decision: &Decision,
@@ -23,7 +24,7 @@ pub(super) fn count(
         let Some(judged) = judged(part, descriptor, states) else {
             continue;
         };
-        let shown = |entry| domain.public_value(entry);
+        let shown = |entry| domain.public_value(entry, stored);
         let entries = &descriptor.entries;
         match part.rule() {
             Some(rule) => {

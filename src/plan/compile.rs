@@ -8,7 +8,8 @@ use std::{
 use smallvec::smallvec;
 
 use super::{
-    domain::{Domain, KeyRule, Node, Overrides, RuleNames, Unmatched, rule_limit},
+    authentication::Authentication,
+    domain::{Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, rule_limit},
     file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
@@ -75,6 +76,7 @@ pub fn compile(
     let keys = compiler.keys(file.api_keys.unwrap_or_default());
     Domain {
         response: Arc::new(response(file.response, &outer.response)),
+        authentication: file.authentication.map(Authentication::from).map(Arc::new),
         on_store_error,
         counting,
         replaces: compiler.rules.iter().any(|rule| !rule.replaces.is_empty()),
@@ -165,13 +167,20 @@ impl Compiler<'_> {
         let below = file.descriptors.take().unwrap_or_default();
         let key_rule = file.limits_from.map(|_| {
             self.key_names.insert(file.key.as_str().into());
-            KeyRule {
+            let name = file.name.as_deref().map(Arc::from);
+            Box::new(KeyRule {
+                names: OwnedRuleNames::new(RuleNames {
+                    domain: &self.domain,
+                    path: &escaped,
+                    shown: &element,
+                    name: name.as_ref(),
+                }),
                 secret_only: file.api_key_is.is_some(),
                 unknown: file
                     .unknown_key
                     .as_ref()
                     .and_then(|name| self.tier_index(name)),
-            }
+            })
         });
         let variable = variable(&file);
         self.levels.push(key_level(&file));

@@ -3,6 +3,7 @@
 //! Loaded states are compared, not texts: comments, layout and names of files change nothing for anybody. A rule is known by
 //! its path, a limit by its kind and period, as buckets are.
 
+mod authentication;
 mod keys;
 mod limits;
 mod rules;
@@ -14,9 +15,11 @@ use serde::Serialize;
 
 use super::{
     Plans,
+    authentication::Authentication,
     domain::Domain,
     rule::{Allowance, Charge, Counting, ResponseOptions, Rule, RuleLimit},
 };
+use authentication::asked;
 use limits::{compare, texts};
 use rules::rules;
 
@@ -45,6 +48,7 @@ pub enum ChangeSubject {
     Domain,
     Tier,
     ApiKeys,
+    Authentication,
     Rule,
     Order,
     Response,
@@ -100,6 +104,7 @@ impl fmt::Display for Change {
             ChangeSubject::Order => write!(f, "wildcard rule `{name}`: {says}"),
             ChangeSubject::Tier => write!(f, "tier `{name}`: {says}"),
             ChangeSubject::ApiKeys => write!(f, "{says}: {name}"),
+            ChangeSubject::Authentication => write!(f, "authentication, {name}: {says}"),
             ChangeSubject::Rule => write!(f, "rule `{name}`: {says}"),
             ChangeSubject::Response => write!(f, "response, {name}: {says}"),
         }
@@ -114,6 +119,8 @@ pub fn diff(old: &Plans, new: &Plans) -> Vec<Change> {
             Some(after) => Pair {
                 old: domain,
                 new: after,
+                old_asks: asked(old, domain),
+                new_asks: asked(new, after),
             }
             .changes(&mut changes),
             None => changes.push(whole_domain(domain, ChangeKind::Removed)),
@@ -150,6 +157,9 @@ fn whole_domain(domain: &Domain, change: ChangeKind) -> Change {
 struct Pair<'p> {
     old: &'p Domain,
     new: &'p Domain,
+    /// How keys are asked for, said by the domain or not.
+    old_asks: &'p Authentication,
+    new_asks: &'p Authentication,
 }
 
 impl Pair<'_> {
@@ -157,6 +167,7 @@ impl Pair<'_> {
         self.defaults(into);
         self.tiers(into);
         self.keys(into);
+        self.authentication(into);
         self.rules(into);
         self.order(into);
         self.response(into);

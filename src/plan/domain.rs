@@ -3,10 +3,10 @@
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 
 use super::{
-    keys::ApiKeys,
+    authentication::Authentication,
+    keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
     matching::read_as,
     rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     descriptor::{Descriptor, Entry, LimitOverride},
+    keys::{KeyTable, hash},
     limit::{Limit, LimitError, Period},
 };
 
@@ -25,6 +26,7 @@ const MOST_OVERRIDES: usize = 1_024;
 pub struct Domain {
     pub(super) name: Arc<str>,
     pub(super) response: Arc<ResponseOptions>,
+    pub(super) authentication: Option<Arc<Authentication>>,
     pub(super) on_store_error: OnStoreError,
     pub(super) counting: Counting,
     pub(super) rules: Vec<Arc<Rule>>,
@@ -50,7 +52,7 @@ pub struct Node {
     /// What of the entry goes into a bucket's name.
     pub variable: Variable,
     /// How its entry is read as an API key, if it is one.
-    pub key_rule: Option<KeyRule>,
+    pub key_rule: Option<Box<KeyRule>>,
 }
 
 impl Node {
@@ -61,12 +63,14 @@ impl Node {
 }
 
 /// How an entry is read as an API key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct KeyRule {
     /// Only the secret opens, not the id.
     pub secret_only: bool,
     /// Index of the tier that unknown keys get; none to refuse them.
     pub unknown: Option<u32>,
+    /// What limits that a key has of its own are called.
+    pub names: OwnedRuleNames,
 }
 
 /// What a request gets that meets no rule.
@@ -117,6 +121,46 @@ impl Domain {
         &self.tiers
     }
 
+    /// How its keys are asked for, where its file says so.
+    pub fn authentication(&self) -> Option<&Arc<Authentication>> {
+        self.authentication.as_ref()
+    }
+
+    /// The API key that `text` is in this domain: its secret, or its id unless `secret_only`. A key whose tier the domain
+    /// does not have is none of its keys.
+    pub(super) fn api_key<'p>(
+        &'p self,
+        stored: &'p KeyTable,
+        text: &str,
+        secret_only: bool,
+    ) -> Option<KnownKey<'p>> {
+        let by_id = match secret_only {
+            true => None,
+            false => key_of_id(&self.keys, stored, text),
+        };
+        let by_secret = || KeyCheck::secret(&self.keys, stored, text.as_bytes()).known();
+        let key = by_id.or_else(by_secret)?;
+        self.tier_of(key).map(|_| key)
+    }
+
+    /// The index of the key's tier.
+    pub(super) fn tier_of(&self, key: KnownKey<'_>) -> Option<u32> {
+        let tier = match key {
+            KnownKey::File(key) => return Some(key.tier_index),
+            KnownKey::Stored(key) => key.tier(),
+        };
+        let index = self.tiers.iter().position(|name| **name == *tier)?;
+        Some(index as u32)
+    }
+
+    /// What a secret opens in this domain.
+    pub fn check_secret<'p>(&'p self, stored: &'p KeyTable, secret: &[u8]) -> KeyCheck<'p> {
+        match KeyCheck::secret(&self.keys, stored, secret) {
+            KeyCheck::Known(key) if self.tier_of(key).is_none() => KeyCheck::Unknown,
+            found => found,
+        }
+    }
+
     /// Its API keys, without their secrets.
     pub fn api_keys(&self) -> impl Iterator<Item = &Arc<super::ApiKey>> {
         self.keys.iter()
@@ -128,26 +172,25 @@ impl Domain {
     }
 
     /// What of an entry's value may be seen: all of it, but of an API key only its id, or `unknown`.
-    pub fn public_value<'e>(&'e self, entry: &'e Entry) -> &'e str {
+    pub fn public_value<'e>(&'e self, entry: &'e Entry, stored: &'e KeyTable) -> &'e str {
         match self.holds_api_key(&entry.key) {
             false => &entry.value,
             true => self
-                .keys
-                .of_id_or_secret(&entry.value)
-                .map_or("unknown", |key| &key.id),
+                .api_key(stored, &entry.value, false)
+                .map_or("unknown", KnownKey::id),
         }
     }
 
     /// The same for a report, where keys that nobody knows are told apart, by the beginning of their hash. What is called
     /// `api_key` is taken for one, whatever the rules say.
-    pub fn reported_value<'e>(&'e self, entry: &'e Entry) -> Cow<'e, str> {
+    pub fn reported_value<'e>(&'e self, entry: &'e Entry, stored: &'e KeyTable) -> Cow<'e, str> {
         if entry.key != "api_key" && !self.holds_api_key(&entry.key) {
             return Cow::Borrowed(&entry.value);
         }
-        if let Some(known) = self.keys.of_id_or_secret(&entry.value) {
-            return Cow::Borrowed(&known.id);
+        if let Some(known) = self.api_key(stored, &entry.value, false) {
+            return Cow::Borrowed(known.id());
         }
-        let [one, two, three, ..] = <[u8; 32]>::from(Sha256::digest(&entry.value));
+        let [one, two, three, ..] = hash(entry.value.as_bytes());
         format!("(unknown key #{one:02x}{two:02x}{three:02x})").into()
     }
 
@@ -163,11 +206,12 @@ impl Domain {
         descriptor: &Descriptor,
         limit: LimitOverride,
         tier: Option<&str>,
+        stored: &KeyTable,
     ) -> Result<(Arc<RuleLimit>, Subject), LimitError> {
         let mut subject = Subject::new();
         for entry in &descriptor.entries {
             push_text(&mut subject, &entry.key);
-            self.push_entry_value(&mut subject, &entry.key, read_as(entry, tier));
+            self.push_entry_value(&mut subject, &entry.key, read_as(entry, tier), stored);
         }
         let asked = (limit.requests, limit.period);
         if let Some(ready) = self.overrides.ready.lock().get(&asked) {
@@ -189,12 +233,12 @@ impl Domain {
     }
 
     /// A value, or what stands for an API key: entries that hold keys never show a secret.
-    fn push_entry_value(&self, subject: &mut Subject, key: &str, value: &str) {
+    fn push_entry_value(&self, subject: &mut Subject, key: &str, value: &str, stored: &KeyTable) {
         if !self.holds_api_key(key) {
             return push_value(subject, value);
         }
-        match self.keys.of_id_or_secret(value) {
-            Some(known) => push_plain(subject, &known.id),
+        match self.api_key(stored, value, false) {
+            Some(known) => push_plain(subject, known.id()),
             None => push_hashed(subject, value),
         }
     }
@@ -217,6 +261,42 @@ pub(super) struct RuleNames<'a> {
     /// Its last element, for people.
     pub shown: &'a str,
     pub name: Option<&'a Arc<str>>,
+}
+
+/// The same, to keep.
+#[derive(Debug)]
+pub struct OwnedRuleNames {
+    path: Box<str>,
+    shown: Box<str>,
+    name: Option<Arc<str>>,
+}
+
+impl OwnedRuleNames {
+    pub(super) fn new(names: RuleNames<'_>) -> Self {
+        Self {
+            path: names.path.into(),
+            shown: names.shown.into(),
+            name: names.name.cloned(),
+        }
+    }
+
+    /// The limits that a key has of its own, under this rule of `domain`.
+    pub(super) fn limits<L: FromIterator<Arc<RuleLimit>>>(
+        &self,
+        domain: &str,
+        limits: &[Limit],
+    ) -> L {
+        let names = RuleNames {
+            domain,
+            path: &self.path,
+            shown: &self.shown,
+            name: self.name.as_ref(),
+        };
+        let own = limits
+            .iter()
+            .map(|limit| rule_limit(names, limit.clone(), None));
+        own.map(Arc::new).collect()
+    }
 }
 
 /// A limit of a rule. `own` is the limit's own name.

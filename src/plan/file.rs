@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{
+    authentication::{ErrorStyle, KeySource},
     mistake::Place,
     rule::{Charge, OnStoreError},
 };
@@ -30,6 +31,9 @@ pub struct PlanFile {
     /// The API keys, each with its tier.
     #[schemars(default)]
     pub api_keys: Option<Vec<ApiKeyFile>>,
+    /// Where requests carry their API key, and what who has none is told. For Envoy's external authorization.
+    #[schemars(default)]
+    pub authentication: Option<AuthenticationFile>,
     /// What a request gets that meets no rule: `allow` (unless told), `deny`, or a limit that all such requests share.
     #[schemars(default)]
     pub unmatched: UnmatchedFile,
@@ -168,6 +172,32 @@ pub struct ApiKeyFile {
     pub tier: String,
     /// Whose it is; for people.
     #[schemars(with = "Option<Text>")]
+    pub owner: Option<String>,
+}
+
+/// Where requests carry their API key, and what who has none is told.
+#[derive(Debug, Clone, Default, JsonSchema)]
+#[schemars(rename = "Authentication", deny_unknown_fields)]
+pub struct AuthenticationFile {
+    /// Places to look at, in order. `header:x-api-key` and `bearer` unless told.
+    pub key_from: Option<Vec<KeySource>>,
+    /// How refusals look. `aws` unless told.
+    pub error_style: Option<ErrorStyle>,
+    /// Whether the key is taken out of the request before it goes to the upstream. It is unless told.
+    pub hide_key: Option<bool>,
+    /// Headers that tell the upstream whose request it is. None unless told.
+    pub upstream_headers: Option<UpstreamHeadersFile>,
+}
+
+/// Names of headers that tell the upstream whose request it is.
+#[derive(Debug, Clone, Default, JsonSchema)]
+#[schemars(rename = "UpstreamHeaders", deny_unknown_fields)]
+pub struct UpstreamHeadersFile {
+    /// Carries the key's id.
+    pub api_key_id: Option<String>,
+    /// Carries the key's tier.
+    pub tier: Option<String>,
+    /// Carries the key's owner.
     pub owner: Option<String>,
 }
 

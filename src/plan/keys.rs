@@ -1,8 +1,11 @@
-//! API keys: known by their id, or by the SHA-256 of their secret. The secret itself is nowhere.
+//! API keys of plan files: known by their id, or by the SHA-256 of their secret. The secret itself is nowhere.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use sha2::{Digest as _, Sha256};
+use crate::{
+    keys::{KeyTable, LONGEST_SECRET, Lookup, StoredKey, hash, unix_now},
+    limit::Limit,
+};
 
 /// An API key.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,21 +52,14 @@ impl ApiKeys {
         None
     }
 
-    /// The key of that secret.
-    pub fn of_secret(&self, secret: &str) -> Option<&ApiKey> {
-        if self.by_hash.is_empty() {
-            return None;
-        }
-        let hash: [u8; 32] = Sha256::digest(secret).into();
-        self.by_hash.get(&hash).map(AsRef::as_ref)
+    /// The key whose secret has that SHA-256.
+    pub fn of_hash(&self, sha256: &[u8; 32]) -> Option<&ApiKey> {
+        self.by_hash.get(sha256).map(AsRef::as_ref)
     }
 
-    /// The key of that id or secret.
-    pub fn of_id_or_secret(&self, text: &str) -> Option<&ApiKey> {
-        match self.by_id.get(text) {
-            Some(key) => Some(key),
-            None => self.of_secret(text),
-        }
+    /// The key of that id.
+    pub fn of_id(&self, id: &str) -> Option<&ApiKey> {
+        self.by_id.get(id).map(AsRef::as_ref)
     }
 
     /// The ids that are known here and there, and whose secret there is another one.
@@ -79,4 +75,97 @@ impl ApiKeys {
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ApiKey>> {
         self.by_hash.values()
     }
+}
+
+/// A key that opens, wherever it is kept.
+#[derive(Debug, Clone, Copy)]
+pub enum KnownKey<'p> {
+    /// In a plan file.
+    File(&'p ApiKey),
+    /// In the key store.
+    Stored(&'p StoredKey),
+}
+
+impl<'p> KnownKey<'p> {
+    /// Its public name.
+    pub fn id(self) -> &'p str {
+        match self {
+            Self::File(key) => &key.id,
+            Self::Stored(key) => key.id(),
+        }
+    }
+
+    /// The tier it belongs to.
+    pub fn tier(self) -> &'p str {
+        match self {
+            Self::File(key) => &key.tier,
+            Self::Stored(key) => key.tier(),
+        }
+    }
+
+    /// Whose it is.
+    pub fn owner(self) -> Option<&'p str> {
+        match self {
+            Self::File(key) => key.owner.as_deref(),
+            Self::Stored(key) => key.owner(),
+        }
+    }
+
+    /// Limits in place of its tier's; empty to have the tier's.
+    pub fn limits(self) -> &'p [Limit] {
+        match self {
+            Self::File(_) => &[],
+            Self::Stored(key) => key.limits(),
+        }
+    }
+}
+
+/// What a text that should be a key opens.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyCheck<'p> {
+    /// This key.
+    Known(KnownKey<'p>),
+    /// Nothing: it was disabled.
+    Disabled,
+    /// Nothing: its time is over.
+    Expired,
+    /// Nothing.
+    Unknown,
+}
+
+impl<'p> KeyCheck<'p> {
+    /// What `secret` opens. Keys of files win. The steps are the same for a key that is known and one that is not.
+    pub fn secret(files: &'p ApiKeys, stored: &'p KeyTable, secret: &[u8]) -> Self {
+        if secret.len() > LONGEST_SECRET || (files.by_hash.is_empty() && stored.is_empty()) {
+            return Self::Unknown;
+        }
+        let sha256 = hash(secret);
+        let (file, stored) = (files.of_hash(&sha256), stored.of_hash(&sha256, unix_now()));
+        match (file, stored) {
+            (Some(key), _) => Self::Known(KnownKey::File(key)),
+            (None, Lookup::Live(key)) => Self::Known(KnownKey::Stored(key)),
+            (None, Lookup::Disabled) => Self::Disabled,
+            (None, Lookup::Expired) => Self::Expired,
+            (None, Lookup::Unknown) => Self::Unknown,
+        }
+    }
+
+    /// The key, if it opens.
+    pub fn known(self) -> Option<KnownKey<'p>> {
+        match self {
+            Self::Known(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+/// The key of that id.
+pub fn key_of_id<'p>(files: &'p ApiKeys, stored: &'p KeyTable, id: &str) -> Option<KnownKey<'p>> {
+    if let Some(key) = files.of_id(id) {
+        return Some(KnownKey::File(key));
+    }
+    if stored.is_empty() {
+        return None;
+    }
+    stored.of_id(id, unix_now()).live().map(KnownKey::Stored)
 }

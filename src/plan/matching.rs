@@ -3,14 +3,17 @@
 use smallvec::SmallVec;
 
 use super::{
-    domain::{Domain, Node, Unmatched},
-    keys::ApiKey,
+    domain::{Domain, KeyRule, Node, Unmatched},
+    keys::KnownKey,
     level::Met,
-    rule::{Allowance, Match, Role, Rule, Subject},
+    rule::{Allowance, Match, Role, Rule, RuleLimit, Subject},
     subject::{Variable, push_hashed, push_mark, push_plain, push_value},
 };
-use crate::descriptor::{Descriptor, Entry, Query};
-use std::sync::Arc;
+use crate::{
+    descriptor::{Descriptor, Entry, Query},
+    keys::KeyTable,
+};
+use std::{borrow::Cow, sync::Arc};
 
 /// The key whose entries are read as the tier of a known API key.
 const TIER: &str = "tier";
@@ -23,18 +26,21 @@ struct Walk<'p> {
     /// The rule that refuses an unknown API key.
     denied: Option<&'p Arc<Rule>>,
     /// The known API key that the descriptor names.
-    key: Option<&'p ApiKey>,
+    key: Option<KnownKey<'p>>,
+    /// The limits that hold in place of the tier's, if the last entry is an API key that has its own.
+    own_limits: Option<Vec<Arc<RuleLimit>>>,
 }
 
 impl Domain {
     /// What the rules say: one answer per descriptor, in order. Descriptors that bring a limit along meet no rule.
     ///
     /// Once one descriptor names a known API key, every `tier` entry is read as that key's tier. Rules that another matched
-    /// rule replaces are left out. Where no descriptor meets a rule, `unmatched` answers.
-    pub fn matches(&self, query: &Query) -> SmallVec<[Match<'_>; 2]> {
-        let walks = self.walks(query);
+    /// rule replaces are left out. Where no descriptor meets a rule, `unmatched` answers. `stored` are the keys that are in no
+    /// file.
+    pub fn matches<'p>(&'p self, query: &Query, stored: &'p KeyTable) -> SmallVec<[Match<'p>; 2]> {
+        let walks = self.walks(query, stored);
         let mut met = false;
-        let mut matches: SmallVec<[Match<'_>; 2]> = query
+        let mut matches: SmallVec<[Match<'p>; 2]> = query
             .descriptors
             .iter()
             .zip(walks)
@@ -57,29 +63,29 @@ impl Domain {
     }
 
     /// The tier of the first known API key that a descriptor names.
-    pub fn known_tier(&self, query: &Query) -> Option<&str> {
+    pub fn known_tier<'p>(&'p self, query: &Query, stored: &'p KeyTable) -> Option<&'p str> {
         if self.key_names.is_empty() {
             return None;
         }
-        let key_of = |descriptor: &Descriptor| self.walk(&descriptor.entries, None).key;
+        let key_of = |descriptor: &Descriptor| self.walk(&descriptor.entries, None, stored).key;
         let key = query.descriptors.iter().find_map(key_of)?;
-        Some(&key.tier)
+        Some(key.tier())
     }
 
-    fn walks(&self, query: &Query) -> SmallVec<[Walk<'_>; 2]> {
-        let mut walks: SmallVec<[Walk<'_>; 2]> = query
+    fn walks<'p>(&'p self, query: &Query, stored: &'p KeyTable) -> SmallVec<[Walk<'p>; 2]> {
+        let mut walks: SmallVec<[Walk<'p>; 2]> = query
             .descriptors
             .iter()
-            .map(|descriptor| self.walk(&descriptor.entries, None))
+            .map(|descriptor| self.walk(&descriptor.entries, None, stored))
             .collect();
         let tier = match self.key_names.is_empty() {
             true => None,
-            false => walks.iter().find_map(|walk| walk.key).map(|key| &*key.tier),
+            false => walks.iter().find_map(|walk| walk.key).map(KnownKey::tier),
         };
         if let Some(tier) = tier {
             for (walk, descriptor) in walks.iter_mut().zip(&query.descriptors) {
                 if names_another_tier(descriptor, tier) {
-                    *walk = self.walk(&descriptor.entries, Some(tier));
+                    *walk = self.walk(&descriptor.entries, Some(tier), stored);
                 }
             }
         }
@@ -88,7 +94,7 @@ impl Domain {
 
     /// Follows the entries from the top. Source: envoyproxy/ratelimit: a branch once taken is never left again, and only a
     /// rule at the last entry counts.
-    fn walk(&self, entries: &[Entry], tier: Option<&str>) -> Walk<'_> {
+    fn walk<'p>(&'p self, entries: &[Entry], tier: Option<&str>, stored: &'p KeyTable) -> Walk<'p> {
         let mut node = self.top();
         let mut joined: SmallVec<[u8; 128]> = SmallVec::new();
         let mut walk = Walk {
@@ -96,6 +102,7 @@ impl Domain {
             tier: None,
             denied: None,
             key: None,
+            own_limits: None,
         };
         let mut subject = Subject::new();
         for entry in entries {
@@ -110,9 +117,10 @@ impl Domain {
             };
             node = self.node(index);
             match &node.key_rule {
-                Some(_) => self.identify(node, value, &mut subject, &mut walk),
+                Some(rule) => self.identify((node, rule), value, stored, &mut subject, &mut walk),
                 None => {
                     walk.tier = None;
+                    walk.own_limits = None;
                     push_variable(&mut subject, node.variable, met, value, &joined);
                 }
             }
@@ -126,21 +134,21 @@ impl Domain {
     /// Reads a value as an API key. Its id names the buckets, whether it came as id or as secret.
     fn identify<'p>(
         &'p self,
-        node: &'p Node,
+        (node, rule): (&'p Node, &KeyRule),
         value: &str,
+        stored: &'p KeyTable,
         subject: &mut Subject,
         walk: &mut Walk<'p>,
     ) {
-        let Some(rule) = &node.key_rule else { return };
-        let key = match rule.secret_only {
-            true => self.keys.of_secret(value),
-            false => self.keys.of_id_or_secret(value),
-        };
-        match key {
+        walk.own_limits = None;
+        match self.api_key(stored, value, rule.secret_only) {
             Some(key) => {
-                push_plain(subject, &key.id);
+                push_plain(subject, key.id());
                 walk.key = walk.key.or(Some(key));
-                walk.tier = Some(key.tier_index);
+                walk.tier = self.tier_of(key);
+                if !key.limits().is_empty() {
+                    walk.own_limits = Some(rule.names.limits(&self.name, key.limits()));
+                }
             }
             None => {
                 push_hashed(subject, value);
@@ -165,7 +173,7 @@ impl Domain {
                 {
                     *first = Match::Limited {
                         rule,
-                        limits,
+                        limits: Cow::Borrowed(limits),
                         subject: Subject::new(),
                     };
                 }
@@ -185,14 +193,18 @@ impl<'p> Walk<'p> {
         let Some(rule) = &node.rule else {
             return Match::None;
         };
-        let limits: &[_] = match &rule.allowance {
+        let limits: Cow<'p, [_]> = match &rule.allowance {
             Allowance::Unlimited | Allowance::Listed => return Match::Passes(rule),
             Allowance::Denied => return Match::Refuses(rule),
-            Allowance::Limits(limits) => limits,
-            Allowance::Tiers(tiers) => match self.tier.and_then(|tier| tiers.get(tier as usize)) {
-                Some(limits) => limits,
-                None => return Match::Refuses(rule),
-            },
+            Allowance::Limits(limits) => Cow::Borrowed(limits),
+            Allowance::Tiers(tiers) => {
+                let tier = self.tier.and_then(|tier| tiers.get(tier as usize));
+                match (self.own_limits, tier) {
+                    (Some(own), _) => Cow::Owned(own),
+                    (None, Some(limits)) => Cow::Borrowed(limits),
+                    (None, None) => return Match::Refuses(rule),
+                }
+            }
         };
         match limits.is_empty() {
             true => Match::Passes(rule),

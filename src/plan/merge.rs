@@ -25,6 +25,7 @@ pub fn merge(
         descriptors,
         tiers,
         api_keys,
+        authentication,
         unmatched,
         response,
         on_store_error,
@@ -45,6 +46,10 @@ pub fn merge(
     }
     if take("api_keys", all.api_keys.is_some(), api_keys.is_some()) {
         all.api_keys = api_keys;
+    }
+    let (here, there) = (all.authentication.is_some(), authentication.is_some());
+    if take("authentication", here, there) {
+        all.authentication = authentication;
     }
     if take("unmatched", all.unmatched.is_told(), unmatched.is_told()) {
         all.unmatched = unmatched;

@@ -1,27 +1,47 @@
 //! Everything loaded: one immutable snapshot of all plan files.
 
-use std::{collections::HashMap, hash::Hasher as _, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hasher as _,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use siphasher::sip::SipHasher13;
 
 use super::{
+    authentication::Authentication,
     compile::compile,
     domain::Domain,
     fields::Reader,
     file::PlanFile,
-    keys::{ApiKey, ApiKeys},
+    keys::{ApiKey, ApiKeys, KeyCheck},
     merge::merge,
     mistake::{LoadError, Mistake, Notes},
     options::{LoadOptions, Modes, Sources},
     rule::ResponseOptions,
     source::{Content, Source, gather},
 };
+use crate::keys::KeyTable;
 
-/// All plans, as they were at one moment.
-#[derive(Debug)]
+/// All plans, as they were at one moment. A copy shares what was loaded.
+#[derive(Debug, Clone)]
 pub struct Plans {
+    loaded: Arc<Loaded>,
+    /// The keys that are in no file.
+    stored: Arc<KeyTable>,
+    /// Whether those have not been read yet.
+    awaited: bool,
+}
+
+/// What the files say.
+#[derive(Debug)]
+struct Loaded {
     domains: HashMap<Arc<str>, Domain>,
     keys: ApiKeys,
+    tiers: BTreeSet<Arc<str>>,
+    authentication: Arc<Authentication>,
     files: Vec<PathBuf>,
     response: Arc<ResponseOptions>,
     modes: Modes,
@@ -34,14 +54,9 @@ impl Plans {
     /// No plans: none was loaded yet.
     pub fn none(options: &LoadOptions) -> Self {
         Self {
-            domains: HashMap::new(),
-            keys: ApiKeys::default(),
-            files: Vec::new(),
-            response: Arc::new(options.response.clone()),
-            modes: options.modes,
-            warnings: Vec::new(),
-            version: 0,
-            loaded_at: None,
+            loaded: Arc::new(Loaded::none(options)),
+            stored: Arc::default(),
+            awaited: false,
         }
     }
 
@@ -66,7 +81,7 @@ impl Plans {
     ) -> Result<Option<Self>, LoadError> {
         let mut notes = Notes::default();
         let sources = gather(&mut notes);
-        if previous.loaded() && notes.total() == 0 && version(&sources) == previous.version {
+        if previous.loaded() && notes.total() == 0 && version(&sources) == previous.version() {
             return Ok(None);
         }
         Self::build(&sources, options, Some(previous), notes).map(Some)
@@ -127,19 +142,142 @@ impl Plans {
                 }
             }
         }
-        let mut plans = Self {
+        let mut plans = Loaded {
             files: sources.iter().map(|source| source.path.clone()).collect(),
             version: version(sources),
             loaded_at: Some(SystemTime::now()),
-            ..Self::none(options)
+            ..Loaded::none(options)
         };
         if notes.total() == 0 {
             for (name, file) in files {
                 plans.add(&name, file, options, previous, &mut notes);
             }
         }
+        plans.authenticate(&mut notes);
         plans.warnings = notes.finish()?;
-        Ok(plans)
+        Ok(Self {
+            loaded: Arc::new(plans),
+            stored: previous
+                .map(|plans| Arc::clone(&plans.stored))
+                .unwrap_or_default(),
+            awaited: previous.is_some_and(|plans| plans.awaited),
+        })
+    }
+
+    /// The same with these keys beside those of the files.
+    pub(super) fn with_stored_keys(&self, stored: Arc<KeyTable>, awaited: bool) -> Self {
+        Self {
+            loaded: Arc::clone(&self.loaded),
+            stored,
+            awaited,
+        }
+    }
+
+    /// The keys that are in no file.
+    pub fn stored_keys(&self) -> &Arc<KeyTable> {
+        &self.stored
+    }
+
+    /// Whether all keys are here. They are not while the home of those that are in no file has not been read yet.
+    pub fn keys_are_complete(&self) -> bool {
+        !self.awaited
+    }
+
+    /// The domain of that name.
+    pub fn domain(&self, name: &str) -> Option<&Domain> {
+        self.loaded.domains.get(name)
+    }
+
+    /// All domains, in the order of their names.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        let mut domains: Vec<_> = self.loaded.domains.values().collect();
+        domains.sort_by_key(|domain| domain.name());
+        domains.into_iter()
+    }
+
+    /// The API key of a file whose secret has that SHA-256.
+    pub fn api_key(&self, sha256: &[u8; 32]) -> Option<&ApiKey> {
+        self.loaded.keys.of_hash(sha256)
+    }
+
+    /// The API key of a file that has that id.
+    pub fn api_key_of_id(&self, id: &str) -> Option<&ApiKey> {
+        self.loaded.keys.of_id(id)
+    }
+
+    /// What a secret opens in any domain. An id opens nothing here.
+    pub fn check_secret(&self, secret: &[u8]) -> KeyCheck<'_> {
+        match KeyCheck::secret(&self.loaded.keys, &self.stored, secret) {
+            KeyCheck::Known(key) if !self.has_tier(key.tier()) => KeyCheck::Unknown,
+            found => found,
+        }
+    }
+
+    /// How keys are asked for where a request names no domain.
+    pub fn authentication(&self) -> &Arc<Authentication> {
+        &self.loaded.authentication
+    }
+
+    /// Whether any domain has a tier of that name.
+    pub fn has_tier(&self, name: &str) -> bool {
+        self.loaded.tiers.contains(name)
+    }
+
+    /// The names of all tiers, sorted.
+    pub fn tiers(&self) -> &BTreeSet<Arc<str>> {
+        &self.loaded.tiers
+    }
+
+    /// What is tolerated and yet worth a look: unreachable rules, fields without meaning, a second document in a file.
+    pub fn warnings(&self) -> &[Mistake] {
+        &self.loaded.warnings
+    }
+
+    /// The files, or resources, that were read, in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.loaded.files
+    }
+
+    /// A hash of all files' names and texts.
+    pub fn version(&self) -> u64 {
+        self.loaded.version
+    }
+
+    /// Whether any plans were loaded, though they may be of no domain.
+    pub fn loaded(&self) -> bool {
+        self.loaded.loaded_at.is_some()
+    }
+
+    /// When they were loaded.
+    pub fn loaded_at(&self) -> Option<SystemTime> {
+        self.loaded.loaded_at
+    }
+
+    /// What answers show where no domain says otherwise.
+    pub fn response(&self) -> &Arc<ResponseOptions> {
+        &self.loaded.response
+    }
+
+    /// What holds for all rules.
+    pub fn modes(&self) -> Modes {
+        self.loaded.modes
+    }
+}
+
+impl Loaded {
+    fn none(options: &LoadOptions) -> Self {
+        Self {
+            domains: HashMap::new(),
+            keys: ApiKeys::default(),
+            tiers: BTreeSet::new(),
+            authentication: Arc::default(),
+            files: Vec::new(),
+            response: Arc::new(options.response.clone()),
+            modes: options.modes,
+            warnings: Vec::new(),
+            version: 0,
+            loaded_at: None,
+        }
     }
 
     fn add(
@@ -147,7 +285,7 @@ impl Plans {
         name: &Arc<str>,
         file: PlanFile,
         options: &LoadOptions,
-        previous: Option<&Self>,
+        previous: Option<&Plans>,
         notes: &mut Notes,
     ) {
         let hashes: Vec<_> = file
@@ -159,7 +297,7 @@ impl Plans {
         let before = previous.and_then(|plans| plans.domain(&file.domain));
         let domain = compile(file, name, options, before, notes);
         for (sha256, id) in hashes {
-            let Some(key) = domain.keys.of_id_or_secret(&id) else {
+            let Some(key) = domain.keys.of_id(&id) else {
                 continue;
             };
             let key = Arc::new(key.clone());
@@ -177,59 +315,35 @@ impl Plans {
                 });
             }
         }
+        self.tiers.extend(domain.tiers().iter().cloned());
         self.domains.insert(Arc::clone(&domain.name), domain);
     }
 
-    /// What answers show where no domain says otherwise.
-    pub fn response(&self) -> &Arc<ResponseOptions> {
-        &self.response
-    }
-
-    /// What holds for all rules.
-    pub fn modes(&self) -> Modes {
-        self.modes
-    }
-
-    /// The domain of that name.
-    pub fn domain(&self, name: &str) -> Option<&Domain> {
-        self.domains.get(name)
-    }
-
-    /// All domains, in the order of their names.
-    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
-        let mut domains: Vec<_> = self.domains.values().collect();
-        domains.sort_by_key(|domain| domain.name());
-        domains.into_iter()
-    }
-
-    /// The API key of that secret. Its id opens nothing here.
-    pub fn api_key(&self, secret: &str) -> Option<&ApiKey> {
-        self.keys.of_secret(secret)
-    }
-
-    /// What is tolerated and yet worth a look: unreachable rules, fields without meaning, a second document in a file.
-    pub fn warnings(&self) -> &[Mistake] {
-        &self.warnings
-    }
-
-    /// The files, or resources, that were read, in order.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
-    }
-
-    /// A hash of all files' names and texts.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// Whether any plans were loaded, though they may be of no domain.
-    pub fn loaded(&self) -> bool {
-        self.loaded_at.is_some()
-    }
-
-    /// When they were loaded.
-    pub fn loaded_at(&self) -> Option<SystemTime> {
-        self.loaded_at
+    /// What holds where a request names no domain: what the only file that says something says. Where several do, the first
+    /// by domain.
+    fn authenticate(&mut self, notes: &mut Notes) {
+        let mut said: Vec<_> = self
+            .domains
+            .values()
+            .filter(|domain| domain.authentication.is_some())
+            .collect();
+        said.sort_by_key(|domain| domain.name());
+        let Some(first) = said.first() else { return };
+        let differs = said
+            .iter()
+            .find(|domain| domain.authentication != first.authentication);
+        if let Some(other) = differs {
+            notes.warning(Mistake {
+                file: Arc::clone(&other.name),
+                place: None,
+                path: "authentication".to_owned(),
+                message: format!(
+                    "differs from that of domain `{}`, which holds for requests whose route sends no context extension `domain`",
+                    first.name
+                ),
+            });
+        }
+        self.authentication = first.authentication.clone().expect("filtered by it");
     }
 }
 

@@ -76,6 +76,7 @@ impl Reader<'_> {
             further: Vec::new(),
             domain: domain.to_owned(),
             api_keys: self.api_keys(fields, top, &names),
+            authentication: self.authentication(fields, top),
             unmatched: self.unmatched(fields, top),
             response: self.response(fields, top),
             on_store_error: self.choice(fields, top, "on_store_error", ON_STORE_ERROR),

@@ -5,7 +5,10 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -19,7 +22,7 @@ use super::{
     mistake::Notes,
     source::{Source, folders_below, gather},
 };
-use crate::watch::Watched;
+use crate::{keys::KeyTable, watch::Watched};
 
 /// The plans in force, and how the last reloads went.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub struct SharedPlans {
     sources: Sources,
     plans: ArcSwap<Plans>,
     status: watch::Sender<ReloadStatus>,
+    /// Whether newer keys than those in force could not be read.
+    keys_stale: AtomicBool,
     /// Held while files are read, so that an older reading never comes after a newer one.
     reloading: Mutex<()>,
 }
@@ -112,6 +117,7 @@ impl SharedPlans {
                 ..ReloadStatus::default()
             }),
             plans: ArcSwap::from_pointee(plans),
+            keys_stale: AtomicBool::new(false),
             reloading: Mutex::new(()),
         }
     }
@@ -124,6 +130,28 @@ impl SharedPlans {
     /// The plans in force, to keep.
     pub fn load_full(&self) -> Arc<Plans> {
         self.plans.load_full()
+    }
+
+    /// From now on keys are awaited that are in no file: until they come, a key that no file has may yet be one.
+    pub fn await_stored_keys(&self) {
+        self.plans
+            .rcu(|before| before.with_stored_keys(Arc::clone(before.stored_keys()), true));
+    }
+
+    /// Puts keys beside those of the files.
+    pub fn set_stored_keys(&self, stored: Arc<KeyTable>) {
+        self.plans
+            .rcu(|before| before.with_stored_keys(Arc::clone(&stored), false));
+    }
+
+    /// Says whether newer keys than those in force could not be read.
+    pub fn set_keys_stale(&self, stale: bool) {
+        self.keys_stale.store(stale, Ordering::Relaxed);
+    }
+
+    /// Whether newer keys than those in force could not be read.
+    pub fn keys_are_stale(&self) -> bool {
+        self.keys_stale.load(Ordering::Relaxed)
     }
 
     /// How reloads went.
@@ -222,7 +250,11 @@ impl SharedPlans {
             rules,
             "plans loaded"
         );
-        self.plans.store(Arc::new(plans));
+        // Keys may have changed since the files were read.
+        self.plans.rcu(|before| {
+            let stored = Arc::clone(before.stored_keys());
+            plans.with_stored_keys(stored, !before.keys_are_complete())
+        });
         self.status.send_modify(|status| {
             status.loads += 1;
             status.changed += 1;

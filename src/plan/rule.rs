@@ -1,6 +1,9 @@
 //! A compiled rule, and what matching hands to the limiter.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    borrow::Cow,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use smallvec::SmallVec;
 
@@ -223,8 +226,8 @@ pub enum Match<'p> {
     Limited {
         /// The rule.
         rule: &'p Arc<Rule>,
-        /// Its limits, or those of the key's tier; never empty.
-        limits: &'p [Arc<RuleLimit>],
+        /// Its limits, or those of the key or of its tier; never empty.
+        limits: Cow<'p, [Arc<RuleLimit>]>,
         /// Whose bucket: the variable values of the descriptor, each length-prefixed, in order.
         subject: Subject,
     },

@@ -40,6 +40,7 @@ pub const PLAN: Shape = Shape {
         "descriptors",
         "tiers",
         "api_keys",
+        "authentication",
         "unmatched",
         "response",
         "on_store_error",
@@ -114,6 +115,20 @@ pub const API_KEY: Shape = Shape {
     reference: false,
 };
 
+/// `authentication`.
+pub const AUTHENTICATION: Shape = Shape {
+    what: "authentication",
+    fields: &["key_from", "error_style", "hide_key", "upstream_headers"],
+    reference: false,
+};
+
+/// `upstream_headers`.
+pub const UPSTREAM_HEADERS: Shape = Shape {
+    what: "upstream_headers",
+    fields: &["api_key_id", "tier", "owner"],
+    reference: false,
+};
+
 /// `response`.
 pub const RESPONSE: Shape = Shape {
     what: "response",
@@ -129,7 +144,7 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 8] = [
+pub const SHAPES: [&Shape; 10] = [
     &PLAN,
     &RULE,
     &RATE_LIMIT,
@@ -137,5 +152,7 @@ pub const SHAPES: [&Shape; 8] = [
     &TIER,
     &LIMIT,
     &API_KEY,
+    &AUTHENTICATION,
+    &UPSTREAM_HEADERS,
     &RESPONSE,
 ];

@@ -12,6 +12,7 @@ mod stack;
 mod answers;
 mod changes;
 mod demo;
+mod keys;
 mod limits;
 mod outages;
 mod replicas;

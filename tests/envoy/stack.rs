@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{Router, routing::any};
-use hyper::HeaderMap;
+use hyper::{HeaderMap, Uri};
 use serde_yaml::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::OnceCell};
@@ -224,11 +224,15 @@ impl Upstream {
         Self::run(|listener| stats::serve(listener, settings, CancellationToken::new()))
     }
 
-    /// Answers 200 to everything and keeps the headers that reached it.
+    /// Answers 200 to everything and keeps the headers that reached it, with the path as `test-path`.
     pub fn recording() -> (Self, Arc<Mutex<Vec<HeaderMap>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
-        let keep = async move |headers: HeaderMap| sink.lock().unwrap().push(headers);
+        let keep = async move |uri: Uri, mut headers: HeaderMap| {
+            let path = uri.to_string().parse().expect("it came as one");
+            headers.insert("test-path", path);
+            sink.lock().unwrap().push(headers);
+        };
         let app = Router::new()
             .route("/healthcheck", any(|| async {}))
             .fallback(keep);

@@ -57,7 +57,11 @@ pub fn shown(found: &Match<'_>) -> String {
 pub fn found(plans: &Plans, descriptors: &[&[(&str, &str)]]) -> Vec<String> {
     let domain = plans.domains().next().expect("one domain");
     let query = query(domain.name(), descriptors);
-    domain.matches(&query).iter().map(shown).collect()
+    domain
+        .matches(&query, plans.stored_keys())
+        .iter()
+        .map(shown)
+        .collect()
 }
 
 fn stats_api() -> Plans {
@@ -111,9 +115,10 @@ fn a_forged_tier_never_beats_that_of_a_known_key() {
 #[test]
 fn a_key_opens_by_its_secret_and_not_by_its_id() {
     let plans = stats_api();
-    let key = plans.api_key("demo-free-key").unwrap();
-    assert_eq!((&*key.id, &*key.tier), ("demo-free", "free"));
-    assert!(plans.api_key("demo-free").is_none());
+    let opened = |secret: &str| plans.check_secret(secret.as_bytes()).known();
+    let key = opened("demo-free-key").unwrap();
+    assert_eq!((key.id(), key.tier()), ("demo-free", "free"));
+    assert!(opened("demo-free").is_none());
 }
 
 #[test]
@@ -126,7 +131,7 @@ fn a_changed_figure_of_a_request_sent_limit_keeps_its_bucket() {
             period: Period::of(unit),
         };
         let (limit, subject) = domain
-            .override_limit(&descriptor(entries), limit, None)
+            .override_limit(&descriptor(entries), limit, None, plans.stored_keys())
             .unwrap();
         (limit.key_prefix().to_string(), subject)
     };
@@ -352,7 +357,10 @@ descriptors:
     fn no_secret_shows_in_plans_or_matches() {
         let plans = keys("", "allow");
         let asked = query("d", &[&[("api_key", "hunter3")]]);
-        let matches = plans.domain("d").unwrap().matches(&asked);
+        let matches = plans
+            .domain("d")
+            .unwrap()
+            .matches(&asked, plans.stored_keys());
         assert!(!format!("{plans:?} {matches:?}").contains("hunter3"));
         assert!(!format!("{plans:?} {matches:?}").contains("fb8c2e2b"));
     }
@@ -400,7 +408,10 @@ descriptors:
             limit: Some(limit),
             ..asked.descriptors[0].clone()
         };
-        let matches = plans.domain("d").unwrap().matches(&asked);
+        let matches = plans
+            .domain("d")
+            .unwrap()
+            .matches(&asked, plans.stored_keys());
         let all: Vec<_> = matches.iter().map(shown).collect();
         assert_eq!(all, ["none", "none"]);
     }
@@ -410,7 +421,11 @@ descriptors:
         let prefixes = |text: &str| -> Vec<String> {
             let plans = plans(text);
             let asked = query("sh/op", &[&[("a", "x/y"), ("ip", "z")]]);
-            match &plans.domain("sh/op").unwrap().matches(&asked)[0] {
+            match &plans
+                .domain("sh/op")
+                .unwrap()
+                .matches(&asked, plans.stored_keys())[0]
+            {
                 tollgate::plan::Match::Limited { limits, .. } => limits
                     .iter()
                     .map(|limit| limit.key_prefix().to_string())

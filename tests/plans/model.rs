@@ -230,7 +230,7 @@ proptest! {
                 }],
             };
             let expected = model(&rules, entries);
-            match &domain.matches(&query)[0] {
+            match &domain.matches(&query, plans.stored_keys())[0] {
                 Match::Limited { rule, limits, subject } => {
                     let found = expected.unwrap_or_else(|| panic!("{entries:?} meets {rule:?}"));
                     prop_assert_eq!(rule.name.as_deref(), Some(&*found.0), "{:?}", entries);
@@ -258,7 +258,7 @@ proptest! {
                 .map(|((key, value), fixed)| (*key, fixed.then_some(*value)))
                 .collect();
             let reach = domain.reach(&shape);
-            match &domain.matches(&query)[0] {
+            match &domain.matches(&query, plans.stored_keys())[0] {
                 Match::None => prop_assert!(!reach.always, "{:?}", entries),
                 Match::Limited { rule, .. } | Match::Passes(rule) | Match::Refuses(rule) => {
                     let paths: Vec<_> = reach.rules.iter().map(|rule| &rule.path).collect();
@@ -275,7 +275,7 @@ proptest! {
         let plans = Plans::from_texts(&[("plans.yaml", text)]).unwrap();
         let subject = |values: &[String]| {
             let found = super::matching::query("d", &[&[("a", &values[0]), ("b", &values[1])]]);
-            match &plans.domain("d").unwrap().matches(&found)[0] {
+            match &plans.domain("d").unwrap().matches(&found, plans.stored_keys())[0] {
                 Match::Limited { subject, .. } => subject.clone(),
                 found => panic!("{found:?}"),
             }

@@ -39,6 +39,8 @@ fn the_reader_knows_exactly_the_fields_of_the_schema() {
         (&shapes::REPLACES, &defs["Replaces"]),
         (&shapes::TIER, &defs["Tier"]),
         (&shapes::LIMIT, limit),
+        (&shapes::AUTHENTICATION, &defs["Authentication"]),
+        (&shapes::UPSTREAM_HEADERS, &defs["UpstreamHeaders"]),
         (&shapes::API_KEY, &defs["ApiKey"]),
         (&shapes::RESPONSE, &defs["Response"]),
     ] {

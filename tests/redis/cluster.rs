@@ -12,7 +12,8 @@ use tokio::{
 };
 use tollgate::{
     descriptor::Hits,
-    plan::RuleLimit,
+    key_store::{KeyAdmin, KeyHome, NewKey},
+    plan::{Plans, RuleLimit, SharedPlans},
     store::{
         Take, Taken,
         redis::{RedisSettings, Shards},
@@ -405,4 +406,42 @@ async fn a_node_is_killed_the_others_go_on_and_its_replica_takes_over() {
         passed += 1;
     }
     assert_eq!(passed, 5);
+}
+
+/// As docs/redis.md lists them.
+const KEY_RIGHTS: &str = "+exists +hgetall +hmget +hscan +zrangebyscore +hget +hset +hdel +zrange";
+
+#[tokio::test]
+async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
+    let nodes = Nodes::start(0).await;
+    for server in &nodes.servers {
+        server.send(&format!("ACL SETUSER limiter {KEY_RIGHTS}"));
+    }
+    let plans = "domain: shop\ntiers: { free: { limits: [1/hour] } }\n";
+    let replica = |first: usize| {
+        let plans = Plans::from_texts(&[("plans.yaml", plans)]).unwrap();
+        let plans = Arc::new(SharedPlans::fixed(plans));
+        let port = nodes.servers[first].port();
+        let url = format!("redis+cluster://limiter:secret@127.0.0.1:{port}");
+        let home = KeyHome::Redis(Box::new(url.parse().unwrap()));
+        (KeyAdmin::new(home.open(), plans.clone()), plans)
+    };
+    let new = NewKey {
+        tier: "free".to_owned(),
+        ..NewKey::default()
+    };
+    let (record, secret) = replica(0).0.create(new).await.unwrap();
+    for first in 0..3 {
+        let (keys, plans) = replica(first);
+        assert_eq!(keys.show(&record.id).await.unwrap(), record);
+        let plans = plans.load();
+        assert!(
+            plans
+                .check_secret(secret.expose().as_bytes())
+                .known()
+                .is_some()
+        );
+    }
+    replica(1).0.revoke(&record.id, None).await.unwrap();
+    assert!(replica(2).0.show(&record.id).await.is_err());
 }

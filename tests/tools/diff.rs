@@ -119,6 +119,31 @@ fn tiers_are_told_once_and_each_rule_that_counts_them_otherwise() {
 }
 
 #[test]
+fn authentication_is_told_where_it_holds_said_there_or_not() {
+    let old = "domain: cafe\nunmatched: deny\n";
+    let own = "domain: shop\nauthentication: { error_style: plain }\n";
+    let folder = |shop: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in [("cafe.yaml", old), ("shop.yaml", shop)] {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        }
+        folder
+    };
+    let usual = "domain: shop\nauthentication: { error_style: plain, key_from: ['header:x-api-key', bearer], hide_key: true }\n";
+    let other = "domain: shop\nauthentication: { key_from: [bearer] }\n";
+    let [own, usual, other] = [own, usual, other].map(folder);
+    let [own, usual, other] = [&own, &usual, &other].map(|f| f.path().to_str().expect("UTF-8"));
+    let ran = tollgate(&["plans", "diff", own, usual]);
+    assert_eq!((ran.code, ran.out.as_str()), (0, "no change for anybody\n"));
+    let ran = tollgate(&["plans", "diff", own, other]);
+    let told = "  authentication, key_from: the header x-api-key, Authorization: Bearer → Authorization: Bearer
+  authentication, error_style: plain → aws
+";
+    let wanted = format!("cafe:\n{told}shop:\n{told}");
+    assert_eq!((ran.code, ran.out.as_str()), (1, wanted.as_str()));
+}
+
+#[test]
 fn no_field_that_means_something_changes_unseen() {
     let base = "
 domain: shop
@@ -129,6 +154,7 @@ on_store_error: local
 unmatched: allow
 tiers: { free: { limits: [1/second] }, gold: { limits: [] } }
 api_keys: [{ id: ada, tier: free, owner: Ada, sha256: '00000000000000000000000000000000000000000000000000000000000000aa' }]
+authentication: { key_from: ['header:x-key', bearer], error_style: plain, hide_key: true, upstream_headers: { api_key_id: x-id, tier: x-tier, owner: x-owner } }
 response: { retry_after: true, ratelimit: true, x_ratelimit: false, metadata: true, body: no, content_type: text/plain }
 descriptors:
   - { key: api_key, limits_from: tier, unknown_key: deny, name: keys }
@@ -153,6 +179,17 @@ descriptors:
         ("owner: Ada", "owner: Ben"),
         ("aa'", "ab'"),
         ("id: ada", "id: ben"),
+        ("header:x-key", "header:x-token"),
+        ("header:x-key", "query:x-key"),
+        (", bearer]", "]"),
+        ("'header:x-key', bearer", "bearer, 'header:x-key'"),
+        ("error_style: plain", "error_style: aws"),
+        ("error_style: plain", "error_style: problem+json"),
+        ("hide_key: true", "hide_key: false"),
+        ("api_key_id: x-id, ", ""),
+        ("x-id", "x-key-id"),
+        ("x-tier", "x-plan"),
+        ("x-owner", "x-for"),
         ("retry_after: true", "retry_after: false"),
         ("ratelimit: true", "ratelimit: false"),
         ("x_ratelimit: false", "x_ratelimit: true"),

@@ -230,7 +230,7 @@ fn a_log_that_cannot_be_used_exits_2_and_says_why() {
         ),
         (
             &["--plans", "nowhere", LOG],
-            "cannot read plans from nowhere",
+            "a folder of them, with --plans",
         ),
         (
             &["--old", "coverage/envoy.yaml", LOG],

@@ -142,7 +142,7 @@ impl Placed<'_> {
             "one per value"
         };
         facts.push(("buckets", buckets.to_owned()));
-        if let Some(key_rule) = node.key_rule {
+        if let Some(key_rule) = &node.key_rule {
             let tier = key_rule
                 .unknown
                 .map(|tier| &*self.domain.tiers[tier as usize]);

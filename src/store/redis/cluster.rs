@@ -91,14 +91,19 @@ impl Membership {
             _ => return None,
         };
         self.doubt();
-        let (address, _) = error.redirect_node()?;
-        let (host, port) = address.rsplit_once(':')?;
-        let endpoint = self.endpoint.beside(host, port.parse().ok()?);
+        let endpoint = self.endpoint.redirected(error)?;
         Some(Redirect::To { endpoint, asking })
     }
 }
 
 impl Endpoint {
+    /// The node that an error of this one names.
+    pub fn redirected(&self, error: &RedisError) -> Option<Self> {
+        let (address, _) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        Some(self.beside(host, port.parse().ok()?))
+    }
+
     /// An address as this node tells it: without a host, on the same host.
     fn beside(&self, host: &str, port: u16) -> Self {
         let host = match (host.trim_matches(['[', ']']), self) {

@@ -248,6 +248,52 @@ async fn ask_sentinel(
 }
 
 impl RedisUrl {
+    /// One connection apart from those of the store, for what is no decision: to the server that has `key`.
+    ///
+    /// # Errors
+    /// Whatever keeps it from that server now.
+    pub async fn connect(&self, key: &str) -> Result<MultiplexedConnection, DialError> {
+        match &self.topology {
+            Topology::Single(endpoint) => connect(self, endpoint).await,
+            Topology::Sentinel { service, sentinels } => {
+                let endpoint = primary(self, service, sentinels, None).await?;
+                connect(self, &endpoint).await
+            }
+            Topology::Cluster(seeds) => self.connect_to_owner(seeds, key).await,
+        }
+    }
+
+    /// Asks the nodes of a cluster for `key` until one has it: the others say who does.
+    async fn connect_to_owner(
+        &self,
+        seeds: &[Endpoint],
+        key: &str,
+    ) -> Result<MultiplexedConnection, DialError> {
+        let mut found = Err(DialError::NoMap);
+        for seed in seeds {
+            let mut connection = match connect(self, seed).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    found = Err(error);
+                    continue;
+                }
+            };
+            let mut command = redis::cmd("EXISTS");
+            let answer = command.arg(key).query_async::<u8>(&mut connection);
+            let error = match within(DIAL_TIMEOUT, "EXISTS", answer).await {
+                Ok(_) => return Ok(connection),
+                Err(error) => error,
+            };
+            if let DialError::Redis(moved) = &error
+                && let Some(owner) = seed.redirected(moved)
+            {
+                return connect(self, &owner).await;
+            }
+            found = Err(error);
+        }
+        found
+    }
+
     /// What the `redis` crate needs to connect to `endpoint` as `login`, with the files as they are now.
     async fn info(&self, endpoint: &Endpoint, login: &Login) -> Result<ConnectionInfo, DialError> {
         let tcp = TcpSettings::default()

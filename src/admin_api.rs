@@ -1,0 +1,41 @@
+//! The admin API: keys made and changed while the service runs, by gRPC and by HTTP with JSON, on a listener of its own.
+//!
+//! There is no listener without a token, and no call is read before its token is found right.
+
+mod error;
+mod grpc;
+mod http;
+mod token;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware};
+
+use crate::{
+    key_store::{KeyAdmin, KeyError},
+    proto::tollgate::admin::v1::key_service_server::KeyServiceServer,
+    settings::AdminToken,
+};
+
+/// The overlap of a rotation that names none.
+pub const OVERLAP: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+
+/// What the two faces share.
+#[derive(Debug, Clone)]
+struct Keys(Option<Arc<KeyAdmin>>);
+
+impl Keys {
+    fn admin(&self) -> Result<&KeyAdmin, KeyError> {
+        self.0.as_deref().ok_or(KeyError::NoHome)
+    }
+}
+
+/// Everything, behind the token.
+pub fn router(keys: Option<Arc<KeyAdmin>>, token: AdminToken) -> Router {
+    let keys = Keys(keys);
+    let service = KeyServiceServer::new(grpc::Service::new(keys.clone()));
+    tonic::service::Routes::new(service)
+        .into_axum_router()
+        .merge(http::router(keys))
+        .layer(middleware::from_fn_with_state(token, token::required))
+}

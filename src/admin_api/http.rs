@@ -1,0 +1,262 @@
+//! The admin API in HTTP and JSON.
+//!
+//!     POST   /v1/keys               make one           GET /v1/keys?tier=&owner=&after=&limit=   list
+//!     GET    /v1/keys/ID            look               DELETE /v1/keys/ID?revision=              revoke
+//!     POST   /v1/keys/ID/disable    and enable         POST /v1/keys/ID/rotate                   another secret
+//!     POST   /v1/keys:import        with their secrets
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use super::{Keys, OVERLAP, error::Problem};
+use crate::{
+    key_store::{KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry},
+    limit::Limit,
+};
+
+/// Largest body.
+const BODY_LIMIT: usize = 1 << 16;
+
+/// Largest body that brings keys along: some ten thousand.
+const IMPORT_LIMIT: usize = 4 << 20;
+
+/// Keys on a page that asks for no number, and the most.
+const PAGE: (usize, usize) = (100, 1_000);
+
+/// The pages.
+pub fn router(keys: Keys) -> Router {
+    Router::new()
+        .route("/v1/keys", get(list).post(create))
+        .route("/v1/keys/{id}", get(show).delete(revoke))
+        .route("/v1/keys/{id}/disable", post(disable))
+        .route("/v1/keys/{id}/enable", post(enable))
+        .route("/v1/keys/{id}/rotate", post(rotate))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .route(
+            "/v1/keys:import",
+            post(import).layer(DefaultBodyLimit::max(IMPORT_LIMIT)),
+        )
+        .with_state(keys)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewKeyBody {
+    tier: String,
+    id: Option<String>,
+    owner: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    limits: Vec<String>,
+    expires_at: Option<String>,
+    #[serde(default)]
+    disabled: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ChangeBody {
+    revision: Option<u32>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RotateBody {
+    revision: Option<u32>,
+    overlap: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    tier: Option<String>,
+    owner: Option<String>,
+    #[serde(default)]
+    after: String,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct KeyPage {
+    keys: Vec<KeyView>,
+    /// What `after` is on the next page; none on the last.
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportBody {
+    keys: Vec<ImportedBody>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportedBody {
+    secret: String,
+    key: NewKeyBody,
+}
+
+impl TryFrom<NewKeyBody> for NewKey {
+    type Error = Problem;
+
+    fn try_from(body: NewKeyBody) -> Result<Self, Problem> {
+        let expires_at = body.expires_at.as_deref().map(parse_expiry);
+        Ok(Self {
+            id: body.id,
+            tier: body.tier,
+            owner: body.owner,
+            labels: body.labels,
+            limits: limits(&body.limits).map_err(bad)?,
+            expires_at: expires_at.transpose().map_err(bad)?,
+            disabled: body.disabled,
+        })
+    }
+}
+
+async fn create(
+    State(keys): State<Keys>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<KeyWithSecret>), Problem> {
+    let body: NewKeyBody = read(&body)?;
+    let new = body.try_into()?;
+    let (record, secret) = keys.admin()?.create(new).await?;
+    let key = record.into();
+    Ok((StatusCode::CREATED, Json(KeyWithSecret { key, secret })))
+}
+
+async fn list(
+    State(keys): State<Keys>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<KeyPage>, Problem> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let filter = KeyFilter {
+        tier: query.tier,
+        owner: query.owner,
+        labels: BTreeMap::new(),
+    };
+    let most = query.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1);
+    let records = keys
+        .admin()?
+        .list(&filter, &query.after, most)
+        .await
+        .map_err(KeyError::from)?;
+    let full = records.len() == most;
+    let next = records
+        .last()
+        .filter(|_| full)
+        .map(|record| record.id.clone());
+    Ok(Json(KeyPage {
+        keys: records.into_iter().map(KeyView::from).collect(),
+        next,
+    }))
+}
+
+async fn show(State(keys): State<Keys>, Path(id): Path<String>) -> Result<Json<KeyView>, Problem> {
+    Ok(Json(keys.admin()?.show(&id).await?.into()))
+}
+
+async fn disable(
+    keys: State<Keys>,
+    id: Path<String>,
+    body: Bytes,
+) -> Result<Json<KeyView>, Problem> {
+    switch(keys, id, &body, false).await
+}
+
+async fn enable(
+    keys: State<Keys>,
+    id: Path<String>,
+    body: Bytes,
+) -> Result<Json<KeyView>, Problem> {
+    switch(keys, id, &body, true).await
+}
+
+async fn switch(
+    State(keys): State<Keys>,
+    Path(id): Path<String>,
+    body: &[u8],
+    enabled: bool,
+) -> Result<Json<KeyView>, Problem> {
+    let body: ChangeBody = read_or_default(body)?;
+    let record = keys
+        .admin()?
+        .set_enabled(&id, enabled, body.revision)
+        .await?;
+    Ok(Json(record.into()))
+}
+
+async fn rotate(
+    State(keys): State<Keys>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<KeyWithSecret>, Problem> {
+    let body: RotateBody = read_or_default(&body)?;
+    let overlap = match body.overlap {
+        Some(text) => {
+            humantime::parse_duration(&text).map_err(|error| bad(format!("overlap: {error}")))?
+        }
+        None => OVERLAP,
+    };
+    let (record, secret) = keys.admin()?.rotate(&id, overlap, body.revision).await?;
+    let key = record.into();
+    Ok(Json(KeyWithSecret { key, secret }))
+}
+
+async fn revoke(
+    State(keys): State<Keys>,
+    Path(id): Path<String>,
+    query: Result<Query<ChangeBody>, QueryRejection>,
+) -> Result<StatusCode, Problem> {
+    let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    keys.admin()?.revoke(&id, query.revision).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn import(State(keys): State<Keys>, body: Bytes) -> Result<Json<Value>, Problem> {
+    let body: ImportBody = read(&body)?;
+    let pairs = body.keys.into_iter();
+    let pairs = pairs.map(|imported| Ok((imported.key.try_into()?, imported.secret)));
+    let imported = keys
+        .admin()?
+        .import(pairs.collect::<Result<_, Problem>>()?)
+        .await?;
+    let skipped = imported.skipped.iter();
+    let skipped = skipped.map(|(id, why)| json!({ "id": id, "why": why }));
+    Ok(Json(
+        json!({ "created": imported.created, "skipped": skipped.collect::<Vec<_>>() }),
+    ))
+}
+
+/// Reads limits as plan files write them.
+pub fn limits(texts: &[String]) -> Result<Vec<Limit>, String> {
+    let read = |text: &String| {
+        text.parse()
+            .map_err(|error| format!("limits: `{text}`: {error}"))
+    };
+    texts.iter().map(read).collect()
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
+}
+
+fn read_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
+    match body.is_empty() {
+        true => Ok(T::default()),
+        false => read(body),
+    }
+}
+
+fn bad(detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
