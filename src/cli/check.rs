@@ -35,7 +35,8 @@ pub struct CheckArgs {
 /// The service that files were written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Origin {
-    /// Its files load as they are; tells what they do differently. Needless where a file has no field of ours.
+    /// Its files load as they are, and every file of a folder is one; tells what they do differently. Needless for YAML files
+    /// that have no field of ours.
     Envoyproxy,
     /// Its limits files become plan files.
     Limitador,
@@ -61,6 +62,7 @@ fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
     let sources = Sources {
         paths: args.files.clone(),
         options: LoadOptions {
+            every_file: from == Some(Origin::Envoyproxy),
             counting: args.counting.counting(),
             ..LoadOptions::default()
         },

@@ -15,4 +15,5 @@ mod demo;
 mod keys;
 mod limits;
 mod outages;
+mod reference;
 mod replicas;
