@@ -309,6 +309,23 @@ fn check_notes_what_differs_where_a_file_has_no_field_of_ours_or_where_told_so()
 }
 
 #[test]
+fn check_reads_a_folder_as_the_reference_does_where_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(
+        "tests/migrate/ratelimit.yaml",
+        folder.path().join("limits.conf"),
+    )
+    .unwrap();
+    let path = folder.path().to_str().unwrap();
+    let (code, stdout, _) = run(&["check", path]);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(stdout.contains("no plan files (*.yaml, *.yml)"), "{stdout}");
+    let (code, stdout, _) = run(&["check", "--from", "envoyproxy", path]);
+    assert_eq!(code, Some(0), "{stdout}");
+    assert!(stdout.contains("limits.conf:"), "{stdout}");
+}
+
+#[test]
 fn check_converts_limitadors_files_and_overwrites_nothing() {
     let limits = "tests/migrate/limits.yaml";
     let (code, stdout, stderr) = run(&["check", "--from", "limitador", limits]);

@@ -1,9 +1,11 @@
 //! The admin API in HTTP and JSON.
 //!
-//!     POST   /v1/keys               make one           GET /v1/keys?tier=&owner=&after=&limit=   list
-//!     GET    /v1/keys/ID            look               DELETE /v1/keys/ID?revision=              revoke
-//!     POST   /v1/keys/ID/disable    and enable         POST /v1/keys/ID/rotate                   another secret
-//!     POST   /v1/keys:import        with their secrets
+//! ```text
+//! POST   /v1/keys               make one           GET /v1/keys?tier=&owner=&after=&limit=   list
+//! GET    /v1/keys/ID            look               DELETE /v1/keys/ID?revision=              revoke
+//! POST   /v1/keys/ID/disable    and enable         POST /v1/keys/ID/rotate                   another secret
+//! POST   /v1/keys:import        with their secrets
+//! ```
 
 use std::collections::BTreeMap;
 

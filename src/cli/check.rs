@@ -42,7 +42,8 @@ pub struct CheckArgs {
 /// The service that files were written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Origin {
-    /// Its files load as they are; tells what they do differently. Needless where a file has no field of ours.
+    /// Its files load as they are, and every file of a folder is one; tells what they do differently. Needless for YAML files
+    /// that have no field of ours.
     Envoyproxy,
     /// Its limits files become plan files.
     Limitador,
@@ -70,7 +71,9 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn check(args: &CheckArgs, files: Vec<PathBuf>, from: Option<Origin>) -> ExitCode {
-    match Plans::load(&args.counting.sources(files), None) {
+    let mut sources = args.counting.sources(files);
+    sources.options.every_file = from == Some(Origin::Envoyproxy);
+    match Plans::load(&sources, None) {
         Ok(plans) => {
             if let Some(config) = &args.envoy {
                 return envoy::run(config, &plans, args.strict, args.output);

@@ -9,7 +9,9 @@ use smallvec::smallvec;
 
 use super::{
     authentication::Authentication,
-    domain::{Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, rule_limit},
+    domain::{
+        Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, buckets, rule_limit,
+    },
     file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
@@ -51,6 +53,7 @@ pub fn compile(
         levels: Vec::new(),
         key_names: HashSet::new(),
         notes,
+        buckets: buckets(&outer.key_prefix, &domain),
         domain,
     };
     let on_store_error = file.on_store_error.map(Into::into).unwrap_or_default();
@@ -87,6 +90,7 @@ pub fn compile(
             .collect(),
         key_names: compiler.key_names.into_iter().collect(),
         name: compiler.domain,
+        buckets: compiler.buckets,
         rules: compiler.rules,
         nodes: compiler.nodes,
         keys,
@@ -101,6 +105,7 @@ struct Compiler<'n> {
     first: usize,
     further: Vec<(usize, Arc<str>)>,
     domain: Arc<str>,
+    buckets: Arc<str>,
     counters: HashMap<Arc<str>, Arc<RuleCounters>>,
     tiers: Vec<(String, TierFile)>,
     /// Paths for people that are taken.
@@ -170,7 +175,7 @@ impl Compiler<'_> {
             let name = file.name.as_deref().map(Arc::from);
             Box::new(KeyRule {
                 names: OwnedRuleNames::new(RuleNames {
-                    domain: &self.domain,
+                    buckets: &self.buckets,
                     path: &escaped,
                     shown: &element,
                     name: name.as_ref(),
@@ -232,9 +237,9 @@ impl Compiler<'_> {
             None => (file.name, file.replaces),
         };
         let name: Option<Arc<str>> = name.map(Into::into);
-        let domain = Arc::clone(&self.domain);
+        let (domain, buckets) = (Arc::clone(&self.domain), Arc::clone(&self.buckets));
         let limit_names = RuleNames {
-            domain: &domain,
+            buckets: &buckets,
             path: names.escaped,
             shown: names.element,
             name: name.as_ref(),
@@ -320,7 +325,7 @@ impl Compiler<'_> {
     ) -> Unmatched {
         let (shown, path) = UNMATCHED;
         let names = RuleNames {
-            domain: &Arc::clone(&self.domain),
+            buckets: &Arc::clone(&self.buckets),
             path,
             shown: "unmatched",
             name: None,

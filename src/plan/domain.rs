@@ -25,6 +25,8 @@ const MOST_OVERRIDES: usize = 1_024;
 #[derive(Debug)]
 pub struct Domain {
     pub(super) name: Arc<str>,
+    /// How the names of its buckets begin.
+    pub(super) buckets: Arc<str>,
     pub(super) response: Arc<ResponseOptions>,
     pub(super) authentication: Option<Arc<Authentication>>,
     pub(super) on_store_error: OnStoreError,
@@ -219,7 +221,7 @@ impl Domain {
         }
         let built = Limit::per(limit.requests, limit.period, self.counting.algorithm)?;
         let names = RuleNames {
-            domain: &self.name,
+            buckets: &self.buckets,
             path: "%override",
             shown: "override",
             name: None,
@@ -255,7 +257,8 @@ impl Domain {
 /// What a rule is called: in buckets' names, in answers, and by its own name if it has one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RuleNames<'a> {
-    pub domain: &'a str,
+    /// How the names of its domain's buckets begin.
+    pub buckets: &'a str,
     /// Its path, escaped.
     pub path: &'a str,
     /// Its last element, for people.
@@ -280,14 +283,14 @@ impl OwnedRuleNames {
         }
     }
 
-    /// The limits that a key has of its own, under this rule of `domain`.
+    /// The limits that a key has of its own, under this rule of the domain whose buckets' names begin so.
     pub(super) fn limits<L: FromIterator<Arc<RuleLimit>>>(
         &self,
-        domain: &str,
+        buckets: &str,
         limits: &[Limit],
     ) -> L {
         let names = RuleNames {
-            domain,
+            buckets,
             path: &self.path,
             shown: &self.shown,
             name: self.name.as_ref(),
@@ -299,10 +302,17 @@ impl OwnedRuleNames {
     }
 }
 
+/// How the names of a domain's buckets begin. A prefix ends in what is escaped in names.
+pub(super) fn buckets(prefix: &str, domain: &str) -> Arc<str> {
+    match prefix {
+        "" => escaped(domain).into(),
+        prefix => format!("{}={}", escaped(prefix), escaped(domain)).into(),
+    }
+}
+
 /// A limit of a rule. `own` is the limit's own name.
 pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -> RuleLimit {
-    let (domain, path) = (escaped(rule.domain), rule.path);
-    let key_prefix = format!("{domain}/{path}#{}", limit.identity());
+    let key_prefix = format!("{}/{}#{}", rule.buckets, rule.path, limit.identity());
     let label = match (own, rule.name) {
         (Some(own), _) => label(own),
         (None, Some(name)) => label(&format!("{name}:{limit}")),

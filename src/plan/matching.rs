@@ -147,7 +147,7 @@ impl Domain {
                 walk.key = walk.key.or(Some(key));
                 walk.tier = self.tier_of(key);
                 if !key.limits().is_empty() {
-                    walk.own_limits = Some(rule.names.limits(&self.name, key.limits()));
+                    walk.own_limits = Some(rule.names.limits(&self.buckets, key.limits()));
                 }
             }
             None => {

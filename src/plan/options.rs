@@ -36,6 +36,8 @@ pub struct LoadOptions {
     pub counting: Counting,
     /// What holds for all rules, whatever they say.
     pub modes: Modes,
+    /// Buckets' names begin with it, so that services with the same domains can share a Redis; empty for nothing.
+    pub key_prefix: Box<str>,
 }
 
 /// Switches over all rules.

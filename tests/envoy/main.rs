@@ -15,5 +15,6 @@ mod demo;
 mod keys;
 mod limits;
 mod outages;
+mod reference;
 mod replicas;
 mod tools;

@@ -81,6 +81,14 @@ impl EnvoyConfig {
         let filters = &mut self.connection_manager()["http_filters"];
         &mut named(filters, "envoy.filters.http.ratelimit")["typed_config"]
     }
+
+    /// What the public route asks about: a list of actions for each descriptor.
+    pub fn public_actions(&mut self) -> &mut Value {
+        let hosts = &mut self.connection_manager()["route_config"]["virtual_hosts"];
+        let route = named(&mut hosts[0]["routes"], "public");
+        let config = &mut route["typed_per_filter_config"]["envoy.filters.http.ratelimit"];
+        &mut config["rate_limits"]
+    }
 }
 
 fn named<'v>(list: &'v mut Value, name: &str) -> &'v mut Value {

@@ -3,7 +3,7 @@
 use tollgate::{
     descriptor::{Descriptor, Entry, Query},
     limit::{Period, Unit},
-    plan::{Match, Plans},
+    plan::{Allowance, LoadOptions, Match, Plans},
 };
 
 /// Plans of one file.
@@ -119,6 +119,47 @@ fn a_key_opens_by_its_secret_and_not_by_its_id() {
     let key = opened("demo-free-key").unwrap();
     assert_eq!((key.id(), key.tier()), ("demo-free", "free"));
     assert!(opened("demo-free").is_none());
+}
+
+#[test]
+fn a_prefix_keeps_the_buckets_of_services_with_the_same_domains_apart() {
+    let text = "domain: shop\nunmatched: 5/day\n\
+                descriptors: [{ key: ip, limits: [1/second] }]\n";
+    let starts = |prefix: &str| -> Vec<String> {
+        let options = LoadOptions {
+            key_prefix: prefix.into(),
+            ..LoadOptions::default()
+        };
+        let plans = Plans::from_texts_by(&[("plans.yaml", text)], &options).unwrap();
+        let domain = plans.domain("shop").unwrap();
+        let rules = domain.rules().map(|rule| match &rule.allowance {
+            Allowance::Limits(limits) => limits[0].key_prefix().to_owned(),
+            other => panic!("{other:?}"),
+        });
+        let asked = tollgate::descriptor::LimitOverride {
+            requests: 5,
+            period: Period::of(Unit::Day),
+        };
+        let overridden = domain.override_limit(
+            &descriptor(&[("ip", "x")]),
+            asked,
+            None,
+            plans.stored_keys(),
+        );
+        let overridden = overridden.unwrap().0.key_prefix().to_owned();
+        rules.chain([overridden]).collect()
+    };
+    let plain = starts("");
+    assert!(plain.iter().all(|start| start.starts_with("shop/")));
+    // `=` stands in no domain's name, nor in a prefix as it is written here.
+    for (prefix, written) in [("blue:", "blue:=shop/"), ("a=b", "a%3Db=shop/")] {
+        let named = starts(prefix);
+        assert_eq!(named.len(), plain.len());
+        assert!(
+            named.iter().all(|start| start.starts_with(written)),
+            "{named:?}"
+        );
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Three primaries with a third of the slots each, and maybe more nodes without any.
-struct Nodes {
+pub struct Nodes {
     servers: Vec<RedisServer>,
 }
 
@@ -53,7 +53,7 @@ fn start_node() -> (RedisServer, u16) {
 }
 
 impl Nodes {
-    async fn start(more: usize) -> Self {
+    pub async fn start(more: usize) -> Self {
         let started: Vec<_> = (0..3 + more).map(|_| start_node()).collect();
         for (index, (server, _)) in started.iter().take(3).enumerate() {
             let (from, to) = ([0, 5_461, 10_923][index], [5_460, 10_922, 16_383][index]);
@@ -126,7 +126,7 @@ impl Nodes {
         redis::from_redis_value(self.servers[index].send("CLUSTER MYID")).expect("an id")
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let ports = self
             .servers
             .iter()

@@ -77,10 +77,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
         "buckets expire on their own when they are full",
     ),
     (
-        "CACHE_KEY_PREFIX",
-        "keys begin with `tollgate:`; share no Redis between services that have the same domains",
-    ),
-    (
         "REDIS_POOL_SIZE",
         "two connections carry all decisions, in batches",
     ),
@@ -143,6 +139,7 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
                     shadow: environment.answers.shadow_mode,
                     quota: environment.answers.quota_mode,
                 },
+                key_prefix: environment.counting.cache_key_prefix.as_str().into(),
             },
         },
         wait_for_plans: true,

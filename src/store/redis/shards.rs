@@ -1,7 +1,8 @@
 //! Several Redis servers as one store: the nodes of a cluster, and a second Redis for limits per second.
 //!
 //! A take whose buckets are in one place is one script call, as on a single Redis. One that spans places takes from each in turn, the
-//! tightest first, and gives back what it took if one refuses: never over, and until the gift arrives a little under. What this
+//! tightest first, and gives back what it took if one refuses: never over, and until the gift arrives a little under. If all its
+//! items are charged on their own, it takes from all places at once. What this
 //! replica remembers of empty buckets refuses nobody here, as another request may be about to give back.
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     RedisSettings, RedisStore, StoreStats, Task,
@@ -60,6 +61,9 @@ struct Part {
     items: SmallVec<[usize; 2]>,
     take: Take,
 }
+
+/// Hits that put one bucket right, for the items at these places.
+type Correction = (SmallVec<[usize; 2]>, Take);
 
 impl Shards {
     /// Starts to connect in the background and returns at once. Needs a Tokio runtime.
@@ -275,6 +279,10 @@ impl Places {
         if take.dry {
             return self.look(take, &parts, until).await;
         }
+        let alone = |item: &Item| item.charge == Charge::Independent;
+        if take.items.iter().all(alone) {
+            return self.take_at_once(take, &parts, until).await;
+        }
         let now = Instant::now();
         parts.sort_by_cached_key(|part| self.room(part, now));
         // What is charged though refused must be asked for, wherever it is.
@@ -284,9 +292,9 @@ impl Places {
         let mut answer = Answer::of(take);
         for (number, part) in parts.iter().enumerate() {
             let (before, after) = (&parts[..number], &parts[number + 1..]);
-            let asked = Arc::new(Asked::new(part.take.clone()));
+            let asked = Arc::new(Asked::new(part.without_gifts()));
             let taken = match self.ask(&asked, until, Way::default()).await {
-                Ok(taken) => taken,
+                Ok(taken) => part.has_given_nothing(taken),
                 Err(undecided) => {
                     self.correct(before, &mut answer, &nothing, until).await;
                     return Err(undecided);
@@ -296,7 +304,7 @@ impl Places {
             answer.add(part, taken);
             if refused && stops {
                 self.correct(before, &mut answer, &nothing, until).await;
-                for (part, seen) in after.iter().zip(self.look_at(after, until).await) {
+                for (part, seen) in after.iter().zip(self.ask_all(after, true, until).await) {
                     answer.add(part, seen?);
                 }
                 return Ok(answer.taken(false));
@@ -309,20 +317,39 @@ impl Places {
         Ok(answer.taken(admitted))
     }
 
+    /// Items that are charged whatever the others say need not wait for each other.
+    async fn take_at_once(&self, take: &Take, parts: &[Part], until: Instant) -> Reply {
+        let mut answer = Answer::of(take);
+        let mut undecided = None;
+        for (part, reply) in parts.iter().zip(self.ask_all(parts, false, until).await) {
+            match reply {
+                Ok(taken) => answer.add(part, taken),
+                Err(reason) => undecided = Some(reason),
+            }
+        }
+        if let Some(reason) = undecided {
+            let nothing = Flags::from_elem(false, take.items.len());
+            self.correct(parts, &mut answer, &nothing, until).await;
+            return Err(reason);
+        }
+        let admitted = admits(roles(take).zip(answer.fits()));
+        Ok(answer.taken(admitted))
+    }
+
     /// What the parts would say, together.
     async fn look(&self, take: &Take, parts: &[Part], until: Instant) -> Reply {
         let mut answer = Answer::of(take);
-        for (part, seen) in parts.iter().zip(self.look_at(parts, until).await) {
+        for (part, seen) in parts.iter().zip(self.ask_all(parts, true, until).await) {
             answer.add(part, seen?);
         }
         let admitted = admits(roles(take).zip(answer.fits()));
         Ok(answer.taken(admitted))
     }
 
-    async fn look_at(&self, parts: &[Part], until: Instant) -> Vec<Reply> {
+    async fn ask_all(&self, parts: &[Part], dry: bool, until: Instant) -> Vec<Reply> {
         join_all(parts.iter().map(|part| async move {
             let take = Take {
-                dry: true,
+                dry,
                 ..part.take.clone()
             };
             self.ask(&Arc::new(Asked::new(take)), until, Way::default())
@@ -337,23 +364,47 @@ impl Places {
         let items = parts
             .iter()
             .flat_map(|part| part.items.iter().zip(&part.take.items));
-        let wrong = items.filter_map(|(place, item)| {
-            let balance = answer.balances[*place]?;
-            (balance.charged != wanted[*place]).then_some((*place, item, balance))
+        let mut wrong: SmallVec<[Correction; 2]> = SmallVec::new();
+        for (place, item) in items {
+            let Some(charged) = answer.balances[*place].map(|balance| balance.charged) else {
+                continue;
+            };
+            if charged == wanted[*place] {
+                continue;
+            }
+            let right = self.right(item, charged);
+            let same = wrong
+                .iter_mut()
+                .find(|(_, take)| take.items[0].key == item.key);
+            match same {
+                Some((places, take)) => {
+                    places.push(*place);
+                    take.items.push(right);
+                }
+                None => {
+                    let (places, items) = (smallvec![*place], smallvec![right]);
+                    wrong.push((places, Take { items, dry: false }));
+                }
+            }
+        }
+        let told = wrong.into_iter().map(|(places, take)| async move {
+            let way = Way {
+                forced: true,
+                ..Way::default()
+            };
+            let taken = self.ask(&Arc::new(Asked::new(take)), until, way).await;
+            Some((places, taken.ok()?.balances))
         });
-        let corrected = join_all(wrong.map(|(place, item, balance)| async move {
-            let balance = self.corrected(item, balance, until).await?;
-            Some((place, balance))
-        }))
-        .await;
-        for (place, balance) in corrected.into_iter().flatten() {
-            answer.balances[place] = Some(balance);
+        for (places, balances) in join_all(told).await.into_iter().flatten() {
+            for (place, after) in places.into_iter().zip(balances) {
+                answer.correct(place, after);
+            }
         }
     }
 
-    /// Undoes `item`, which was charged, or charges it, which was not. Returns what its bucket then holds.
-    async fn corrected(&self, item: &Item, before: Balance, until: Instant) -> Option<Balance> {
-        let hits = match (item.hits, before.charged) {
+    /// What undoes `item`, which was charged, or charges it, which was not.
+    fn right(&self, item: &Item, charged: bool) -> Item {
+        let hits = match (item.hits, charged) {
             (Hits::Take(hits), true) => {
                 self.stats.given_back.fetch_add(hits, Relaxed);
                 Hits::Give(hits)
@@ -361,28 +412,13 @@ impl Places {
             (Hits::Give(hits), true) => Hits::Take(hits),
             (hits, false) => hits,
         };
-        let correction = Item {
+        Item {
             hits,
             charge: Charge::AllOrNothing,
             // If the server is away by now, it is told afterwards.
             on_store_error: OnStoreError::Local,
             ..item.clone()
-        };
-        let take = Take {
-            items: [correction].into_iter().collect(),
-            dry: false,
-        };
-        let way = Way {
-            forced: true,
-            ..Way::default()
-        };
-        let taken = self.ask(&Arc::new(Asked::new(take)), until, way).await;
-        let after = taken.ok()?.balances.first().copied()?;
-        Some(Balance {
-            fits: before.fits,
-            charged: !before.charged,
-            ..after
-        })
+        }
     }
 
     /// Hits that would be left in the tightest bucket of a part, by what was last seen of it.
@@ -402,6 +438,30 @@ impl Places {
         }
         room
     }
+}
+
+impl Part {
+    /// What is asked first. Gifts that a refusal elsewhere would call back come when all have answered: a bucket that was nearly
+    /// full has not taken in all that would be called back.
+    fn without_gifts(&self) -> Take {
+        let mut take = self.take.clone();
+        for item in take.items.iter_mut().filter(|item| gives_if_admitted(item)) {
+            item.hits = Hits::Give(0);
+        }
+        take
+    }
+
+    fn has_given_nothing(&self, mut taken: Taken) -> Taken {
+        for (item, balance) in self.take.items.iter().zip(&mut taken.balances) {
+            balance.charged &= !gives_if_admitted(item);
+        }
+        taken
+    }
+}
+
+fn gives_if_admitted(item: &Item) -> bool {
+    let if_admitted = matches!(item.charge, Charge::AllOrNothing | Charge::Overdraw);
+    if_admitted && matches!(item.hits, Hits::Give(_))
 }
 
 fn is_quota(item: &Item) -> bool {
@@ -427,6 +487,16 @@ impl Answer {
         for (place, balance) in part.items.iter().zip(taken.balances) {
             self.balances[*place] = Some(balance);
         }
+    }
+
+    /// The item at `place` is charged if it was not, and the other way round; its bucket is `after` it.
+    fn correct(&mut self, place: usize, after: Balance) {
+        let before = self.balances[place].expect("it was answered");
+        self.balances[place] = Some(Balance {
+            fits: before.fits,
+            charged: !before.charged,
+            ..after
+        });
     }
 
     fn fits(&self) -> Flags {
