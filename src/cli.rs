@@ -8,8 +8,10 @@ pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod keys;
+pub mod plans;
 pub mod ratelimit;
 pub mod serve;
+pub mod simulate;
 mod statistics;
 mod store;
 pub mod tls;
@@ -27,7 +29,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::causes::chain;
+use crate::{causes::chain, plan::Plans};
 
 /// Exit status of a command that could not tell.
 pub const CANNOT_TELL: u8 = 2;
@@ -57,6 +59,11 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
     Explain(explain::ExplainArgs),
+    /// Say what a change of plans changes, and for whom
+    #[command(subcommand)]
+    Plans(plans::PlansCommand),
+    /// Replay an access log against plans: who would have been refused?
+    Simulate(simulate::SimulateArgs),
     /// Bring up Envoy, Tollgate and a service to protect on this machine, and tell what to try
     Demo(demo::DemoArgs),
     /// Measure a rate-limit server: throughput, latency, CPU per decision, over-admission
@@ -104,6 +111,13 @@ pub struct ConfigArgs {
 }
 
 impl ConfigArgs {
+    /// As if the flag had named these.
+    fn of(files: &[PathBuf]) -> Self {
+        Self {
+            config: files.to_vec(),
+        }
+    }
+
     /// Whether anything is named.
     fn named(&self) -> bool {
         !self.config.is_empty() || env::var_os("TOLLGATE_CONFIG").is_some_and(|set| !set.is_empty())
@@ -137,6 +151,8 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => on_runtime(explain::run(args)),
+        Command::Plans(command) => plans::run(&command),
+        Command::Simulate(args) => on_runtime(simulate::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
@@ -177,12 +193,25 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::from(CANNOT_TELL)
 }
 
-/// Says which of the plan files and folders is not there.
-fn readable(sources: &[PathBuf]) -> Result<(), String> {
+/// The domain that is named, or else the only one of the plans.
+fn domain(named: Option<&String>, plans: &Plans) -> Result<String, String> {
+    if let Some(domain) = named {
+        return Ok(domain.clone());
+    }
+    let names: Vec<&str> = plans.domains().map(|domain| domain.name()).collect();
+    match names[..] {
+        [only] => Ok(only.to_owned()),
+        [] => Err("say --domain: the plans have none".to_owned()),
+        _ => Err(format!("say --domain: the plans have {}", names.join(", "))),
+    }
+}
+
+/// Says which of the plan files and folders is not there, and the flag that names them.
+fn readable(sources: &[PathBuf], flag: &str) -> Result<(), String> {
     match unreadable(sources) {
         None => Ok(()),
         Some((path, error)) => Err(format!(
-            "cannot read plans from {}: {error}; name a plan file, or a folder of them, with --config",
+            "cannot read plans from {}: {error}; name a plan file, or a folder of them, with {flag}",
             path.display()
         )),
     }

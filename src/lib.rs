@@ -38,6 +38,11 @@ pub mod admin;
 pub mod admin_api;
 pub mod grpc;
 
+pub mod envoy;
+
+pub mod coverage;
+pub mod replay;
+
 pub mod server;
 
 pub mod http_probe;

@@ -150,6 +150,12 @@ impl Algorithm {
         ("token_bucket", Self::TokenBucket),
         ("fixed_window", Self::FixedWindow),
     ];
+
+    /// As plans say it.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, algorithm)| *algorithm == self);
+        found.expect("all are named").0
+    }
 }
 
 /// One limit: `count` per `period`, counted as `kind` says. Made by [`Limit::new`], which checks that it can be counted

@@ -3,9 +3,11 @@
 //! A file's way: `source` finds it, `tree` parses it (a resource of a control plane comes as a tree), `read` turns it into the types of `file` and notes every mistake,
 //! `compile` makes a [`Domain`] of it. [`Plans`] is all of them; `matching` finds the rules that a query meets.
 
+pub mod diff;
 pub(crate) mod fields;
 pub mod file;
 pub mod mistake;
+pub mod reach;
 pub mod reload;
 pub mod rule;
 pub(crate) mod scalar;

@@ -1,23 +1,24 @@
 //! `tollgate check`: are these plans good, and what becomes of another service's files?
 
 mod convert;
+mod envoy;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
-use super::counting::CountingArgs;
+use super::{ConfigArgs, counting::CountingArgs};
 use crate::{
     limit::Algorithm,
     migrate::envoyproxy::{self, Counting},
-    plan::{self, Charge, LoadOptions, Plans, Sources},
+    plan::{self, Charge, Plans},
 };
 
 /// Flags of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
-    /// Plan files and folders
-    #[arg(required = true, value_name = "FILES")]
+    /// Plan files and folders; with --envoy, unless told, those that `serve` would take
+    #[arg(required_unless_present = "envoy", value_name = "FILES")]
     files: Vec<PathBuf>,
     /// Take warnings for mistakes
     #[arg(long)]
@@ -28,6 +29,12 @@ pub struct CheckArgs {
     /// With `--from limitador`: write the plan files into this folder, not to stdout
     #[arg(long, value_name = "FOLDER", requires = "from")]
     write: Option<PathBuf>,
+    /// Envoy's configuration, or what its admin page /config_dump says: tell which limits apply to which of its routes
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    envoy: Option<PathBuf>,
+    /// How the answer looks
+    #[arg(long, default_value = "text", requires = "envoy")]
+    output: Output,
     #[command(flatten)]
     counting: CountingArgs,
 }
@@ -42,33 +49,35 @@ enum Origin {
     Limitador,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
 /// Tells every mistake and warning on stdout, as they are its answer. Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
 pub fn run(args: &CheckArgs) -> ExitCode {
-    if let Some((file, error)) = super::unreadable(&args.files) {
+    let files = ConfigArgs::of(&args.files).sources();
+    if let Some((file, error)) = super::unreadable(&files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
     }
     match (args.from, &args.write) {
-        (Some(Origin::Limitador), folder) => {
-            convert::run(&args.files, folder.as_deref(), args.strict)
-        }
+        (Some(Origin::Limitador), folder) => convert::run(&files, folder.as_deref(), args.strict),
         (_, Some(_)) => {
             super::fail("--write goes with --from limitador: other files need no conversion")
         }
-        (from, None) => check(args, from),
+        (from, None) => check(args, files, from),
     }
 }
 
-fn check(args: &CheckArgs, from: Option<Origin>) -> ExitCode {
-    let sources = Sources {
-        paths: args.files.clone(),
-        options: LoadOptions {
-            every_file: from == Some(Origin::Envoyproxy),
-            counting: args.counting.counting(),
-            ..LoadOptions::default()
-        },
-    };
+fn check(args: &CheckArgs, files: Vec<PathBuf>, from: Option<Origin>) -> ExitCode {
+    let mut sources = args.counting.sources(files);
+    sources.options.every_file = from == Some(Origin::Envoyproxy);
     match Plans::load(&sources, None) {
         Ok(plans) => {
+            if let Some(config) = &args.envoy {
+                return envoy::run(config, &plans, args.strict, args.output);
+            }
             let good = !args.strict || plans.warnings().is_empty();
             let code = if good {
                 ExitCode::SUCCESS

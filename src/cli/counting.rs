@@ -1,13 +1,15 @@
 //! Flags that say how requests are counted where a plan file does not.
 
+use std::path::PathBuf;
+
 use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
 
 use crate::{
     limit::Algorithm,
-    plan::{Charge, Counting},
+    plan::{Charge, Counting, LoadOptions, Sources},
 };
 
-/// Flags of `serve`.
+/// Flags of every command that reads plans.
 #[derive(Debug, Clone, Args)]
 pub struct CountingArgs {
     /// How limits count that do not say it themselves; plan files win
@@ -24,6 +26,17 @@ impl CountingArgs {
             algorithm: self.algorithm,
             charge: self.charge,
             overdraw: false,
+        }
+    }
+
+    /// Plans from `paths`, counted so.
+    pub(super) fn sources(&self, paths: Vec<PathBuf>) -> Sources {
+        Sources {
+            paths,
+            options: LoadOptions {
+                counting: self.counting(),
+                ..LoadOptions::default()
+            },
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
-    plan::{LoadOptions, SharedPlans, Sources},
+    plan::SharedPlans,
     server::connect_store,
 };
 
@@ -76,17 +76,11 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     let choice = args.store.choice()?;
     let sources = args.config.sources();
-    super::readable(&sources)?;
-    let plans = SharedPlans::open(Sources {
-        paths: sources,
-        options: LoadOptions {
-            counting: args.counting.counting(),
-            ..LoadOptions::default()
-        },
-    })
-    .map_err(|error| error.to_string())?;
+    super::readable(&sources, "--config")?;
+    let plans = SharedPlans::open(args.counting.sources(sources));
+    let plans = plans.map_err(|error| error.to_string())?;
     let question = Question {
-        domain: domain(args, &plans)?,
+        domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
         hits_addend: args.hits,
     };
@@ -100,25 +94,6 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         return Err(format!("the store, {choice}, did not answer"));
     }
     Ok(explanation)
-}
-
-fn domain(args: &ExplainArgs, plans: &SharedPlans) -> Result<String, String> {
-    if let Some(domain) = &args.domain {
-        return Ok(domain.clone());
-    }
-    let plans = plans.load();
-    let names: Vec<&str> = plans.domains().map(|domain| domain.name()).collect();
-    match names[..] {
-        [only] => Ok(only.to_owned()),
-        _ => Err(format!(
-            "say --domain: the plans have {}",
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            }
-        )),
-    }
 }
 
 fn question_descriptor(entries: &Entries) -> QuestionDescriptor {

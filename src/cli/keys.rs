@@ -212,7 +212,7 @@ impl<A: Args> On<A> {
         let home = key_home(&store, self.state_dir.as_deref());
         let home = home.ok_or_else(|| KeyError::NoHome.to_string())?;
         let sources = self.config.sources();
-        super::readable(&sources)?;
+        super::readable(&sources, "--config")?;
         let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
         Ok(KeyAdmin::new(home.open(), Arc::new(plans)))
     }

@@ -174,7 +174,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(message) => return super::fail(&message),
     };
-    match super::readable(&settings.plans.paths) {
+    match super::readable(&settings.plans.paths, "--config") {
         Ok(()) => run_with(settings, args.worker_threads),
         Err(message) => {
             super::say(format_args!("error: {message}"));

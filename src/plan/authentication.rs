@@ -64,10 +64,21 @@ pub enum ErrorStyle {
 }
 
 const ERROR_STYLES: &[(&str, ErrorStyle)] = &[
-    ("aws", ErrorStyle::Aws),
-    ("problem+json", ErrorStyle::ProblemJson),
-    ("plain", ErrorStyle::Plain),
+    (ErrorStyle::Aws.name(), ErrorStyle::Aws),
+    (ErrorStyle::ProblemJson.name(), ErrorStyle::ProblemJson),
+    (ErrorStyle::Plain.name(), ErrorStyle::Plain),
 ];
+
+impl ErrorStyle {
+    /// As plans have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::ProblemJson => "problem+json",
+            Self::Plain => "plain",
+        }
+    }
+}
 
 impl Default for Authentication {
     fn default() -> Self {

@@ -62,6 +62,15 @@ impl ApiKeys {
         self.by_id.get(id).map(AsRef::as_ref)
     }
 
+    /// The ids that are known here and there, and whose secret there is another one.
+    pub fn with_another_secret<'a>(&'a self, there: &'a Self) -> impl Iterator<Item = &'a str> {
+        let other = |hash: &[u8; 32], id: &str| {
+            there.by_id.contains_key(id) && there.by_hash.get(hash).is_none_or(|key| &*key.id != id)
+        };
+        let known = self.by_hash.iter();
+        known.filter_map(move |(hash, key)| other(hash, &key.id).then_some(&*key.id))
+    }
+
     /// All keys, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ApiKey>> {
         self.by_hash.values()

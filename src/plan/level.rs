@@ -4,7 +4,7 @@
 //! beginning (one look per distinct length), networks by the hash of the masked address (one look per distinct prefix).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -78,6 +78,24 @@ impl Level {
         Some((*node, Met::Key))
     }
 
+    /// Every rule that an entry of that key can meet, in file order; and whether each value meets one.
+    pub fn reachable(&self, key: &str) -> (BTreeSet<NodeIndex>, bool) {
+        let joined = format!("{key}_");
+        let of_key = |text: &[u8]| text == key.as_bytes() || text.starts_with(joined.as_bytes());
+        let texts = self.texts.iter().filter(|(text, _)| of_key(text));
+        let networks = self.networks.get(key.as_bytes()).into_iter();
+        let patterns = self.patterns.fitting(joined.as_bytes());
+        let every = self.texts.contains_key(key.as_bytes())
+            || patterns
+                .iter()
+                .any(|(pattern, _)| pattern.fits_all_after(joined.as_bytes()));
+        let nodes = texts
+            .map(|(_, node)| *node)
+            .chain(networks.flat_map(Networks::nodes))
+            .chain(patterns.iter().map(|(_, node)| *node));
+        (nodes.collect(), every)
+    }
+
     /// The earlier rule whose pattern takes everything that `text`, a pattern, stands for.
     ///
     /// A pattern that fits another one's text, stars and all, fits whatever those stars stand for.
@@ -113,6 +131,12 @@ impl Networks {
                 table(&mut self.v6, net.prefix_len()).insert(net.network().into(), node);
             }
         }
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = NodeIndex> {
+        let v4 = self.v4.iter().flat_map(|(_, nets)| nets.values());
+        v4.chain(self.v6.iter().flat_map(|(_, nets)| nets.values()))
+            .copied()
     }
 
     fn find(&self, value: &str) -> Option<NodeIndex> {
@@ -157,6 +181,16 @@ impl Patterns {
             .push((pattern, node));
     }
 
+    /// Those that fit some text of that beginning.
+    fn fitting(&self, beginning: &[u8]) -> Vec<&(Pattern, NodeIndex)> {
+        let tables = self.by_length.values();
+        let all = tables.flat_map(|by_beginning| by_beginning.values().flatten());
+        all.filter(|(pattern, _)| {
+            pattern.beginning.starts_with(beginning) || beginning.starts_with(&pattern.beginning)
+        })
+        .collect()
+    }
+
     /// The first in file order; nodes of a level are numbered so.
     fn find(&self, joined: &[u8]) -> Option<NodeIndex> {
         let mut first: Option<NodeIndex> = None;
@@ -196,6 +230,11 @@ impl Pattern {
             middles: parts.into(),
             end,
         }
+    }
+
+    /// Whether it fits every text of that beginning.
+    fn fits_all_after(&self, beginning: &[u8]) -> bool {
+        self.end.is_empty() && self.middles.is_empty() && beginning.starts_with(&self.beginning)
     }
 
     /// Source: envoyproxy/ratelimit: both ends anchored, the parts between in order, nothing used twice.

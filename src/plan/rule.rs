@@ -116,8 +116,8 @@ pub enum Role {
     Quota,
 }
 
-/// When hits are charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// When hits are charged; the later it stands here, the more is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Charge {
     /// If the request passes and they fit: all such hits of a request together or none.
     #[default]
@@ -139,6 +139,12 @@ impl Charge {
         ("independent", Self::Independent),
         ("stop_when_over", Self::StopWhenOver),
     ];
+
+    /// As plans say it.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES.iter().find(|(_, charge)| *charge == self);
+        found.map_or("overdraw", |(name, _)| name)
+    }
 }
 
 /// How limits count and when hits are charged: of a rule, or where no rule says so.
@@ -170,7 +176,11 @@ impl Counting {
 
     /// When the hits of `descriptor` are charged.
     pub fn charge_of(self, descriptor: &Descriptor) -> Charge {
-        let spent = descriptor.says_hits && matches!(descriptor.hits, Hits::Take(1..));
+        self.charge_if(descriptor.says_hits && matches!(descriptor.hits, Hits::Take(1..)))
+    }
+
+    /// When hits are charged that were `spent` before they were asked for, or were not.
+    pub fn charge_if(self, spent: bool) -> Charge {
         match self.charge {
             Charge::AllOrNothing if self.overdraw && spent => Charge::Overdraw,
             charge => charge,

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::{Arc, OnceLock},
 };
 
@@ -50,6 +51,27 @@ enum Part {
     Text(Box<str>),
     /// As the request has it.
     Entry,
+}
+
+/// The key without the domain, for people.
+impl fmt::Display for RuleStatistics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (parts, each) = match &self.key {
+            Key::Fixed(key) => {
+                let levels = &key.text()[key.domain().len()..];
+                return f.write_str(levels.trim_start_matches('.'));
+            }
+            Key::Made { parts, underscored } => match underscored {
+                false => (parts, "(each value)"),
+                true => (parts, "(each value, empty too)"),
+            },
+        };
+        let parts = parts.iter().map(|part| match part {
+            Part::Text(text) => text,
+            Part::Entry => each,
+        });
+        f.write_str(&parts.collect::<Vec<_>>().join("."))
+    }
 }
 
 impl RuleStatistics {

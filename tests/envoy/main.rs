@@ -17,3 +17,4 @@ mod limits;
 mod outages;
 mod reference;
 mod replicas;
+mod tools;

@@ -71,7 +71,7 @@ impl EnvoyConfig {
         named(&mut self.0["static_resources"]["clusters"], name)
     }
 
-    fn connection_manager(&mut self) -> &mut Value {
+    pub fn connection_manager(&mut self) -> &mut Value {
         let listener = &mut self.0["static_resources"]["listeners"][0];
         &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
     }
@@ -170,7 +170,7 @@ impl Envoy {
             .expect("an address")
     }
 
-    async fn page(&self, path: &str) -> Answer {
+    pub async fn page(&self, path: &str) -> Answer {
         Client::connect(self.admin).await.get(path, &[]).await
     }
 

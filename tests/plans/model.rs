@@ -244,6 +244,30 @@ proptest! {
         }
     }
 
+    /// What is told of all values of a key holds for each of them.
+    #[test]
+    fn a_rule_that_is_met_is_within_reach(rules in rules(), requests in sent(), fixed in vec(any::<bool>(), 4)) {
+        let text = json!({ "domain": "d", "descriptors": list(&rules, "r") }).to_string();
+        let plans = Plans::from_texts(&[("plans.yaml", &text)]).unwrap_or_else(|error| panic!("{error}"));
+        let domain = plans.domain("d").unwrap();
+        for entries in &requests {
+            let query = super::matching::query("d", &[entries]);
+            let shape: Vec<_> = entries
+                .iter()
+                .zip(&fixed)
+                .map(|((key, value), fixed)| (*key, fixed.then_some(*value)))
+                .collect();
+            let reach = domain.reach(&shape);
+            match &domain.matches(&query, plans.stored_keys())[0] {
+                Match::None => prop_assert!(!reach.always, "{:?}", entries),
+                Match::Limited { rule, .. } | Match::Passes(rule) | Match::Refuses(rule) => {
+                    let paths: Vec<_> = reach.rules.iter().map(|rule| &rule.path).collect();
+                    prop_assert!(paths.contains(&&rule.path), "{:?} in {:?}", rule.path, paths);
+                }
+            }
+        }
+    }
+
     /// Values of any length and content get names of their own; equal ones the same.
     #[test]
     fn no_two_lists_of_values_share_a_bucket(one in vec(".{0,140}", 2), other in vec(".{0,140}", 2)) {

@@ -1,0 +1,112 @@
+//! What a change of plans means for API keys.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Change, ChangeKind, ChangeSubject, Effect, Pair, compare, many};
+use crate::plan::{ApiKey, Domain};
+
+/// Most keys that a sentence names.
+const MOST_NAMED: usize = 20;
+
+impl Pair<'_> {
+    /// Keys, in groups that the same happens to.
+    pub(super) fn keys(&self, into: &mut Vec<Change>) {
+        let (old, new) = (by_id(self.old.api_keys()), by_id(self.new.api_keys()));
+        let mut tell = |ids: &[&str], change, said| {
+            into.extend((!ids.is_empty()).then(|| self.keys_changed(ids, change, said)));
+        };
+        let both = || {
+            old.iter()
+                .filter_map(|(id, key)| Some((*id, *key, *new.get(id)?)))
+        };
+        let mut moved: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for (id, before, after) in both().filter(|(_, before, after)| before.tier != after.tier) {
+            let way = (&*before.tier, &*after.tier);
+            moved.entry(way).or_default().push(id);
+        }
+        for ((from, to), ids) in &moved {
+            tell(ids, ChangeKind::Changed, self.moved(from, to));
+        }
+        let given = both().filter(|(_, before, after)| before.owner != after.owner);
+        let given: Vec<&str> = given.map(|(id, ..)| id).collect();
+        let said = (Effect::None, "another owner".to_owned());
+        tell(&given, ChangeKind::Changed, said);
+        let mut resealed: Vec<&str> = self.old.keys.with_another_secret(&self.new.keys).collect();
+        resealed.sort_unstable();
+        let says = "another secret: the old one opens nothing any more";
+        tell(
+            &resealed,
+            ChangeKind::Changed,
+            (Effect::Depends, says.to_owned()),
+        );
+        for (tier, ids) in only_in(&old, &new) {
+            let says = format!("gone, were of tier `{tier}`");
+            tell(&ids, ChangeKind::Removed, (Effect::Tighter, says));
+        }
+        for (tier, ids) in only_in(&new, &old) {
+            let says = format!("new, of tier `{tier}`");
+            tell(&ids, ChangeKind::Added, (Effect::Looser, says));
+        }
+    }
+
+    fn moved(&self, from: &str, to: &str) -> (Effect, String) {
+        let (old, new) = self.both_tiers();
+        let limits = old.get(from).copied().flatten();
+        let limits = limits.zip(new.get(to).copied().flatten());
+        let compared = limits.and_then(|(before, after)| compare(before, after));
+        let (mut effect, mut says) =
+            compared.unwrap_or((Effect::None, "the same limits".to_owned()));
+        let (left, met) = (of_tier(self.old, from), of_tier(self.new, to));
+        if !left.is_empty() || !met.is_empty() {
+            effect = effect.and(Effect::Depends);
+            let told = |rules: Vec<&str>| match rules[..] {
+                [] => "no rule".to_owned(),
+                _ => rules.join(", "),
+            };
+            says += &format!(
+                "; their `tier` entries met {}, and meet {}",
+                told(left),
+                told(met)
+            );
+        }
+        (effect, format!("tier `{from}` → `{to}`: {says}"))
+    }
+
+    fn keys_changed(&self, ids: &[&str], change: ChangeKind, said: (Effect, String)) -> Change {
+        let named = ids.iter().take(MOST_NAMED).copied();
+        let mut names = named.collect::<Vec<_>>().join(", ");
+        if ids.len() > MOST_NAMED {
+            names += &format!(" and {} more", ids.len() - MOST_NAMED);
+        }
+        let (effect, says) = said;
+        let says = format!("{}: {says}", many(ids.len(), "API key"));
+        self.change(ChangeSubject::ApiKeys, &names, change, (effect, says))
+    }
+}
+
+/// The rules for entries that name the tier.
+fn of_tier<'p>(domain: &'p Domain, tier: &str) -> Vec<&'p str> {
+    let element = format!("tier={tier}");
+    let paths = domain.rules().map(|rule| &*rule.path);
+    let below = |path: &&str| {
+        let rest = path.strip_prefix(&element);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    paths.filter(below).collect()
+}
+
+fn by_id<'p>(keys: impl Iterator<Item = &'p Arc<ApiKey>>) -> BTreeMap<&'p str, &'p ApiKey> {
+    keys.map(|key| (&*key.id, &**key)).collect()
+}
+
+/// The ids that stand in `one` and not in `other`, by tier.
+fn only_in<'p>(
+    one: &BTreeMap<&'p str, &'p ApiKey>,
+    other: &BTreeMap<&str, &ApiKey>,
+) -> BTreeMap<&'p str, Vec<&'p str>> {
+    let mut ids: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (id, key) in one.iter().filter(|(id, _)| !other.contains_key(*id)) {
+        ids.entry(&key.tier).or_default().push(id);
+    }
+    ids
+}
