@@ -250,6 +250,11 @@ impl SharedPlans {
             rules,
             "plans loaded"
         );
+        if plans.domains().next().is_none() && self.load().domains().next().is_some() {
+            tracing::warn!(
+                "no domain is left in the plans: every request passes until one comes back"
+            );
+        }
         // Keys may have changed since the files were read.
         self.plans.rcu(|before| {
             let stored = Arc::clone(before.stored_keys());
