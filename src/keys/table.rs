@@ -357,23 +357,6 @@ mod tests {
     use super::*;
     use crate::keys::hash;
 
-    fn record(id: &str, secret: &str) -> KeyRecord {
-        KeyRecord {
-            id: id.to_owned(),
-            tier: "free".to_owned(),
-            sha256: Sha256Hash(hash(secret.as_bytes())),
-            owner: Some("Ada".to_owned()),
-            labels: BTreeMap::new(),
-            limits: Vec::new(),
-            enabled: true,
-            expires_at: None,
-            created_at: 1,
-            changed_at: 1,
-            revision: 1,
-            previous: None,
-        }
-    }
-
     fn table(records: &[KeyRecord]) -> KeyTable {
         let mut editor = KeyTable::default().edit();
         for record in records {
@@ -390,7 +373,7 @@ mod tests {
     #[test]
     fn keys_are_found_by_id_and_by_secret_and_come_back_whole() {
         let records: Vec<_> = (0..5_000)
-            .map(|n| record(&format!("key-{n}"), &format!("secret-{n}")))
+            .map(|n| KeyRecord::example(&format!("key-{n}"), &format!("secret-{n}")))
             .collect();
         let table = table(&records);
         assert_eq!(table.len(), 5_000);
@@ -410,10 +393,10 @@ mod tests {
 
     #[test]
     fn a_new_table_leaves_the_old_one_as_it_was() {
-        let old = table(&[record("a", "1"), record("b", "2")]);
+        let old = table(&[KeyRecord::example("a", "1"), KeyRecord::example("b", "2")]);
         let mut editor = old.edit();
         editor.apply(Change::Remove("a".to_owned()));
-        editor.apply(Change::Put(record("b", "3")));
+        editor.apply(Change::Put(KeyRecord::example("b", "3")));
         editor.apply(Change::Remove("nobody".to_owned()));
         let new = editor.finish(2);
         assert_eq!((old.len(), new.len()), (2, 1));
@@ -427,11 +410,11 @@ mod tests {
     fn disabled_and_expired_keys_open_nothing() {
         let disabled = KeyRecord {
             enabled: false,
-            ..record("off", "1")
+            ..KeyRecord::example("off", "1")
         };
         let expiring = KeyRecord {
             expires_at: Some(100),
-            ..record("short", "2")
+            ..KeyRecord::example("short", "2")
         };
         let table = table(&[disabled, expiring]);
         let lookup = |secret: &str, now| table.of_hash(&hash(secret.as_bytes()), now);
@@ -449,7 +432,7 @@ mod tests {
         });
         let table = table(&[KeyRecord {
             previous,
-            ..record("a", "new")
+            ..KeyRecord::example("a", "new")
         }]);
         assert_eq!(opens(&table, "old", 99).as_deref(), Some("a"));
         assert_eq!(opens(&table, "old", 100), None);
@@ -459,7 +442,7 @@ mod tests {
 
     #[test]
     fn nothing_prints_a_secret_or_its_hash() {
-        let record = record("a", "1");
+        let record = KeyRecord::example("a", "1");
         let (digits, table) = (
             serde_json::to_string(&record.sha256).unwrap(),
             table(std::slice::from_ref(&record)),

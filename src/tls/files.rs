@@ -108,11 +108,6 @@ impl Pem {
         })
     }
 
-    /// The text, as it stood in the file.
-    pub fn text(&self) -> &[u8] {
-        &self.text
-    }
-
     /// The authorities in it; at least one.
     ///
     /// # Errors
