@@ -202,6 +202,8 @@ pub enum CheckResult {
     Expired,
     /// No key.
     Missing,
+    /// Whoever asks stands in a deny list.
+    Denied,
 }
 
 impl EncodeLabelValue for CheckResult {
@@ -213,6 +215,7 @@ impl EncodeLabelValue for CheckResult {
             Self::Disabled => "disabled",
             Self::Expired => "expired",
             Self::Missing => "missing",
+            Self::Denied => "denied",
         })
     }
 }

@@ -16,10 +16,12 @@ pub mod shapes;
 pub mod tree;
 
 mod authentication;
+mod beyond;
 mod compile;
 mod domain;
 mod keys;
 mod level;
+mod lists;
 mod matching;
 mod merge;
 mod options;
@@ -30,8 +32,10 @@ mod subject;
 
 pub use self::{
     authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},
+    beyond::{Mode, WarnAt, WarnAtError},
     domain::Domain,
     keys::{ApiKey, KeyCheck, KnownKey},
+    lists::{List, Lists},
     mistake::{LoadError, Mistake, Notes, Place},
     options::{LoadOptions, Modes, Sources},
     plans::Plans,

@@ -2,11 +2,13 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::{Arc, atomic::AtomicU64},
 };
 
 use smallvec::SmallVec;
 
+use super::beyond::{Mode, WarnAt};
 use crate::{
     descriptor::{Descriptor, Hits},
     limit::{Algorithm, Limit},
@@ -67,6 +69,10 @@ pub struct RuleLimit {
     pub limit: Limit,
     /// The limit's or its rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Arc<str>>,
+    /// What becomes of requests that do not fit.
+    pub mode: Mode,
+    /// Hits in use from which answers warn; none if they never do.
+    pub warns_from: Option<u64>,
     /// Key prefix and policy in one piece: a decision reads both, and with many rules neither is in a near cache.
     texts: Box<str>,
     /// Where the policy begins in it.
@@ -85,7 +91,20 @@ impl RuleLimit {
             label: label.len() as u32,
             limit,
             name,
+            mode: Mode::Enforce,
+            warns_from: None,
         }
+    }
+
+    /// The same in another mode.
+    pub fn in_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The same, warning from so much use on.
+    pub fn warning_at(self, warn_at: WarnAt) -> Self {
+        let warns_from = warn_at.hits(self.limit.capacity());
+        Self { warns_from, ..self }
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
@@ -101,6 +120,16 @@ impl RuleLimit {
     /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.
     pub fn policy(&self) -> &str {
         &self.texts[self.policy as usize..]
+    }
+}
+
+/// As its plan says it: `5/day calendar (soft)`.
+impl fmt::Display for RuleLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mode {
+            Mode::Enforce => self.limit.fmt(f),
+            mode => write!(f, "{} ({})", self.limit, mode.name()),
+        }
     }
 }
 
@@ -211,6 +240,8 @@ pub struct RuleCounters {
     pub over_limit: AtomicU64,
     /// Descriptors that it would have refused, were it not in shadow mode.
     pub shadow_over_limit: AtomicU64,
+    /// Hits that it let pass beyond a soft limit.
+    pub overage: AtomicU64,
 }
 
 /// What the rules of a domain say about one descriptor.
@@ -273,8 +304,16 @@ pub struct ResponseOptions {
     pub limit_headers: Option<Box<LimitHeaders>>,
     /// Body of a refusal; empty for none.
     pub body: Box<str>,
-    /// `content-type` of that body.
+    /// The same for a refusal that a calendar limit decides.
+    pub quota_body: Box<str>,
+    /// `content-type` of these bodies.
     pub content_type: Box<str>,
+    /// Name of the header that warns of a limit that is nearly used up; empty for none.
+    pub warning_header: Box<str>,
+    /// From how much use of a calendar limit on it does.
+    pub warn_at: WarnAt,
+    /// Name of the header that tells which soft limits a request is beyond; empty for none.
+    pub overage_header: Box<str>,
 }
 
 impl Default for ResponseOptions {
@@ -286,7 +325,12 @@ impl Default for ResponseOptions {
             metadata: MetadataStyle::Rule,
             limit_headers: None,
             body: r#"{"message":"Too Many Requests"}"#.into(),
+            // Source: API Gateway tells a quota that is used up from a rate that is exceeded so.
+            quota_body: r#"{"message":"Limit Exceeded"}"#.into(),
             content_type: "application/json".into(),
+            warning_header: "x-ratelimit-warning".into(),
+            warn_at: WarnAt::default(),
+            overage_header: "x-ratelimit-overage".into(),
         }
     }
 }

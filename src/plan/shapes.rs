@@ -41,6 +41,8 @@ pub const PLAN: Shape = Shape {
         "tiers",
         "api_keys",
         "authentication",
+        "deny",
+        "allow",
         "unmatched",
         "response",
         "on_store_error",
@@ -66,6 +68,7 @@ pub const RULE: Shape = Shape {
         "api_key_is",
         "name",
         "replaces",
+        "mode",
         "shadow_mode",
         "quota_mode",
         "share_threshold",
@@ -104,7 +107,7 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name", "time_zone", "offset"],
+    fields: &["limit", "name", "time_zone", "offset", "mode", "warn_at"],
     reference: false,
 };
 
@@ -112,6 +115,13 @@ pub const LIMIT: Shape = Shape {
 pub const API_KEY: Shape = Shape {
     what: "an API key",
     fields: &["id", "sha256", "tier", "owner"],
+    reference: false,
+};
+
+/// `allow` or `deny`.
+pub const LIST: Shape = Shape {
+    what: "a list of clients",
+    fields: &["cidr", "api_key"],
     reference: false,
 };
 
@@ -138,13 +148,17 @@ pub const RESPONSE: Shape = Shape {
         "x_ratelimit",
         "metadata",
         "body",
+        "quota_body",
         "content_type",
+        "warning_header",
+        "warn_at",
+        "overage_header",
     ],
     reference: false,
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 10] = [
+pub const SHAPES: [&Shape; 11] = [
     &PLAN,
     &RULE,
     &RATE_LIMIT,
@@ -152,6 +166,7 @@ pub const SHAPES: [&Shape; 10] = [
     &TIER,
     &LIMIT,
     &API_KEY,
+    &LIST,
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,
     &RESPONSE,

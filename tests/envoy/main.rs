@@ -10,6 +10,7 @@ mod client;
 mod stack;
 
 mod answers;
+mod beyond;
 mod changes;
 mod demo;
 mod keys;

@@ -9,6 +9,7 @@ mod zones;
 
 mod ask;
 mod auth;
+mod beyond;
 mod clocks;
 mod cluster;
 mod exact;

@@ -86,7 +86,7 @@ fn flags_say_how_is_counted_where_files_do_not() {
     let wanted = "shop:
   algorithm: token_bucket → fixed_window
   charge: all_or_nothing → independent
-  rule `ip`: `5/minute` → `5/minute fixed`, as much in the long run; another kind or period, so buckets start anew, full; \
+  rule `ip`: `5/minute` → `5/minute fixed`, as much in the long run; another kind, period or calendar, so buckets start anew, full; \
 charge: all_or_nothing → independent
 ";
     assert_eq!((ran.code, ran.out.as_str()), (1, wanted));

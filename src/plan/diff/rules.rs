@@ -24,7 +24,10 @@ pub(super) fn rules(domain: &Domain) -> BTreeMap<&str, Placed<'_>> {
         .iter()
         .filter_map(|node| Some((node.rule.as_ref()?, Some(node))));
     // The rule for what no rule matches stands in no tree; one that does comes later and takes its place here.
-    let all = domain.rules().map(|rule| (rule, None)).chain(in_tree);
+    // What stands for a list is told with the list.
+    let of_list = |rule: &Rule| domain.lists().is_some_and(|lists| lists.has_rule(rule));
+    let rules = domain.rules().filter(|rule| !of_list(rule));
+    let all = rules.map(|rule| (rule, None)).chain(in_tree);
     all.map(|(rule, node)| (&*rule.path, Placed { domain, rule, node }))
         .collect()
 }
