@@ -110,7 +110,7 @@ impl Lists {
     }
 
     /// Whether that rule stands for one of them.
-    pub(super) fn has_rule(&self, rule: &Rule) -> bool {
+    pub fn has_rule(&self, rule: &Rule) -> bool {
         [&self.denied, &self.allowed]
             .iter()
             .any(|own| std::ptr::eq(&***own, rule))

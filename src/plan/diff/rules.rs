@@ -76,7 +76,8 @@ impl Placed<'_> {
                 "mode" if after.rule.role == self.rule.role => Effect::Depends,
                 "mode" if after.rule.role == Role::Shadow => Effect::Looser,
                 "mode" if self.rule.role == Role::Shadow => Effect::Tighter,
-                "mode" | "buckets" | "unknown_key" | "api_key_is" | "replaces" => Effect::Depends,
+                "mode" | "mode of limits" | "buckets" | "unknown_key" | "api_key_is"
+                | "replaces" => Effect::Depends,
                 _ => Effect::None,
             };
             effect = effect.and(means);
@@ -149,6 +150,7 @@ impl Placed<'_> {
             let tier = key_rule
                 .unknown
                 .map(|tier| &*self.domain.tiers[tier as usize]);
+            facts.push(("mode of limits", key_rule.beyond.mode.name().to_owned()));
             facts.push(("unknown_key", tier.unwrap_or("deny").to_owned()));
             let is = if key_rule.secret_only {
                 "secret"
