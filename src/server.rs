@@ -556,21 +556,21 @@ async fn serve_grpc(
             let (ready, accepted) = mpsc::channel(1);
             let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
             let incoming =
-                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
             let serving = router.serve_with_incoming_shutdown(incoming, stopped);
             let (served, _) = tokio::join!(serving, accepting);
             served?;
         }
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
         (Socket::Unix(listener), _) => {
             let incoming = UnixListenerStream::new(listener);
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
