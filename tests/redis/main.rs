@@ -13,6 +13,7 @@ mod faults;
 mod keys;
 mod model;
 mod per_second;
+mod plans;
 mod same_answers;
 mod sentinel;
 mod tls;
