@@ -8,7 +8,8 @@ mod single;
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ use tollgate::proto::envoy::service::ratelimit::v3::{
 
 use self::load::{KEYS, LIMIT, Load, QUOTA, Told, is_degraded, subject};
 use crate::{
-    common::{Tollgate, ask, client, request},
+    common::{Process, Tollgate, ask, client, request, tollgate_command},
     redis_server::RedisServer,
 };
 
@@ -84,6 +85,37 @@ impl Bounds {
     }
 }
 
+/// A Tollgate on `store`, with more in its environment.
+fn serve(store: &str, environment: &[(&str, &Path)]) -> Tollgate {
+    let mut command = tollgate_command();
+    command.args(["serve", "--config", "tests/redis/outages/plans.yaml"]);
+    command.args([
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ]);
+    command.args(["--store", store, "--store-timeout", &store_timeout()]);
+    command.envs(environment.iter().copied());
+    Tollgate::from_process(Process::start(&mut command))
+}
+
+/// Builds a library that changes what the C library tells whoever loads it before that.
+fn preload(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(name).with_extension("so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(format!("tests/redis/outages/{name}.c"))
+        .status();
+    // Rust itself links by it.
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "`cc` does not run"
+    );
+    library
+}
+
 /// One fault and its load.
 struct Run {
     name: &'static str,
@@ -108,13 +140,15 @@ impl Run {
         store: &str,
         times: usize,
     ) -> Self {
-        let plans = Path::new("tests/redis/outages/plans.yaml");
-        let timeout = store_timeout();
-        let args = ["--store", store, "--store-timeout", &timeout];
-        let ours: Vec<_> = match target() {
+        let ours = match target() {
             Some(_) => Vec::new(),
-            None => (0..times).map(|_| Tollgate::start(plans, &args)).collect(),
+            None => (0..times).map(|_| serve(store, &[])).collect(),
         };
+        Self::of(name, title, ours).await
+    }
+
+    /// The load on what has been started.
+    async fn of(name: &'static str, title: &'static str, ours: Vec<Tollgate>) -> Self {
         let servers: Vec<_> = match target() {
             Some(target) => vec![target],
             None => ours.iter().map(|ours| ours.grpc.clone()).collect(),
@@ -129,9 +163,16 @@ impl Run {
         }
     }
 
+    /// Waits until the fault is felt; of another service it is not known how that shows.
+    async fn feel(&self) {
+        if target().is_none() {
+            self.load.until_degraded().await;
+        }
+    }
+
     /// Lets the fault be felt, and last.
     async fn endure(&self) {
-        self.load.until_degraded().await;
+        self.feel().await;
         sleep(outage()).await;
     }
 

@@ -1,7 +1,7 @@
 //! What a fault is felt by: gRPC clients that ask without a pause, and count what they are told.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     error::Error,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,8 +31,9 @@ pub const RULES: [&str; 6] = ["local", "deny", "error", "allow", "quota", "free"
 /// Between two questions of one client.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// Answers in a row that show that the store decides again.
-const EXACT: usize = 60;
+/// So many answers, all but so few of them by the store, show that it decides again: one that is late is no outage.
+const ENOUGH: usize = 60;
+const LATE: usize = 2;
 
 type Client = RateLimitServiceClient<Channel>;
 
@@ -86,10 +87,31 @@ impl Told {
 #[derive(Debug, Default)]
 struct Tally {
     rules: HashMap<&'static str, Told>,
-    /// Since when every answer was the store's, and how many there were.
-    exact: Option<(Instant, usize)>,
+    /// The last answers: when, and whether by the store.
+    last: VecDeque<(Instant, bool)>,
+    /// Since when the store decides.
+    exact: Option<Instant>,
     /// Whether an answer was not.
     inexact: bool,
+}
+
+impl Tally {
+    fn begin(&mut self) {
+        self.last.clear();
+        self.exact = None;
+    }
+
+    fn count(&mut self, exact: bool) {
+        self.inexact |= !exact;
+        if self.last.len() == ENOUGH {
+            self.last.pop_front();
+        }
+        self.last.push_back((Instant::now(), exact));
+        let exact = self.last.iter().filter(|(_, exact)| *exact);
+        if self.exact.is_none() && exact.clone().count() >= ENOUGH - LATE {
+            self.exact = exact.map(|(at, _)| *at).next();
+        }
+    }
 }
 
 /// One client per rule, until it is stopped.
@@ -133,14 +155,10 @@ impl Load {
 
     /// Waits until the store decides everything, and says how long after `moment` that began.
     pub async fn until_exact(&self, moment: Instant) -> Duration {
-        if let Some((_, times)) = &mut self.tally.lock().exact {
-            *times = 0;
-        }
-        self.until("the store to decide again", |tally| {
-            tally.exact.is_some_and(|(_, times)| times >= EXACT)
-        })
-        .await;
-        let (since, _) = self.tally.lock().exact.expect("just seen");
+        self.tally.lock().begin();
+        self.until("the store to decide again", |tally| tally.exact.is_some())
+            .await;
+        let since = self.tally.lock().exact.expect("just seen");
         since.saturating_duration_since(moment)
     }
 
@@ -213,11 +231,7 @@ impl Asker {
         };
         told.degraded += u64::from(!exact);
         if self.rule != "free" {
-            tally.inexact |= !exact;
-            tally.exact = exact.then(|| {
-                let (since, times) = tally.exact.unwrap_or((Instant::now(), 0));
-                (since, times + 1)
-            });
+            tally.count(exact);
         }
     }
 }

@@ -51,7 +51,12 @@ impl Drop for Proxy {
 impl Proxy {
     /// Leads from `port`, or from any if it is 0, to `target`.
     pub async fn start(port: u16, target: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("free");
+        Self::start_at("127.0.0.1", port, target).await
+    }
+
+    /// The same at another address of this machine.
+    pub async fn start_at(host: &str, port: u16, target: u16) -> Self {
+        let listener = TcpListener::bind((host, port)).await.expect("free");
         let port = listener.local_addr().expect("bound").port();
         let target = Arc::new(AtomicU16::new(target));
         let (wire, torn) = (watch::Sender::new(Wire::Whole), watch::Sender::new(0));

@@ -47,7 +47,7 @@ async fn sentinel_failover() {
     let run = Run::start("sentinel_failover", title, &url).await;
     assert_eq!(replica.calls("evalsha"), 0);
     primary.kill();
-    run.load.until_degraded().await;
+    run.feel().await;
     let moment = promoted(&replica).await;
     run.finish(moment, FAILOVER).await;
     assert!(replica.calls("evalsha") > 0, "the new primary decides");
@@ -62,7 +62,7 @@ async fn cluster_failover() {
     let title = "Cluster: a node killed, its replica takes over";
     let run = Run::start("cluster_failover", title, &nodes.url()).await;
     nodes.servers[0].kill();
-    run.load.until_degraded().await;
+    run.feel().await;
     let moment = promoted(&nodes.servers[3]).await;
     run.finish(moment, FAILOVER).await;
     assert!(nodes.servers[3].calls("evalsha") > 0, "it decides");
@@ -155,7 +155,7 @@ async fn killed_between_take_and_gift_a_request_loses_what_it_had_taken() {
     let mut asking = crate::common::client(&doomed.grpc).await;
     let both = request("faults", &[&[("five", &taken)], &[("local", &refusing)]]);
     let asked = tokio::spawn(async move { ask(&mut asking, both).await });
-    let mut left = async || {
+    let left = async || {
         let answer = super::look(&ours.grpc, "five", &taken, 0).await;
         answer.expect("by Redis").statuses[0].limit_remaining
     };

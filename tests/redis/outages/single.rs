@@ -1,8 +1,7 @@
 //! One Redis server, and everything that can happen to it and to the wire.
 
 use std::{
-    env, fs,
-    path::PathBuf,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -10,11 +9,17 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::{
-    Bounds, Run, durable_redis, outage,
+    Bounds, Run, durable_redis, outage, preload,
     proxy::{Proxy, Wire},
     redis_port,
 };
 use crate::redis_server::RedisServer;
+
+fn redis() -> RedisServer {
+    let mut redis = RedisServer::reserve_at(redis_port(), &[]);
+    redis.restart();
+    redis
+}
 
 /// A Redis and a wire to it that obeys us.
 async fn wired() -> (RedisServer, Proxy) {
@@ -45,20 +50,18 @@ async fn absent_at_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused() {
-    let mut redis = durable_redis();
-    redis.restart();
+    let redis = redis();
     let run = Run::start("paused", "`CLIENT PAUSE`", &redis.url()).await;
     redis.send(&format!("CLIENT PAUSE {}", outage().as_millis()));
     let until = Instant::now() + outage();
-    run.load.until_degraded().await;
+    run.feel().await;
     sleep(until.saturating_duration_since(Instant::now())).await;
     run.finish(until, Bounds::NONE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stopped() {
-    let mut redis = durable_redis();
-    redis.restart();
+    let redis = redis();
     let run = Run::start("stopped", "Redis stopped (SIGSTOP)", &redis.url()).await;
     redis.signal(Signal::SIGSTOP);
     run.endure().await;
@@ -105,14 +108,13 @@ async fn resets() {
         tears += 1;
         sleep(Duration::from_millis(20)).await;
     }
-    run.load.until_degraded().await;
+    run.feel().await;
     run.finish(Instant::now(), Bounds::broken(tears)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full() {
-    let mut redis = durable_redis();
-    redis.restart();
+    let redis = redis();
     let run = Run::start("full", "full (`OOM`)", &redis.url()).await;
     redis.send("CONFIG SET maxmemory 1");
     run.endure().await;
@@ -122,8 +124,7 @@ async fn full() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_flushed() {
-    let mut redis = durable_redis();
-    redis.restart();
+    let redis = redis();
     let run = Run::start(
         "scripts_flushed",
         "`SCRIPT FLUSH`, again and again",
@@ -140,8 +141,7 @@ async fn scripts_flushed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn password_changed() {
-    let mut redis = durable_redis();
-    redis.restart();
+    let redis = redis();
     let mut admin = redis.admin();
     let file = redis.folder().join("password");
     let mut set = |password: &str| {
@@ -163,16 +163,25 @@ async fn password_changed() {
     run.finish(Instant::now(), Bounds::broken(1)).await;
 }
 
-/// A primary behind a proxy, and a replica that has all it has.
-async fn replicated(more: &[&str], faketime: Option<&str>) -> (RedisServer, RedisServer, Proxy) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "plays the load for `scripts/faults --target`"]
+async fn nothing() {
+    let run = Run::start("nothing", "nothing of ours", "memory").await;
+    sleep(outage()).await;
+    run.finish(Instant::now(), Bounds::NONE).await;
+}
+
+/// A primary behind a proxy, and a replica that has all it has; its clock is so many seconds behind.
+async fn replicated(behind: u32) -> (RedisServer, RedisServer, Proxy) {
     let primary = RedisServer::start();
-    let mut replica = RedisServer::reserve();
     let port = primary.port().to_string();
-    replica.add_arguments(&["--replicaof", "127.0.0.1", &port]);
-    replica.add_arguments(more);
-    if let Some(offset) = faketime {
-        let library = libfaketime().display().to_string();
-        replica.set_environment(&[("LD_PRELOAD", &library), ("FAKETIME", offset)]);
+    let mut replica = RedisServer::reserve_at(0, &["--replicaof", "127.0.0.1", &port]);
+    if behind > 0 {
+        let library = preload("clock_behind", replica.folder())
+            .display()
+            .to_string();
+        let behind = behind.to_string();
+        replica.set_environment(&[("LD_PRELOAD", &library), ("CLOCK_BEHIND", &behind)]);
     }
     replica.restart();
     let end = Instant::now() + Duration::from_secs(20);
@@ -195,7 +204,7 @@ const FAILOVER: Bounds = Bounds {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_only() {
-    let (mut primary, replica, proxy) = replicated(&[], None).await;
+    let (mut primary, replica, proxy) = replicated(0).await;
     let title = "a read-only replica behind the same address, promoted later";
     let run = Run::start("read_only", title, &proxy.url()).await;
     primary.kill();
@@ -209,7 +218,7 @@ async fn read_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clock_behind() {
-    let (mut primary, replica, proxy) = replicated(&[], Some("-5")).await;
+    let (mut primary, replica, proxy) = replicated(5).await;
     let seconds = |server: &RedisServer| {
         let (seconds, _): (u64, u64) =
             redis::from_redis_value(server.send("TIME")).expect("a time");
@@ -222,25 +231,38 @@ async fn clock_behind() {
     replica.send("REPLICAOF NO ONE");
     primary.kill();
     proxy.lead_to(replica.port());
-    run.load.until_degraded().await;
+    run.feel().await;
     run.finish(Instant::now(), FAILOVER).await;
     assert!(replica.calls("evalsha") > 0, "it decides");
 }
 
-/// Debian's, unless told.
-fn libfaketime() -> PathBuf {
-    let told = env::var_os("LIBFAKETIME").map(PathBuf::from);
-    let debian = || {
-        format!(
-            "/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1",
-            env::consts::ARCH
-        )
-    };
-    let library = told.unwrap_or_else(|| debian().into());
-    assert!(
-        library.exists(),
-        "{} is missing: install libfaketime, or set LIBFAKETIME",
-        library.display()
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renamed() {
+    let (mut first, second) = (RedisServer::start(), RedisServer::start());
+    let folder = tempfile::tempdir().expect("a folder");
+    let (library, address) = (
+        preload("resolve", folder.path()),
+        folder.path().join("address"),
     );
-    library
+    let lead = |to: &str| fs::write(&address, to).expect("the folder is there");
+    lead("127.0.0.1");
+    // The same port of another host.
+    let other = Proxy::start_at("127.0.0.2", first.port(), second.port()).await;
+    let store = format!("redis://redis.test:{}", first.port());
+    let environment = [("LD_PRELOAD", &*library), ("RESOLVE_TO", &*address)];
+    let ours = vec![super::serve(&store, &environment)];
+    let title = "the name leads to another server, the old one killed";
+    let run = Run::of("renamed", title, ours).await;
+    run.load.until_exact(Instant::now()).await;
+    first.kill();
+    run.endure().await;
+    lead("127.0.0.2");
+    let bounds = Bounds {
+        over: super::LIMIT,
+        // The other server has heard of none.
+        uncharged: super::QUOTA,
+    };
+    run.finish(Instant::now(), bounds).await;
+    drop(other);
+    assert!(second.calls("evalsha") > 0, "it decides");
 }
