@@ -292,7 +292,7 @@ async fn look(server: &str, rule: &str, subject: &str, hits: u64) -> Option<Rate
 
 /// Hits of the quota that were admitted and that Redis has not been told of within a few seconds.
 async fn uncharged(server: &str, run: &str, told: &Told) -> i64 {
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(2);
     loop {
         let mut missing = 0;
         for key in 0..KEYS {

@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::watch,
@@ -56,7 +56,12 @@ impl Proxy {
 
     /// The same at another address of this machine.
     pub async fn start_at(host: &str, port: u16, target: u16) -> Self {
-        let listener = TcpListener::bind((host, port)).await.expect("free");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket");
+        let address = SocketAddr::new(host.parse().expect("an address"), port);
+        socket.bind(address).expect("free");
+        // Few wait to be let in, so that those who knock at a black hole are not answered.
+        let listener = socket.listen(1).expect("bound");
         let port = listener.local_addr().expect("bound").port();
         let target = Arc::new(AtomicU16::new(target));
         let (wire, torn) = (watch::Sender::new(Wire::Whole), watch::Sender::new(0));
@@ -98,12 +103,14 @@ impl Proxy {
 async fn accept(
     listener: TcpListener,
     target: Arc<AtomicU16>,
-    wire: watch::Receiver<Wire>,
+    mut wire: watch::Receiver<Wire>,
     torn: watch::Receiver<u64>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
+        // An error says that the test has ended.
+        let _ = wire.wait_for(|wire| *wire != Wire::Silent).await;
         let Ok((client, _)) = listener.accept().await else {
             continue;
         };
