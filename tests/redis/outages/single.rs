@@ -9,11 +9,16 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::{
-    Bounds, Run, durable_redis, outage, preload,
+    Bounds, Run, durable_redis,
+    load::is_degraded,
+    outage, preload,
     proxy::{Proxy, Wire},
     redis_port,
 };
-use crate::redis_server::RedisServer;
+use crate::{
+    common::{Tollgate, ask, plans, request},
+    redis_server::RedisServer,
+};
 
 fn redis() -> RedisServer {
     let mut redis = RedisServer::reserve_at(redis_port(), &[]);
@@ -41,7 +46,7 @@ async fn killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn absent_at_start() {
-    let mut redis = durable_redis();
+    let mut redis = RedisServer::reserve_at(redis_port(), &[]);
     let run = Run::start_cold("absent_at_start", "started before Redis", &redis.url(), 1).await;
     run.endure().await;
     redis.restart();
@@ -265,4 +270,24 @@ async fn renamed() {
     run.finish(Instant::now(), bounds).await;
     drop(other);
     assert!(second.calls("evalsha") > 0, "it decides");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_decided_without_redis_says_so_unless_told_not_to() {
+    let limit = "descriptors: [{ key: k, limits: [5/day] }]";
+    let (_folder, plans) = plans(&format!(
+        "domain: silent\nresponse: {{ degraded: false }}\n{limit}"
+    ));
+    fs::write(plans.join("loud.yaml"), format!("domain: loud\n{limit}")).expect("writable");
+    let nobody = RedisServer::reserve();
+    let ours = Tollgate::start(&plans, &["--store", &nobody.url()]);
+    let mut client = ours.client().await;
+    for (domain, shown) in [("loud", true), ("silent", false)] {
+        let answer = ask(&mut client, request(domain, &[&[("k", "v")]])).await;
+        let answer = answer.expect("a decision");
+        assert_eq!(is_degraded(&answer), shown, "{answer:?}");
+        let metadata = answer.dynamic_metadata.expect("metadata");
+        assert!(metadata.fields.contains_key("degraded"), "{metadata:?}");
+    }
+    assert_eq!(ours.metric("tollgate_degraded_total"), 2.0);
 }
