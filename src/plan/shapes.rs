@@ -136,6 +136,7 @@ pub const RESPONSE: Shape = Shape {
         "retry_after",
         "ratelimit",
         "x_ratelimit",
+        "degraded",
         "metadata",
         "body",
         "content_type",

@@ -12,6 +12,7 @@ mod exact;
 mod faults;
 mod keys;
 mod model;
+mod outages;
 mod per_second;
 mod plans;
 mod same_answers;
