@@ -4,9 +4,12 @@
 mod common;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+#[path = "../common/zones.rs"]
+mod zones;
 
 mod ask;
 mod auth;
+mod clocks;
 mod cluster;
 mod exact;
 mod faults;
