@@ -18,6 +18,7 @@ pub mod tree;
 mod authentication;
 mod beyond;
 mod compile;
+mod document;
 mod domain;
 mod keys;
 mod level;
@@ -33,6 +34,7 @@ mod subject;
 pub use self::{
     authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},
     beyond::{Mode, WarnAt, WarnAtError},
+    document::{Document, domain_of},
     domain::Domain,
     keys::{ApiKey, KeyCheck, KnownKey},
     lists::{List, Lists},

@@ -363,6 +363,7 @@ fn response_facts(response: &ResponseOptions) -> Vec<(&'static str, String)> {
         ("retry_after", response.retry_after.to_string()),
         ("ratelimit", response.ratelimit.to_string()),
         ("x_ratelimit", response.x_ratelimit.to_string()),
+        ("degraded", response.degraded.to_string()),
         ("metadata", lower(response.metadata)),
         ("body", format!("`{}`", response.body)),
         ("quota_body", format!("`{}`", response.quota_body)),

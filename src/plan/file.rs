@@ -246,6 +246,8 @@ pub struct ResponseFile {
     pub ratelimit: Option<bool>,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`. Off unless told, since Envoy writes its own.
     pub x_ratelimit: Option<bool>,
+    /// `X-Tollgate-Degraded: true` on what was decided without the store. On unless told.
+    pub degraded: Option<bool>,
     /// `dynamic_metadata` naming the rule that decided. On unless told.
     pub metadata: Option<bool>,
     /// Body of a refusal; empty for none. `{"message":"Too Many Requests"}` unless told.

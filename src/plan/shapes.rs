@@ -146,6 +146,7 @@ pub const RESPONSE: Shape = Shape {
         "retry_after",
         "ratelimit",
         "x_ratelimit",
+        "degraded",
         "metadata",
         "body",
         "quota_body",
