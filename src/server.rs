@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, spawn_blocking},
     time::timeout,
 };
 use tokio_stream::{
@@ -35,14 +35,18 @@ use crate::{
     grpc,
     key_store::{self, KeyAdmin, KeyHome, KeyStoreError},
     limiter::Limiter,
-    metrics::Metrics,
+    metrics::{Metrics, snapshot::SnapshotMetrics},
     plan::{self, LoadError, SharedPlans},
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
         key_home,
     },
     statistics::Statistics,
-    store::{MemoryStore, Store, redis::RedisSettings},
+    store::{
+        MemoryStore, Store,
+        memory::kept::{KeepError, Keeping, KeptBuckets},
+        redis::RedisSettings,
+    },
     tls::TlsFileError,
     xds::{self, XdsSettings},
 };
@@ -52,6 +56,9 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for the buckets to be written.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(10);
 
 /// How often to look for changes of API keys.
 const KEY_POLL: Duration = Duration::from_millis(200);
@@ -83,6 +90,7 @@ pub struct Server {
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
+    keeping: Option<Keeping>,
 }
 
 /// Why the service did not start.
@@ -94,6 +102,9 @@ pub enum StartError {
     /// The API keys of the state directory could not be read.
     #[error("API keys: {0}")]
     Keys(#[from] KeyStoreError),
+    /// The buckets of the state directory cannot be kept.
+    #[error("buckets: {0}")]
+    Buckets(#[from] KeepError),
     /// The certificates of the gRPC listeners cannot be used.
     #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
@@ -135,7 +146,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = settings.grpc_tls.clone().map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
         let plans = Arc::new(match &settings.xds {
             Some(xds) => {
@@ -150,15 +161,13 @@ impl Server {
             Dialect::Reference => None,
         };
         let keys = open_keys(home, &plans).await?;
-        let store = connect_store(
-            &settings.store,
-            settings.store_timeout,
-            settings.max_buckets,
-            settings.local_cache,
-        )
-        .await;
+        let (store, kept) = open_store(&settings).await?;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
+        if let Some((kept, _)) = &kept {
+            metrics.collect(SnapshotMetrics(kept.stats().clone()));
+        }
+        let keeping = kept.map(|(kept, every)| kept.keep(store.clone(), every));
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
@@ -193,6 +202,7 @@ impl Server {
             stop: stop.clone(),
             tasks: JoinSet::new(),
             sockets: Vec::new(),
+            keeping,
         };
         match settings.xds {
             Some(xds) => server.follow(xds, plans.clone()).await,
@@ -339,6 +349,14 @@ impl Server {
     /// # Errors
     /// [`ServeError`] if a listener fails meanwhile.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let served = self.serve_until(shutdown).await;
+        if let Some(keeping) = self.keeping.take() {
+            keeping.finish(LAST_SNAPSHOT).await;
+        }
+        served
+    }
+
+    async fn serve_until(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         tokio::select! {
             () = shutdown => {}
             failed = first_failure(&mut self.tasks) => return Err(failed),
@@ -475,6 +493,26 @@ async fn open_keys(
         Err(_) | Ok(Ok(_)) => {}
     }
     Ok(Some(keys))
+}
+
+/// The store, and where its buckets are kept and how often, if they are.
+async fn open_store(
+    settings: &Settings,
+) -> Result<(Store, Option<(KeptBuckets, Duration)>), StartError> {
+    let max_buckets = settings.max_buckets;
+    if let (StoreChoice::Memory, Some(folder), Some(every)) = (
+        &settings.store,
+        &settings.state_dir,
+        settings.snapshot_every,
+    ) {
+        let (folder, clock) = (folder.clone(), Arc::new(SystemClock));
+        let opened = spawn_blocking(move || KeptBuckets::open(&folder, max_buckets, clock)).await;
+        let (memory, kept) = opened.expect("reading buckets does not panic")?;
+        return Ok((Store::Memory(memory), Some((kept, every))));
+    }
+    let (store, timeout) = (&settings.store, settings.store_timeout);
+    let store = connect_store(store, timeout, max_buckets, settings.local_cache).await;
+    Ok((store, None))
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.
