@@ -45,7 +45,7 @@ use crate::{
     store::{
         MemoryStore, Store,
         memory::kept::{KeepError, Keeping, KeptBuckets},
-        redis::RedisSettings,
+        redis::{RedisSettings, checks::Needs},
     },
     tls::TlsFileError,
     xds::{self, XdsSettings},
@@ -161,7 +161,8 @@ impl Server {
             Dialect::Reference => None,
         };
         let keys = open_keys(home, &plans).await?;
-        let (store, kept) = open_store(&settings).await?;
+        let needs = Needs::of(&plans.load());
+        let (store, kept) = open_store(&settings, needs).await?;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         if let Some((kept, _)) = &kept {
@@ -498,6 +499,7 @@ async fn open_keys(
 /// The store, and where its buckets are kept and how often, if they are.
 async fn open_store(
     settings: &Settings,
+    needs: Needs,
 ) -> Result<(Store, Option<(KeptBuckets, Duration)>), StartError> {
     let max_buckets = settings.max_buckets;
     if let (StoreChoice::Memory, Some(folder), Some(every)) = (
@@ -511,7 +513,8 @@ async fn open_store(
         return Ok((Store::Memory(memory), Some((kept, every))));
     }
     let (store, timeout) = (&settings.store, settings.store_timeout);
-    let store = connect_store(store, timeout, max_buckets, settings.local_cache).await;
+    let local_cache = settings.local_cache;
+    let store = connect_store(store, timeout, max_buckets, local_cache, needs).await;
     Ok((store, None))
 }
 
@@ -521,6 +524,7 @@ pub async fn connect_store(
     timeout: Duration,
     max_buckets: usize,
     local_cache: bool,
+    needs: Needs,
 ) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
@@ -529,6 +533,7 @@ pub async fn connect_store(
             settings.per_second = choice.per_second.clone();
             settings.timeout = timeout;
             settings.local_cache = local_cache;
+            settings.needs = needs;
             let store = Store::redis(settings);
             if !store.first_connection(FIRST_CONNECTION).await {
                 tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");

@@ -22,7 +22,7 @@ use crate::{
     plan::{Charge, OnStoreError, Role, RuleLimit},
 };
 
-use self::redis::{RedisSettings, Shards, StoreStats, Topology};
+use self::redis::{RedisSettings, Shards, StoreStats, Topology, checks::Finding};
 
 pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
 
@@ -158,6 +158,15 @@ impl Store {
                 replicas: shards.replicas(),
                 queued: shards.queued(),
             }),
+        }
+    }
+
+    /// What may harm on the servers of a store outside this process, as they said when they were last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            Self::Redis(redis) => redis.findings(),
+            Self::Shards(shards) => shards.findings(),
         }
     }
 

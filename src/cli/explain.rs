@@ -14,6 +14,7 @@ use crate::{
     limiter::Limiter,
     plan::SharedPlans,
     server::connect_store,
+    store::redis::checks::Needs,
 };
 
 /// Flags of `explain`.
@@ -85,7 +86,7 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000, false).await;
+    let store = connect_store(&choice, timeout, 1_000, false, Needs::default()).await;
     let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await

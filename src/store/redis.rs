@@ -1,12 +1,13 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
 //! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
-//! reached and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
+//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
 //! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
 //! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
+pub mod checks;
 mod cluster;
 mod connect;
 mod dial;
@@ -27,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use redis::RedisError;
 use smallvec::SmallVec;
 use tokio::{
@@ -40,6 +42,7 @@ use tokio::{
 
 use self::{
     breaker::{Breaker, Failure},
+    checks::{Finding, Needs},
     cluster::{Membership, Redirect},
     connect::supervise,
     dial::Dialer,
@@ -81,6 +84,8 @@ pub struct RedisSettings {
     pub max_local_buckets: usize,
     /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
     pub local_cache: bool,
+    /// What the plans ask of it, for the checks after a connection is made.
+    pub needs: Needs,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -96,6 +101,7 @@ impl RedisSettings {
             queue: 4_096,
             max_local_buckets: 100_000,
             local_cache: false,
+            needs: Needs::default(),
             clock: None,
         }
     }
@@ -122,6 +128,8 @@ struct Shared {
     ledger: Ledger,
     stats: Arc<StoreStats>,
     replicas: AtomicU32,
+    /// What the checks found at the last connection.
+    findings: Mutex<Vec<Finding>>,
     nudge: mpsc::WeakSender<Job>,
 }
 
@@ -178,6 +186,7 @@ impl RedisStore {
             ledger: Ledger::default(),
             stats,
             replicas: AtomicU32::new(1),
+            findings: Mutex::default(),
             nudge: queues[0].downgrade(),
             settings,
         });
@@ -301,6 +310,11 @@ impl RedisStore {
     /// Replicas of Tollgate that use this Redis, as last counted.
     pub fn replicas(&self) -> u32 {
         self.shared.replicas.load(Relaxed)
+    }
+
+    /// What may harm on this server, as found when it was last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.shared.findings.lock().clone()
     }
 
     /// Takes that wait for a lane now.

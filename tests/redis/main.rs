@@ -7,6 +7,7 @@ mod redis_server;
 
 mod ask;
 mod auth;
+mod checks;
 mod cluster;
 mod exact;
 mod faults;

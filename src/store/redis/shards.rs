@@ -16,6 +16,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     RedisSettings, RedisStore, StoreStats, Task,
+    checks::Finding,
     cluster::Cluster,
     lane::{Asked, Reply, Undecided, Way},
     url::Topology,
@@ -144,6 +145,12 @@ impl Shards {
     pub fn replicas(&self) -> u32 {
         let replicas = self.servers().iter().map(|node| node.replicas()).max();
         replicas.unwrap_or(1)
+    }
+
+    /// What may harm on any of the servers, as found when they were last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        let servers = self.servers().into_iter();
+        servers.flat_map(|server| server.findings()).collect()
     }
 
     /// Takes that wait for a lane now.
