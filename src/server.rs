@@ -162,6 +162,11 @@ impl Server {
         };
         let keys = open_keys(home, &plans).await?;
         let needs = Needs::of(&plans.load());
+        if needs.replicas > 0 && matches!(settings.store, StoreChoice::Memory) {
+            tracing::warn!(
+                "a rule says `durable`, which waits for replicas of Redis: with the memory store it has no effect"
+            );
+        }
         let (store, kept) = open_store(&settings, needs).await?;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();

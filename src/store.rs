@@ -62,6 +62,8 @@ pub struct Taken {
     pub balances: SmallVec<[Balance; 2]>,
     /// Decided without the store.
     pub degraded: bool,
+    /// Decided and charged; but too few replicas had that in time for the rules that wait for them.
+    pub not_replicated: bool,
 }
 
 /// Why a store did not decide.

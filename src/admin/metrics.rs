@@ -174,6 +174,11 @@ fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> 
             &stats.timeouts,
         ),
         (
+            "store_not_replicated",
+            "Decisions whose charge too few replicas of the store had in time",
+            &stats.not_replicated,
+        ),
+        (
             "store_trips",
             "Times that the store was given up for a while",
             &stats.trips,

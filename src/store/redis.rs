@@ -1,7 +1,8 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
 //! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
-//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
+//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it,
+//! `replicated.rs` waits until replicas of Redis have it.
 //! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
 //! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
@@ -16,6 +17,7 @@ mod lane;
 mod ledger;
 mod local_cache;
 mod reference;
+mod replicated;
 mod shards;
 mod stats;
 mod url;
@@ -49,6 +51,7 @@ use self::{
     lane::{Asked, Job, Reply, Undecided, Way},
     ledger::Ledger,
     local_cache::Split,
+    replicated::Fences,
 };
 use super::{
     Item, MemoryStore, StoreError, Take, Taken,
@@ -130,6 +133,8 @@ struct Shared {
     replicas: AtomicU32,
     /// What the checks found at the last connection.
     findings: Mutex<Vec<Finding>>,
+    dialer: Option<Arc<Dialer>>,
+    fences: Fences,
     nudge: mpsc::WeakSender<Job>,
 }
 
@@ -174,6 +179,7 @@ impl RedisStore {
         membership: Option<Membership>,
         stats: Arc<StoreStats>,
     ) -> Self {
+        let dialer = dialer.map(Arc::new);
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..settings.lanes.max(1))
             .map(|_| mpsc::channel(settings.queue.max(1)))
             .unzip();
@@ -187,6 +193,8 @@ impl RedisStore {
             stats,
             replicas: AtomicU32::new(1),
             findings: Mutex::default(),
+            dialer: dialer.clone(),
+            fences: Fences::default(),
             nudge: queues[0].downgrade(),
             settings,
         });
@@ -262,6 +270,14 @@ impl RedisStore {
 
     /// Asks Redis, whatever is remembered of refusals, and decides without it if it does not answer by `until`.
     async fn ask(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
+        if let Some(durable) = replicated::asked_by(&asked.take) {
+            // Apart, so that the future of the usual way stays small.
+            return Box::pin(self.ask_durably(asked, until, way, durable)).await;
+        }
+        self.ask_now(asked, until, way).await
+    }
+
+    async fn ask_now(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
         let shared = &self.shared;
         let alone = |error, charge| {
             let decided = shared.without_redis(&asked.take, error, charge);
@@ -401,6 +417,7 @@ impl Shared {
                 admitted: false,
                 balances: SmallVec::new(),
                 degraded: true,
+                not_replicated: false,
             },
         });
         answer.close();
@@ -526,12 +543,17 @@ impl Shared {
 
     /// The key of the replicas that have said lately that they live; none on a node that has no slot for it.
     fn replicas_key(&self) -> Option<String> {
+        self.own_key("replicas")
+    }
+
+    /// A key of no bucket; none on a node that has no slot for it.
+    fn own_key(&self, name: &str) -> Option<String> {
         let tag = match &self.membership {
             Some(membership) => membership.tag()?,
             None => 0,
         };
         let tag = tag_text(tag);
-        Some(format!("{PREFIX}{}replicas", tag.escape_ascii()))
+        Some(format!("{PREFIX}{}{name}", tag.escape_ascii()))
     }
 
     fn next_correction(&self) -> Option<Take> {

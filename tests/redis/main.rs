@@ -14,6 +14,7 @@ mod faults;
 mod keys;
 mod model;
 mod per_second;
+mod replicated;
 mod same_answers;
 mod sentinel;
 mod tls;

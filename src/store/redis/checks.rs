@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::{Clock as _, SystemClock, Timestamp},
-    plan::{Allowance, Plans, RuleLimit},
+    plan::{Plans, RuleLimit},
 };
 
 /// The oldest release that the scripts are tested with.
@@ -44,22 +44,15 @@ impl Needs {
         let mut needs = Self::default();
         let rules = plans.domains().flat_map(|domain| domain.rules());
         for rule in rules {
-            match &rule.allowance {
-                Allowance::Limits(limits) => limits.iter().for_each(|limit| needs.add(limit)),
-                Allowance::Tiers(tiers) => {
-                    tiers
-                        .iter()
-                        .flat_map(|limits| limits.iter())
-                        .for_each(|limit| needs.add(limit));
-                }
-                Allowance::Unlimited | Allowance::Listed | Allowance::Denied => {}
-            }
+            rule.allowance.limits().for_each(|limit| needs.add(limit));
         }
         needs
     }
 
     fn add(&mut self, limit: &RuleLimit) {
         self.long_limits |= limit.limit.period().seconds() >= LONG_PERIOD_S;
+        let replicas = limit.durable.map_or(0, |durable| durable.replicas);
+        self.replicas = self.replicas.max(replicas);
     }
 }
 

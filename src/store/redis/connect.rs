@@ -28,7 +28,7 @@ return redis.call("ZCARD", KEYS[1])
 "#;
 
 /// Dials whenever the breaker is open, and says every second that this replica lives.
-pub async fn supervise(shared: Arc<Shared>, dialer: Dialer) {
+pub async fn supervise(shared: Arc<Shared>, dialer: Arc<Dialer>) {
     let replica = format!("{:032x}", rand::random::<u128>());
     let mut said = Said::default();
     for generation in 1.. {

@@ -222,6 +222,7 @@ impl Places {
                 admitted: true,
                 balances: SmallVec::new(),
                 degraded: false,
+                not_replicated: false,
             }),
         }
     }
@@ -479,6 +480,7 @@ fn is_quota(item: &Item) -> bool {
 struct Answer {
     balances: Vec<Option<Balance>>,
     degraded: bool,
+    not_replicated: bool,
 }
 
 impl Answer {
@@ -486,11 +488,13 @@ impl Answer {
         Self {
             balances: vec![None; take.items.len()],
             degraded: false,
+            not_replicated: false,
         }
     }
 
     fn add(&mut self, part: &Part, taken: Taken) {
         self.degraded |= taken.degraded;
+        self.not_replicated |= taken.not_replicated;
         for (place, balance) in part.items.iter().zip(taken.balances) {
             self.balances[*place] = Some(balance);
         }
@@ -519,6 +523,7 @@ impl Answer {
                 .map(|balance| balance.expect("every part has answered"))
                 .collect(),
             degraded: self.degraded,
+            not_replicated: self.not_replicated,
         }
     }
 }
