@@ -8,6 +8,7 @@ pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod keys;
+mod pair;
 pub mod plans;
 pub mod ratelimit;
 pub mod serve;

@@ -5,6 +5,7 @@ mod tls;
 
 use self::{coalesced::Coalesced, tls::ServerTls};
 use std::{
+    fmt::Debug,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::FileTypeExt,
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use axum::serve::ListenerExt as _;
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
@@ -24,7 +26,7 @@ use tokio_stream::{
     wrappers::{ReceiverStream, UnixListenerStream},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::{Connected, Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
 
 use crate::{
@@ -139,7 +141,10 @@ impl Server {
     /// # Errors
     /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, settings of traces that are none, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = settings
+            .grpc_tls
+            .map(|files| ServerTls::open(files, settings.dialect))
+            .transpose()?;
         let tls = tls.map(Arc::new);
         let plans = Arc::new(match &settings.xds {
             Some(xds) => {
@@ -154,12 +159,14 @@ impl Server {
             Dialect::Reference => None,
         };
         let keys = open_keys(home, &plans).await?;
-        let store = connect_store(
-            &settings.store,
-            settings.store_timeout,
-            settings.max_buckets,
-            settings.local_cache,
-        )
+        let store = connect_store(&settings.store, settings.max_buckets, |redis| {
+            RedisSettings {
+                timeout: settings.store_timeout,
+                local_cache: settings.local_cache,
+                group: settings.plans.options.key_prefix.clone(),
+                ..redis
+            }
+        })
         .await;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
@@ -179,7 +186,8 @@ impl Server {
         let limiter = Arc::new(limiter);
         let in_ms = wanted.response_time_in_ms;
         let reference = statistics
-            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms))
+            .map(|reference| reference.with_mapping(wanted.mapping.clone()));
         let (health, health_service) = health().await;
         let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect)
             .with_traces(traces);
@@ -233,9 +241,12 @@ impl Server {
         };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
+            // Who may open a unix socket, the file system says. Source: envoyproxy/ratelimit speaks TLS there, too.
+            let plain =
+                matches!(listener.socket, Socket::Unix(_)) && settings.dialect == Dialect::Tollgate;
             server.tasks.spawn(serve_grpc(
                 listener.socket,
-                tls.clone(),
+                tls.clone().filter(|_| !plain),
                 router(routes.clone(), settings.connection_age),
                 stop.clone(),
             ));
@@ -504,21 +515,18 @@ fn send_traces(
     Ok(Some(Arc::new(traces)))
 }
 
-/// The store of that choice. Redis is waited for a second at most; starting needs none.
+/// The store of that choice, where that is Redis with `settings` made of the defaults. Redis is waited for a second at most; starting needs none.
 pub async fn connect_store(
     choice: &StoreChoice,
-    timeout: Duration,
     max_buckets: usize,
-    local_cache: bool,
+    settings: impl FnOnce(RedisSettings) -> RedisSettings,
 ) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
         StoreChoice::Redis(choice) => {
-            let mut settings = RedisSettings::new(choice.main.clone());
-            settings.per_second = choice.per_second.clone();
-            settings.timeout = timeout;
-            settings.local_cache = local_cache;
-            let store = Store::redis(settings);
+            let mut redis = RedisSettings::new(choice.main.clone());
+            redis.per_second = choice.per_second.clone();
+            let store = Store::redis(settings(redis));
             if !store.first_connection(FIRST_CONNECTION).await {
                 tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
             }
@@ -570,7 +578,6 @@ fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
         .add_routes(routes)
 }
 
-/// TLS is for TCP only: who may open a unix socket, the file system says.
 async fn serve_grpc(
     socket: Socket,
     tls: Option<Arc<ServerTls>>,
@@ -580,14 +587,13 @@ async fn serve_grpc(
     let stopped = stop.clone().cancelled_owned();
     match (socket, tls) {
         (Socket::Tcp(listener), Some(tls)) => {
-            let (ready, accepted) = mpsc::channel(1);
-            let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
-            let incoming =
-                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
-            let serving = router.serve_with_incoming_shutdown(incoming, stopped);
-            let (served, _) = tokio::join!(serving, accepting);
-            served?;
+            let listener = listener.tap_io(|stream| {
+                // A connection that cannot be told so is slower, not wrong.
+                let _ = stream.set_nodelay(true);
+            });
+            serve_tls(listener, &tls, router, stop).await?;
         }
+        (Socket::Unix(listener), Some(tls)) => serve_tls(listener, &tls, router, stop).await?,
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
@@ -595,7 +601,7 @@ async fn serve_grpc(
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
-        (Socket::Unix(listener), _) => {
+        (Socket::Unix(listener), None) => {
             let incoming = UnixListenerStream::new(listener);
             let incoming = incoming.map(|accepted| accepted.map(Coalesced));
             router
@@ -604,6 +610,23 @@ async fn serve_grpc(
         }
     }
     Ok(())
+}
+
+async fn serve_tls<L>(
+    listener: L,
+    tls: &ServerTls,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    L: axum::serve::Listener<Io: Connected, Addr: Debug + 'static>,
+{
+    let (ready, accepted) = mpsc::channel(1);
+    let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
+    let incoming = ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+    let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let (served, _) = tokio::join!(serving, accepting);
+    served
 }
 
 async fn serve_http(

@@ -8,12 +8,13 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
+use super::{ConfigArgs, counting::CountingArgs, pair::pair, store::StoreArgs};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
     plan::SharedPlans,
     server::connect_store,
+    store::redis::RedisSettings,
 };
 
 /// Flags of `explain`.
@@ -48,12 +49,7 @@ enum Output {
 }
 
 fn parse_descriptor(text: &str) -> Result<Entries, String> {
-    text.split(',')
-        .map(|pair| match pair.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(format!("`{pair}` is not key=value")),
-        })
-        .collect()
+    text.split(',').map(pair).collect()
 }
 
 /// Exit 0 if the request would pass, 1 if not, 2 if that could not be told.
@@ -85,7 +81,12 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000, false).await;
+    let looking = |redis| RedisSettings {
+        timeout,
+        looks_only: true,
+        ..redis
+    };
+    let store = connect_store(&choice, 1_000, looking).await;
     let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc, ti
 use clap::{Args, Subcommand, ValueEnum};
 
 use self::print::{print_key, print_list, print_made, print_revoked};
-use super::{ConfigArgs, store::StoreArgs};
+use super::{ConfigArgs, pair::pair, store::StoreArgs};
 use crate::{
     key_store::{KeyAdmin, KeyError, KeyFilter, NewKey, parse_expiry},
     limit::Limit,
@@ -96,7 +96,7 @@ struct CreateArgs {
     #[arg(long)]
     id: Option<String>,
     /// What else there is to know of it; repeatable
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
     /// A limit in place of the tier's, like `20/second burst 50`; repeatable
     #[arg(long = "limit", value_name = "LIMIT")]
@@ -118,7 +118,7 @@ struct ListArgs {
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
     /// Only those with this label; repeatable
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
 }
 
@@ -129,13 +129,6 @@ struct ChangeArgs {
     /// Only if it still has this revision
     #[arg(long, value_name = "N")]
     revision: Option<u32>,
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let pair = text
-        .split_once('=')
-        .ok_or_else(|| format!("`{text}`: write NAME=VALUE"))?;
-    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 /// Exit 0 if it was done, 1 if it was not and why, 2 if that could not be told.

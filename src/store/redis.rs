@@ -81,6 +81,10 @@ pub struct RedisSettings {
     pub max_local_buckets: usize,
     /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
     pub local_cache: bool,
+    /// The services that share buckets, and count as replicas of each other, have the same; empty for those that name none.
+    pub group: Box<str>,
+    /// Whether it only looks at buckets: it is no replica then, and no limit is divided by it.
+    pub looks_only: bool,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -96,6 +100,8 @@ impl RedisSettings {
             queue: 4_096,
             max_local_buckets: 100_000,
             local_cache: false,
+            group: "".into(),
+            looks_only: false,
             clock: None,
         }
     }
@@ -517,7 +523,11 @@ impl Shared {
             None => 0,
         };
         let tag = tag_text(tag);
-        Some(format!("{PREFIX}{}replicas", tag.escape_ascii()))
+        let tag = tag.escape_ascii();
+        Some(match &*self.settings.group {
+            "" => format!("{PREFIX}{tag}replicas"),
+            group => format!("{PREFIX}{tag}{group}=replicas"),
+        })
     }
 
     fn next_correction(&self) -> Option<Take> {
