@@ -34,6 +34,8 @@ const MOST_HANDSHAKES: usize = 1_024;
 #[derive(Debug)]
 pub struct ServerTls {
     files: ServerFiles,
+    /// What is spoken inside.
+    protocols: Vec<Vec<u8>>,
     config: ArcSwap<ServerConfig>,
     /// What is in use was made of these; held while files are read.
     pems: Mutex<ServerPems>,
@@ -41,14 +43,36 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads the files for the first time. Whether a certificate is used that has expired, or is not valid yet, `dialect` says.
+    /// Reads the files for the first time, for gRPC. Whether a certificate is used that has expired, or is not valid yet, `dialect`
+    /// says.
     ///
     /// # Errors
     /// The first mistake in them.
     // Source: envoyproxy/ratelimit looks at no dates, and leaves it to clients to refuse such a certificate.
     pub fn open(files: ServerFiles, dialect: Dialect) -> Result<Self, TlsFileError> {
+        Self::open_by(files, &["h2"], dialect)
+    }
+
+    /// The same for these protocols inside, in the order in which they are liked; the certificate must be valid.
+    ///
+    /// # Errors
+    /// The first mistake in them.
+    pub fn open_for(files: ServerFiles, protocols: &[&str]) -> Result<Self, TlsFileError> {
+        Self::open_by(files, protocols, Dialect::Tollgate)
+    }
+
+    fn open_by(
+        files: ServerFiles,
+        protocols: &[&str],
+        dialect: Dialect,
+    ) -> Result<Self, TlsFileError> {
         let pems = files.read()?;
-        let side = pems.server_side(SystemTime::now())?;
+        let protocols: Vec<_> = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        let mut side = pems.server_side(SystemTime::now())?;
+        side.config.alpn_protocols.clone_from(&protocols);
         match (side.stale, dialect) {
             (Some(error), Dialect::Tollgate) => return Err(error),
             (Some(error), Dialect::Reference) => {
@@ -62,6 +86,7 @@ impl ServerTls {
         metrics.in_use_until(side.expires);
         Ok(Self {
             files,
+            protocols,
             config: ArcSwap::from_pointee(side.config),
             pems: Mutex::new(pems),
             metrics,
@@ -106,10 +131,11 @@ impl ServerTls {
         if pems == *in_use {
             return Ok(());
         }
-        let side = pems.server_side(SystemTime::now())?;
+        let mut side = pems.server_side(SystemTime::now())?;
         if let Some(error) = side.stale {
             return Err(error);
         }
+        side.config.alpn_protocols.clone_from(&self.protocols);
         self.config.store(Arc::new(side.config));
         *in_use = pems;
         self.metrics.reloaded(true);

@@ -232,6 +232,7 @@ fn response(answers: &Answers) -> Result<ResponseOptions, EnvironmentError> {
         retry_after: false,
         ratelimit: false,
         x_ratelimit: false,
+        degraded: false,
         metadata: match answers.response_dynamic_metadata {
             true => MetadataStyle::Request,
             false => MetadataStyle::None,
