@@ -529,13 +529,13 @@ fn what_cannot_be_honoured_ends_the_start_or_is_said() {
     }
     let mut runtime = Runtime::new();
     runtime
-        .set("TRACING_ENABLED", "true")
+        .set("REDIS_TIMEOUT", "3s")
         .set("REDIS_POOL_SIZE", "10")
         .set("UNHEARD_OF", "1");
     let mut tollgate = runtime.start();
     tollgate
         .process
-        .line_with("TRACING_ENABLED has no effect: no traces are sent");
+        .line_with("REDIS_TIMEOUT has no effect: a decision waits for Redis");
     assert!(
         !tollgate.process.log().contains("REDIS_POOL_SIZE"),
         "it has its default"
