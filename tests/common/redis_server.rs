@@ -89,6 +89,8 @@ impl RedisServer {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
+        // Replicas follow at once, not in five seconds.
+        arguments.extend(["--repl-diskless-sync-delay", "0"].map(str::to_owned));
         arguments.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned()]);
         arguments.push(folder.path().display().to_string());
         Self {
@@ -157,6 +159,15 @@ impl RedisServer {
         if let Some((mut guard, input)) = self.guard.take() {
             drop(input);
             guard.wait().expect("the guard ends");
+        }
+    }
+
+    /// Waits until it has all that its primary has.
+    pub fn wait_until_it_follows(&self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.info("replication").contains("master_link_status:up") {
+            assert!(Instant::now() < end, "the replica does not follow");
+            sleep(Duration::from_millis(10));
         }
     }
 
