@@ -361,7 +361,17 @@ impl JsonSchema for LimitFile {
                     "type": "object",
                     "properties": {
                         "limit": { "type": "string", "pattern": LIMIT_PATTERN },
-                        "name": { "description": "Its name in answers.", "type": "string" }
+                        "name": { "description": "Its name in answers.", "type": "string" },
+                        "time_zone": {
+                            "description": "The zone whose calendar a calendar limit follows, by its IANA name; UTC unless told.",
+                            "examples": ["Europe/Berlin"],
+                            "type": "string"
+                        },
+                        "offset": {
+                            "description": "How long after the zone's midnights the periods of a calendar limit begin.",
+                            "examples": ["6h", "1d 12h"],
+                            "type": "string"
+                        }
                     },
                     "required": ["limit"],
                     "additionalProperties": false

@@ -104,7 +104,7 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name"],
+    fields: &["limit", "name", "time_zone", "offset"],
     reference: false,
 };
 

@@ -4,9 +4,12 @@
 mod common;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+#[path = "../common/zones.rs"]
+mod zones;
 
 mod ask;
 mod auth;
+mod clocks;
 mod cluster;
 mod exact;
 mod faults;
@@ -14,6 +17,7 @@ mod keys;
 mod model;
 mod outages;
 mod per_second;
+mod plans;
 mod same_answers;
 mod sentinel;
 mod tls;
