@@ -179,13 +179,7 @@ impl RedisServer {
 
     /// A section of INFO.
     pub fn info(&self, section: &str) -> String {
-        self.try_info(section).expect("Redis says")
-    }
-
-    /// The same of a server that may close connections just now.
-    pub fn try_info(&self, section: &str) -> redis::RedisResult<String> {
-        let mut admin = redis::Client::open(self.url())?.get_connection()?;
-        redis::cmd("INFO").arg(section).query(&mut admin)
+        redis::from_redis_value(self.send(&format!("INFO {section}"))).expect("text")
     }
 
     /// `redis://127.0.0.1:PORT`
