@@ -19,6 +19,7 @@ pub mod simulate;
 mod statistics;
 mod store;
 pub mod tls;
+mod traces;
 pub mod xds;
 
 use std::{

@@ -33,6 +33,7 @@ pub mod export;
 pub mod metrics;
 pub mod proto;
 
+pub mod traces;
 pub mod xds;
 
 pub mod settings;

@@ -42,7 +42,7 @@ use crate::{
     home::{AuditLog, HomeError, Place, follow as follow_home},
     key_store::KeyAdmin,
     limiter::Limiter,
-    metrics::Metrics,
+    metrics::{Metrics, traces::TraceMetrics},
     plan::{self, LoadError, SharedPlans},
     plan_store::PlanAdmin,
     settings::{
@@ -52,6 +52,7 @@ use crate::{
     statistics::Statistics,
     store::{MemoryStore, Store, redis::RedisSettings},
     tls::TlsFileError,
+    traces::{MaybeTraces, Traces, TracesError, TracesSettings},
     xds::{self, XdsSettings},
 };
 
@@ -111,6 +112,9 @@ pub enum StartError {
     /// The certificates of the gRPC listeners cannot be used.
     #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
+    /// Traces cannot be sent so.
+    #[error("cannot send traces: {0}")]
+    Traces(#[from] TracesError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -147,7 +151,7 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, an address that cannot be listened on.
+    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, settings of traces that are none, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
@@ -193,6 +197,9 @@ impl Server {
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let traces = send_traces(settings.traces.as_ref(), &mut metrics, &mut tasks, &stop)?;
         let metrics = Arc::new(metrics);
         let wanted = &settings.statistics;
         let statistics = wanted
@@ -204,11 +211,11 @@ impl Server {
         let reference = statistics
             .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
-        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
+        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect)
+            .with_traces(traces);
         let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
         let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
-        let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
@@ -221,7 +228,7 @@ impl Server {
             drain_delay: settings.drain_delay,
             dialect: settings.dialect,
             stop: stop.clone(),
-            tasks: JoinSet::new(),
+            tasks,
             sockets: Vec::new(),
         };
         match settings.xds {
@@ -518,6 +525,26 @@ async fn open_keys(
     Ok(Some(keys))
 }
 
+/// What makes spans, if they are wanted, and its task.
+fn send_traces(
+    wanted: Option<&TracesSettings>,
+    metrics: &mut Metrics,
+    tasks: &mut JoinSet<Result<(), ServeError>>,
+    stop: &CancellationToken,
+) -> Result<MaybeTraces, TracesError> {
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    let counts = TraceMetrics::default();
+    counts.register(metrics);
+    let (traces, sending) = Traces::open(wanted, counts, stop.clone())?;
+    tasks.spawn(async move {
+        sending.await;
+        Ok(())
+    });
+    Ok(Some(Arc::new(traces)))
+}
+
 /// The store of that choice. Redis is waited for a second at most; starting needs none.
 pub async fn connect_store(
     choice: &StoreChoice,
@@ -597,21 +624,21 @@ async fn serve_grpc(
             let (ready, accepted) = mpsc::channel(1);
             let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
             let incoming =
-                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
             let serving = router.serve_with_incoming_shutdown(incoming, stopped);
             let (served, _) = tokio::join!(serving, accepting);
             served?;
         }
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
         (Socket::Unix(listener), _) => {
             let incoming = UnixListenerStream::new(listener);
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;

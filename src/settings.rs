@@ -16,6 +16,7 @@ use crate::{
     plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
+    traces::TracesSettings,
     xds::XdsSettings,
 };
 
@@ -58,6 +59,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
+    /// Where spans of decisions are sent; no spans are made if none.
+    pub traces: Option<TracesSettings>,
     /// In whose words errors and health are said.
     pub dialect: Dialect,
     /// Without what health says that it does not serve.

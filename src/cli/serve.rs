@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, store::StoreArgs,
-    tls::TlsArgs, xds::XdsArgs,
+    tls::TlsArgs, traces::TracesArgs, xds::XdsArgs,
 };
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
@@ -80,6 +80,8 @@ pub struct ServeArgs {
     admin: AdminArgs,
     #[command(flatten)]
     statistics: StatisticsArgs,
+    #[command(flatten)]
+    traces: TracesArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -192,6 +194,7 @@ impl ServeArgs {
             local_cache: false,
             drain_delay: self.drain_delay,
             statistics: self.statistics.settings(),
+            traces: self.traces.settings()?,
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
