@@ -34,7 +34,7 @@ use crate::{
     export::{self, MetricsPage, Reference},
     grpc,
     key_store::{self, KeyAdmin, KeyHome, KeyStoreError},
-    limiter::Limiter,
+    limiter::{Limiter, Pacing},
     metrics::Metrics,
     plan::{self, LoadError, SharedPlans},
     settings::{
@@ -160,6 +160,8 @@ impl Server {
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
+        let pacing = Arc::new(Pacing::default());
+        metrics.collect(admin::pacing::Collector(pacing.clone()));
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
@@ -168,7 +170,9 @@ impl Server {
         let statistics = wanted
             .are_wanted()
             .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
-        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Limiter::new(plans.clone(), store)
+            .with_statistics(statistics.clone())
+            .with_pacing(pacing);
         let limiter = Arc::new(limiter);
         let in_ms = wanted.response_time_in_ms;
         let reference = statistics

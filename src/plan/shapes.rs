@@ -104,7 +104,14 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name"],
+    fields: &["limit", "name", "delay", "penalty"],
+    reference: false,
+};
+
+/// `penalty`, as an object.
+pub const PENALTY: Shape = Shape {
+    what: "a penalty",
+    fields: &["for", "after", "within", "longest"],
     reference: false,
 };
 
@@ -144,13 +151,14 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 10] = [
+pub const SHAPES: [&Shape; 11] = [
     &PLAN,
     &RULE,
     &RATE_LIMIT,
     &REPLACES,
     &TIER,
     &LIMIT,
+    &PENALTY,
     &API_KEY,
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,

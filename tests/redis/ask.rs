@@ -7,7 +7,7 @@ use std::{
 
 use tollgate::{
     descriptor::Hits,
-    limit::Limit,
+    limit::{Limit, Penalty},
     plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         BucketKey, Item, RedisStore, Take, Taken,
@@ -19,7 +19,23 @@ use crate::redis_server::RedisServer;
 
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
+    rule_of(text.parse().expect("a limit"), text)
+}
+
+/// The same, on which an answer waits at most `delay`.
+pub fn rule_with_delay(text: &str, delay: Duration) -> Arc<RuleLimit> {
     let limit: Limit = text.parse().expect("a limit");
+    let limit = limit.with_delay(delay).expect("it may be waited for");
+    rule_of(limit, text)
+}
+
+/// The same, with a penalty.
+pub fn rule_with_penalty(text: &str, penalty: Penalty) -> Arc<RuleLimit> {
+    let limit: Limit = text.parse().expect("a limit");
+    rule_of(limit.with_penalty(penalty).expect("a penalty"), text)
+}
+
+fn rule_of(limit: Limit, text: &str) -> Arc<RuleLimit> {
     let key_prefix = format!("test/{text}#");
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }
@@ -32,6 +48,7 @@ pub fn item(limit: &Arc<RuleLimit>, subject: &str, hits: Hits) -> Item {
         hits,
         role: Role::Enforced,
         charge: Charge::AllOrNothing,
+        patience_us: 0,
         on_store_error: OnStoreError::Local,
     }
 }

@@ -12,6 +12,7 @@ mod exact;
 mod faults;
 mod keys;
 mod model;
+mod penalties;
 mod per_second;
 mod same_answers;
 mod sentinel;

@@ -66,10 +66,16 @@ impl Reader<'_> {
             self.error(node.place, path, message);
             return None;
         };
-        let path = path.field("limit");
-        let limit = self.text(text, &path)?;
-        let limit = self.limit_text(limit, text.place, &path)?;
-        Some(LimitFile { name, ..limit })
+        let of_text = path.field("limit");
+        let limit = self.text(text, &of_text)?;
+        let file = self.limit_text(limit, text.place, &of_text)?;
+        let limit = self.with_delay(file.limit, &fields, path);
+        let limit = self.with_penalty(limit, &fields, path);
+        Some(LimitFile {
+            limit,
+            name,
+            ..file
+        })
     }
 
     pub(super) fn limit_text(
