@@ -54,6 +54,7 @@ impl Limit {
             kind: Kind::Penalty,
             delay_us: 0,
             refill: Refill::NEVER,
+            zone: None,
             ..self.clone()
         })
     }

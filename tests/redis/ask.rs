@@ -15,24 +15,23 @@ use tollgate::{
     },
 };
 
-use crate::redis_server::RedisServer;
+use crate::{redis_server::RedisServer, zones};
 
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
-    rule_of(text.parse().expect("a limit"), text)
+    rule_of(zones::limit(text), text)
 }
 
 /// The same, on which an answer waits at most `delay`.
 pub fn rule_with_delay(text: &str, delay: Duration) -> Arc<RuleLimit> {
-    let limit: Limit = text.parse().expect("a limit");
-    let limit = limit.with_delay(delay).expect("it may be waited for");
-    rule_of(limit, text)
+    let limit = zones::limit(text).with_delay(delay);
+    rule_of(limit.expect("it may be waited for"), text)
 }
 
 /// The same, with a penalty.
 pub fn rule_with_penalty(text: &str, penalty: Penalty) -> Arc<RuleLimit> {
-    let limit: Limit = text.parse().expect("a limit");
-    rule_of(limit.with_penalty(penalty).expect("a penalty"), text)
+    let limit = zones::limit(text).with_penalty(penalty);
+    rule_of(limit.expect("a penalty"), text)
 }
 
 fn rule_of(limit: Limit, text: &str) -> Arc<RuleLimit> {

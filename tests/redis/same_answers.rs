@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Limits whose buckets have the same key stand together: their numbers have changed at a reload.
-const LIMITS: [&[&str]; 27] = [
+const LIMITS: [&[&str]; 32] = [
     &["10/second burst 100", "7/second burst 3"],
     &["1/second", "3/second burst 50"],
     &["50/minute sliding", "5/minute sliding"],
@@ -51,6 +51,14 @@ const LIMITS: [&[&str]; 27] = [
     &["2/10s sliding penalty 3 30s"],
     &["4/minute penalty 1 60s"],
     &["2/7s fixed penalty 2 4s"],
+    &[
+        "5/day calendar in Europe/Berlin",
+        "9/day calendar in Europe/Berlin",
+    ],
+    &["20/month in America/New_York offset 14d 6h"],
+    &["7/6 hours calendar in Australia/Lord_Howe"],
+    &["30/week calendar offset 6d"],
+    &["9/2 years in Asia/Tokyo offset 90d"],
 ];
 
 #[derive(Debug, Clone)]
