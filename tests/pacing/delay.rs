@@ -53,7 +53,7 @@ fn what_is_beyond_the_burst_waits_in_line_and_the_end_of_the_line_is_refused() {
     shop.clock.advance(Duration::from_millis(600));
     assert_eq!(
         waits(&[shop.ask(1), shop.ask(1), shop.ask(1)]),
-        [(true, 0), (true, 0), (true, 0)]
+        [(true, 0), (true, 0), (true, 100)]
     );
 }
 

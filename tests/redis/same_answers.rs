@@ -282,7 +282,7 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
     };
     let redis = runtime.block_on(connected(settings));
     let limits = limits();
-    let case = std::cell::Cell::new(0);
+    let (case, seen) = (std::cell::Cell::new(0), std::cell::Cell::new((0, 0)));
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(300)
@@ -306,9 +306,17 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
                 }
                 prop_assert_eq!(&rows(answer), &expected, "redis at {}: {:?}", now, brief(take));
                 prop_assert!(!answer.degraded, "{:?}", redis.is_down());
+                let of_penalties = take.items.iter().zip(&answer.balances);
+                let began = of_penalties
+                    .filter(|(item, balance)| item.charge == Charge::Strike && balance.fits && balance.retry_after.is_some());
+                let waits = answer.balances.iter().filter(|balance| balance.delay_us > 0);
+                let (waited, penalised) = seen.get();
+                seen.set((waited + waits.count(), penalised + began.count()));
             }
         }
     });
+    let (waited, penalised) = seen.get();
+    assert!(waited > 100 && penalised > 100, "{waited} waits, {penalised} penalties");
     let batches = redis.stats().script_calls.load(Relaxed);
     let takes = redis.stats().batch_size.sum();
     assert!(
