@@ -237,6 +237,7 @@ impl Named {
             hits: deed.hits(),
             role: Role::Enforced,
             charge: Charge::AllOrNothing,
+            patience_us: 0,
             // Not an error: a caller that got one counts as refused, and what was given would be taken again.
             on_store_error: OnStoreError::Allow,
         }

@@ -43,7 +43,7 @@ use crate::{
     grpc,
     home::{AuditLog, HomeError, Place, follow as follow_home},
     key_store::KeyAdmin,
-    limiter::Limiter,
+    limiter::{Limiter, Pacing},
     metrics::{Metrics, traces::TraceMetrics},
     plan::{self, LoadError, SharedPlans},
     plan_store::PlanAdmin,
@@ -201,6 +201,8 @@ impl Server {
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(pages::metrics::Collector::new(plans.clone(), store.clone()));
+        let pacing = Arc::new(Pacing::default());
+        metrics.collect(pages::pacing::Collector(pacing.clone()));
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
@@ -212,7 +214,9 @@ impl Server {
         let statistics = wanted
             .are_wanted()
             .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
-        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Limiter::new(plans.clone(), store)
+            .with_statistics(statistics.clone())
+            .with_pacing(pacing);
         let limiter = Arc::new(limiter);
         let in_ms = wanted.response_time_in_ms;
         let reference = statistics

@@ -134,10 +134,12 @@ fn text(explanation: &Explanation) -> String {
         let rule = descriptor.rule.as_deref().unwrap_or("no rule");
         text += &format!("({}) → {rule}: {}\n", descriptor.entries, descriptor.why);
         for limit in &descriptor.limits {
-            let fits = match (limit.fits, limit.retry_after_seconds) {
-                (true, _) => "fits",
-                (false, Some(_)) => "full up",
-                (false, None) => "never fits",
+            let fits = match (limit.fits, limit.delay_seconds, limit.retry_after_seconds) {
+                (true, Some(delay), _) => &*format!("fits after {delay} s"),
+                (true, None, _) => "fits",
+                (false, _, _) if limit.penalised => "penalised",
+                (false, _, Some(_)) => "full up",
+                (false, _, None) => "never fits",
             };
             text += &format!("    {}: {fits}, {} left\n", limit.limit, limit.remaining);
         }

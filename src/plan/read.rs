@@ -2,6 +2,7 @@
 //! files say together is checked later.
 
 mod limits;
+mod pacing;
 mod rules;
 
 use std::collections::{BTreeMap, HashMap};

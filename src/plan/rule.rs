@@ -60,6 +60,18 @@ pub enum Allowance {
     Tiers(Box<[Box<[Arc<RuleLimit>]>]>),
 }
 
+impl Allowance {
+    /// Every limit that may hold, of all tiers.
+    pub fn limits(&self) -> impl Iterator<Item = &Arc<RuleLimit>> {
+        let (own, tiers): (&[_], &[_]) = match self {
+            Self::Limits(limits) => (limits, &[]),
+            Self::Tiers(tiers) => (&[], tiers),
+            Self::Unlimited | Self::Listed | Self::Denied => (&[], &[]),
+        };
+        own.iter().chain(tiers.iter().flatten())
+    }
+}
+
 /// One limit of a rule.
 #[derive(Debug)]
 pub struct RuleLimit {
@@ -73,6 +85,7 @@ pub struct RuleLimit {
     policy: u32,
     /// The label's length; it stands at the policy's beginning, behind a quote.
     label: u32,
+    guard: Option<Arc<RuleLimit>>,
 }
 
 impl RuleLimit {
@@ -83,9 +96,19 @@ impl RuleLimit {
             texts: format!("{key_prefix}\"{label}\";q={quota};w={window}").into(),
             policy: key_prefix.len() as u32,
             label: label.len() as u32,
+            // In a namespace of their own, as no limit's kind and period look so.
+            guard: limit.guard().map(|guard| {
+                let key_prefix = format!("{key_prefix}#p");
+                Arc::new(Self::new(guard, None, &key_prefix, label))
+            }),
             limit,
             name,
         }
+    }
+
+    /// The limit's penalty, if it has one.
+    pub fn guard(&self) -> Option<&Arc<RuleLimit>> {
+        self.guard.as_ref()
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
@@ -130,6 +153,9 @@ pub enum Charge {
     /// Always, whatever becomes of the request.
     // Source: envoyproxy/ratelimit.
     Independent,
+    /// Of a penalty, which stands behind the item of its limit: if that one does not fit and no penalty runs, whether the
+    /// request passes or not.
+    Strike,
 }
 
 impl Charge {

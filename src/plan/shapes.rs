@@ -104,7 +104,14 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name", "time_zone", "offset"],
+    fields: &["limit", "name", "time_zone", "offset", "delay", "penalty"],
+    reference: false,
+};
+
+/// `penalty`, as an object.
+pub const PENALTY: Shape = Shape {
+    what: "a penalty",
+    fields: &["for", "after", "within", "longest"],
     reference: false,
 };
 
@@ -145,13 +152,14 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 10] = [
+pub const SHAPES: [&Shape; 11] = [
     &PLAN,
     &RULE,
     &RATE_LIMIT,
     &REPLACES,
     &TIER,
     &LIMIT,
+    &PENALTY,
     &API_KEY,
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,

@@ -16,6 +16,7 @@ mod faults;
 mod keys;
 mod model;
 mod outages;
+mod penalties;
 mod per_second;
 mod plans;
 mod same_answers;

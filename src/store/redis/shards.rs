@@ -495,6 +495,7 @@ impl Answer {
         self.balances[place] = Some(Balance {
             fits: before.fits,
             charged: !before.charged,
+            delay_us: 0,
             ..after
         });
     }
