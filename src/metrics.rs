@@ -6,6 +6,7 @@
 mod process;
 pub mod snapshot;
 pub mod tls;
+pub mod traces;
 
 use std::{
     fmt::{self, Write as _},

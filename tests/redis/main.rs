@@ -4,16 +4,21 @@
 mod common;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+#[path = "../common/zones.rs"]
+mod zones;
 
 mod ask;
 mod auth;
 mod checks;
+mod clocks;
 mod cluster;
 mod exact;
 mod faults;
 mod keys;
 mod model;
+mod outages;
 mod per_second;
+mod plans;
 mod replicated;
 mod same_answers;
 mod sentinel;
