@@ -37,7 +37,7 @@ pub use self::{
     plans::Plans,
     reload::{ReloadStatus, SharedPlans, StreamStatus},
     rule::{
-        Allowance, Charge, Counting, LimitHeaders, Match, MetadataStyle, OnStoreError,
+        Allowance, Charge, Counting, Lease, LimitHeaders, Match, MetadataStyle, OnStoreError,
         ResponseOptions, Role, Rule, RuleCounters, RuleLimit,
     },
     source::{Content, LARGEST_FILE, Source},

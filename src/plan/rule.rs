@@ -2,14 +2,17 @@
 
 use std::{
     borrow::Cow,
+    fmt,
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use smallvec::SmallVec;
 
 use crate::{
     descriptor::{Descriptor, Hits},
-    limit::{Algorithm, Limit},
+    limit::{Algorithm, Kind, Limit},
     statistics::RuleStatistics,
 };
 
@@ -60,6 +63,18 @@ pub enum Allowance {
     Tiers(Box<[Box<[Arc<RuleLimit>]>]>),
 }
 
+impl Allowance {
+    /// Every limit that it may stand for.
+    pub fn limits(&self) -> impl Iterator<Item = &Arc<RuleLimit>> {
+        let (own, of_tiers): (&[_], &[_]) = match self {
+            Self::Limits(limits) => (limits, &[]),
+            Self::Tiers(tiers) => (&[], tiers),
+            Self::Unlimited | Self::Listed | Self::Denied => (&[], &[]),
+        };
+        own.iter().chain(of_tiers.iter().flatten())
+    }
+}
+
 /// One limit of a rule.
 #[derive(Debug)]
 pub struct RuleLimit {
@@ -67,6 +82,8 @@ pub struct RuleLimit {
     pub limit: Limit,
     /// The limit's or its rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Arc<str>>,
+    /// Whether replicas take tokens ahead, in a store that they share.
+    pub lease: Option<Lease>,
     /// Key prefix and policy in one piece: a decision reads both, and with many rules neither is in a near cache.
     texts: Box<str>,
     /// Where the policy begins in it.
@@ -85,7 +102,13 @@ impl RuleLimit {
             label: label.len() as u32,
             limit,
             name,
+            lease: None,
         }
+    }
+
+    /// The same with such leases.
+    pub fn leased(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
@@ -101,6 +124,41 @@ impl RuleLimit {
     /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.
     pub fn policy(&self) -> &str {
         &self.texts[self.policy as usize..]
+    }
+}
+
+/// How replicas take tokens of a limit ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Most tokens that one replica holds of one bucket.
+    pub portion: NonZeroU32,
+    life_ms: NonZeroU32,
+}
+
+impl Lease {
+    /// At most so many percent of `limit` and at least one token, for so many milliseconds and at least one; none of a limit that
+    /// allows nothing, or that counts when its hits come.
+    pub fn new(limit: &Limit, percent: u32, life_ms: u32) -> Option<Self> {
+        if limit.kind() == Kind::Sliding {
+            return None;
+        }
+        let capacity = u64::from(limit.capacity());
+        let portion = (capacity * u64::from(percent) / 100).clamp(capacity.min(1), capacity);
+        Some(Self {
+            portion: NonZeroU32::new(portion as u32)?,
+            life_ms: NonZeroU32::new(life_ms).unwrap_or(NonZeroU32::MIN),
+        })
+    }
+
+    /// How long they may be spent.
+    pub fn life(self) -> Duration {
+        Duration::from_millis(self.life_ms.get().into())
+    }
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "up to {} ahead for {:?}", self.portion, self.life())
     }
 }
 

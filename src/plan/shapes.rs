@@ -76,8 +76,16 @@ pub const RULE: Shape = Shape {
         "algorithm",
         "charge",
         "overdraw",
+        "lease",
     ],
     reference: true,
+};
+
+/// `lease`.
+pub const LEASE: Shape = Shape {
+    what: "a lease",
+    fields: &["portion", "for"],
+    reference: false,
 };
 
 /// `rate_limit`.
@@ -144,7 +152,7 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 10] = [
+pub const SHAPES: [&Shape; 11] = [
     &PLAN,
     &RULE,
     &RATE_LIMIT,
@@ -155,4 +163,5 @@ pub const SHAPES: [&Shape; 10] = [
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,
     &RESPONSE,
+    &LEASE,
 ];

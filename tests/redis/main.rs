@@ -11,6 +11,7 @@ mod cluster;
 mod exact;
 mod faults;
 mod keys;
+mod lease;
 mod model;
 mod per_second;
 mod same_answers;
