@@ -1,26 +1,50 @@
-//! The admin API: keys made and changed while the service runs, by gRPC and by HTTP with JSON, on a listener of its own.
+//! The admin API: keys, plans and buckets changed while the service runs, by gRPC and by HTTP with JSON, on a listener of its own.
 //!
-//! There is no listener without a token, and no call is read before its token is found right.
+//! There is no listener without a token or an authority of client certificates, and no call is read before its caller is known.
 
+mod access;
+mod audit;
+mod buckets;
 mod error;
 mod grpc;
 mod http;
-mod token;
+mod plans;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware};
 
 use crate::{
+    bucket_admin::BucketAdmin,
+    home::AuditLog,
     key_store::{KeyAdmin, KeyError},
-    proto::tollgate::admin::v1::key_service_server::KeyServiceServer,
-    settings::AdminToken,
+    plan_store::PlanAdmin,
+    proto::tollgate::admin::v1::{
+        audit_service_server::AuditServiceServer, bucket_service_server::BucketServiceServer,
+        key_service_server::KeyServiceServer, plan_service_server::PlanServiceServer,
+    },
+    settings::AdminTokens,
 };
+
+pub use self::access::Peer;
 
 /// The overlap of a rotation that names none.
 pub const OVERLAP: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
 
-/// What the two faces share.
+/// What the API changes. What has no home here cannot be changed, and a call says so.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// API keys.
+    pub keys: Option<Arc<KeyAdmin>>,
+    /// Plans in the place of files.
+    pub plans: Option<Arc<PlanAdmin>>,
+    /// Buckets.
+    pub buckets: Arc<BucketAdmin>,
+    /// Who did what.
+    pub audit: Option<Arc<AuditLog>>,
+}
+
+/// What the two faces of keys share.
 #[derive(Debug, Clone)]
 struct Keys(Option<Arc<KeyAdmin>>);
 
@@ -30,12 +54,25 @@ impl Keys {
     }
 }
 
-/// Everything, behind the token.
-pub fn router(keys: Option<Arc<KeyAdmin>>, token: AdminToken) -> Router {
-    let keys = Keys(keys);
-    let service = KeyServiceServer::new(grpc::Service::new(keys.clone()));
-    tonic::service::Routes::new(service)
+/// Everything, for those who have a token, or came with a certificate as [`Peer`] tells.
+pub fn router(desk: Desk, tokens: AdminTokens) -> Router {
+    let keys = Keys(desk.keys);
+    let plans = plans::Plans(desk.plans);
+    let buckets = buckets::Buckets(desk.buckets);
+    let audit = audit::Audit(desk.audit);
+    let mut services =
+        tonic::service::Routes::new(KeyServiceServer::new(grpc::Service::new(keys.clone())));
+    services = services
+        .add_service(
+            PlanServiceServer::new(plans.clone()).max_decoding_message_size(plans::BODY_LIMIT),
+        )
+        .add_service(BucketServiceServer::new(buckets.clone()))
+        .add_service(AuditServiceServer::new(audit.clone()));
+    services
         .into_axum_router()
         .merge(http::router(keys))
-        .layer(middleware::from_fn_with_state(token, token::required))
+        .merge(plans::router(plans))
+        .merge(buckets::router(buckets))
+        .merge(audit::router(audit))
+        .layer(middleware::from_fn_with_state(tokens, access::required))
 }

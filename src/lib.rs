@@ -20,11 +20,14 @@ pub mod plan;
 
 pub mod store;
 
+pub mod home;
 pub mod key_store;
+pub mod plan_store;
 
 pub mod decision;
 pub mod limiter;
 
+pub mod bucket_admin;
 pub mod explain;
 pub mod export;
 pub mod metrics;

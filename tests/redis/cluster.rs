@@ -12,7 +12,8 @@ use tokio::{
 };
 use tollgate::{
     descriptor::Hits,
-    key_store::{KeyAdmin, KeyHome, NewKey},
+    home::{Actor, Place},
+    key_store::{KeyAdmin, NewKey},
     plan::{Plans, RuleLimit, SharedPlans},
     store::{
         Take, Taken,
@@ -409,7 +410,8 @@ async fn a_node_is_killed_the_others_go_on_and_its_replica_takes_over() {
 }
 
 /// As docs/redis.md lists them.
-const KEY_RIGHTS: &str = "+exists +hgetall +hmget +hscan +zrangebyscore +hget +hset +hdel +zrange";
+const KEY_RIGHTS: &str =
+    "+exists +hgetall +hmget +hscan +zrangebyscore +hget +hset +hdel +zrange +xadd +xrevrange";
 
 #[tokio::test]
 async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
@@ -423,14 +425,15 @@ async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
         let plans = Arc::new(SharedPlans::fixed(plans));
         let port = nodes.servers[first].port();
         let url = format!("redis+cluster://limiter:secret@127.0.0.1:{port}");
-        let home = KeyHome::Redis(Box::new(url.parse().unwrap()));
+        let home = Place::Redis(Box::new(url.parse().unwrap()));
         (KeyAdmin::new(home.open(), plans.clone()), plans)
     };
     let new = NewKey {
         tier: "free".to_owned(),
         ..NewKey::default()
     };
-    let (record, secret) = replica(0).0.create(new).await.unwrap();
+    let by = Actor::new("ada");
+    let (record, secret) = replica(0).0.create(&by, new).await.unwrap();
     for first in 0..3 {
         let (keys, plans) = replica(first);
         assert_eq!(keys.show(&record.id).await.unwrap(), record);
@@ -442,6 +445,6 @@ async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
                 .is_some()
         );
     }
-    replica(1).0.revoke(&record.id, None).await.unwrap();
+    replica(1).0.revoke(&by, &record.id, None).await.unwrap();
     assert!(replica(2).0.show(&record.id).await.is_err());
 }

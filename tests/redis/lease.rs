@@ -16,7 +16,8 @@ use tollgate::{
 };
 
 use crate::{
-    ask::{ask, connected, item, one, patient},
+    ask::{ask, connected, item, one, patient, patient_at, rule},
+    cluster::{self, Nodes},
     redis_server::RedisServer,
 };
 
@@ -243,4 +244,167 @@ async fn a_replica_that_dies_takes_its_leases_along_and_no_more() {
     }
     admitted += drain(&other, &one(&limit, "same", 1)).await;
     assert!(admitted <= 1_000, "{admitted}");
+}
+
+/// Time is moved, so that nothing else refills the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_replica_had_is_there_again_after_nine_quarters_of_its_lease() {
+    let server = RedisServer::start();
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_700_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient(&server)
+    };
+    let limit = leased("100/hour", 20, 400);
+    let take = one(&limit, "same", 1);
+    let (dying, other) = (
+        connected(settings.clone()).await,
+        connected(settings.clone()).await,
+    );
+    for _ in 0..40 {
+        assert!(ask(&dying, take.clone()).await.admitted);
+    }
+    let leased = count(&dying, "leased");
+    drop(dying);
+    let admitted = drain(&other, &take).await;
+    // Each of the two may have a fifth of the limit in leases when one is refused.
+    assert!((20..=60).contains(&admitted), "{admitted} of {leased}");
+    // A bucket that is empty fills up in an hour, with the leases that ended meanwhile.
+    clock.advance(Duration::from_millis(900) + Duration::from_secs(3_600));
+    let mut admitted = drain(&other, &take).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while admitted < 100 {
+        // It refuses while it takes a lease itself.
+        admitted += drain(&other, &take).await;
+        assert!(Instant::now() < until, "{admitted} passed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(admitted, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_which_a_part_is_leased_is_all_or_nothing() {
+    let server = RedisServer::start();
+    let settings = RedisSettings {
+        timeout: Duration::from_secs(5),
+        ..patient(&server)
+    };
+    let store = connected(settings).await;
+    let (hot, plain) = (leased("1000/day", 40, 10_000), rule("300/day"));
+    for _ in 0..100 {
+        assert!(ask(&store, one(&hot, "same", 1)).await.admitted);
+    }
+    let both = Take {
+        items: [
+            item(&hot, "same", Hits::Take(1)),
+            item(&plain, "same", Hits::Take(1)),
+        ]
+        .into_iter()
+        .collect(),
+        dry: false,
+    };
+    let mut admitted = 0;
+    for _ in 0..400 {
+        let taken = ask(&store, both.clone()).await;
+        admitted += u64::from(taken.admitted);
+        let [hot, plain] = &taken.balances[..] else {
+            panic!("{taken:?}");
+        };
+        assert_eq!(
+            (hot.charged, plain.charged),
+            (taken.admitted, taken.admitted)
+        );
+    }
+    assert_eq!(admitted, 300);
+    // The refused ones have cost the other limit nothing.
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut admitted = 400;
+    while admitted < 1_000 {
+        admitted += drain(&store, &one(&hot, "same", 1)).await;
+        assert!(Instant::now() < until, "{admitted} passed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(admitted, 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_gives_back_at_once() {
+    let server = RedisServer::start();
+    let limit = leased("1000/day calendar", 40, 10_000);
+    let (stopping, other) = (
+        connected(patient(&server)).await,
+        connected(patient(&server)).await,
+    );
+    for _ in 0..100 {
+        assert!(ask(&stopping, one(&limit, "same", 1)).await.admitted);
+    }
+    assert!(count(&stopping, "leased") > 100);
+    stopping.give_back_leases(Duration::from_secs(10)).await;
+    let look = Take {
+        dry: true,
+        ..one(&limit, "same", 0)
+    };
+    assert_eq!(ask(&other, look).await.balances[0].remaining(), 900);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_spent_while_redis_is_away() {
+    let mut server = RedisServer::start();
+    let store = connected(patient(&server)).await;
+    let take = one(&leased("1000000/day", 5, 10_000), "hot", 1);
+    for _ in 0..2_000 {
+        assert!(ask(&store, take.clone()).await.admitted);
+    }
+    // A lease on its way arrives.
+    let until = Instant::now() + Duration::from_secs(5);
+    while count(&store, "leased") < 2_100 {
+        assert!(Instant::now() < until, "{:?}", store.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        ask(&store, take.clone()).await;
+    }
+    server.kill();
+    while store.is_down().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let taken = ask(&store, take.clone()).await;
+    assert!(taken.admitted && !taken.degraded, "{taken:?}");
+    assert!(count(&store, "decisions") > 1_000);
+    let mut asked = 0;
+    while !ask(&store, take.clone()).await.degraded {
+        asked += 1;
+        assert!(asked < 50_000, "a lease that never ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_leased_from_like_one_server() {
+    let nodes = Nodes::start(0).await;
+    let limit = leased("500/day", 10, 100);
+    let settings = patient_at(&nodes.url());
+    let replicas = [
+        cluster::connected(settings.clone()).await,
+        cluster::connected(settings).await,
+    ];
+    for subject in ["a", "b", "c", "d"] {
+        let until = Instant::now() + Duration::from_secs(20);
+        let (mut admitted, mut turn) = (0, 0);
+        while admitted < 500 {
+            turn += 1;
+            let taken = cluster::ask(&replicas[turn / 50 % 2], one(&limit, subject, 1)).await;
+            admitted += u64::from(taken.admitted);
+            assert!(Instant::now() < until, "{subject}: {admitted} passed");
+            if !taken.admitted {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        for replica in &replicas {
+            let taken = cluster::ask(replica, one(&limit, subject, 1)).await;
+            assert!(!taken.admitted, "{subject}");
+        }
+    }
+    for replica in &replicas {
+        assert!(replica.stats().lease_decisions.load(Relaxed) > 0);
+    }
 }

@@ -14,6 +14,7 @@ mod keys;
 mod lease;
 mod model;
 mod per_second;
+mod plans;
 mod same_answers;
 mod sentinel;
 mod tls;
