@@ -152,8 +152,7 @@ impl TakeScript {
 pub fn script() -> &'static TakeScript {
     static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        // Without its comments and indents, as Redis takes no more than 16 KiB from a client that it has not let in yet, and then says
-        // something else than what is wrong.
+        // Without its comments and indents, which Redis need not read.
         let code: String = include_str!("take.lua")
             .lines()
             .map(str::trim_start)
