@@ -12,6 +12,7 @@ pub mod explain;
 pub mod healthcheck;
 mod home;
 pub mod keys;
+mod pair;
 pub mod plans;
 pub mod ratelimit;
 pub mod serve;
@@ -19,6 +20,7 @@ pub mod simulate;
 mod statistics;
 mod store;
 pub mod tls;
+mod traces;
 pub mod xds;
 
 use std::{

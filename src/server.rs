@@ -10,6 +10,7 @@ use self::{
     tls::ServerTls,
 };
 use std::{
+    fmt::Debug,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::FileTypeExt,
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use axum::serve::ListenerExt as _;
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
@@ -29,7 +31,7 @@ use tokio_stream::{
     wrappers::{ReceiverStream, UnixListenerStream},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::{Connected, Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
 
 use crate::{
@@ -42,7 +44,7 @@ use crate::{
     home::{AuditLog, HomeError, Place, follow as follow_home},
     key_store::KeyAdmin,
     limiter::Limiter,
-    metrics::Metrics,
+    metrics::{Metrics, traces::TraceMetrics},
     plan::{self, Domain, LoadError, Plans, Rule, SharedPlans},
     plan_store::PlanAdmin,
     settings::{
@@ -52,6 +54,7 @@ use crate::{
     statistics::Statistics,
     store::{MemoryStore, Store, redis::RedisSettings},
     tls::TlsFileError,
+    traces::{MaybeTraces, Traces, TracesError, TracesSettings},
     xds::{self, XdsSettings},
 };
 
@@ -114,6 +117,9 @@ pub enum StartError {
     /// The certificates of the gRPC listeners cannot be used.
     #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
+    /// Traces cannot be sent so.
+    #[error("cannot send traces: {0}")]
+    Traces(#[from] TracesError),
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -150,9 +156,12 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, an address that cannot be listened on.
+    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, settings of traces that are none, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = settings
+            .grpc_tls
+            .map(|files| ServerTls::open(files, settings.dialect))
+            .transpose()?;
         let tls = tls.map(Arc::new);
         let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
         let admin_tls = admin_tls
@@ -183,12 +192,14 @@ impl Server {
             Arc::new(PlanAdmin::new(home, table, plans.clone()))
         });
         let keys = open_keys(place.clone(), &plans).await?;
-        let store = connect_store(
-            &settings.store,
-            settings.store_timeout,
-            settings.max_buckets,
-            settings.local_cache,
-        )
+        let store = connect_store(&settings.store, settings.max_buckets, |redis| {
+            RedisSettings {
+                timeout: settings.store_timeout,
+                local_cache: settings.local_cache,
+                group: settings.plans.options.key_prefix.clone(),
+                ..redis
+            }
+        })
         .await;
         note_idle_leases(&store, &plans.load());
         let store = Arc::new(store);
@@ -197,6 +208,9 @@ impl Server {
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let traces = send_traces(settings.traces.as_ref(), &mut metrics, &mut tasks, &stop)?;
         let metrics = Arc::new(metrics);
         let wanted = &settings.statistics;
         let statistics = wanted
@@ -206,13 +220,14 @@ impl Server {
         let limiter = Arc::new(limiter);
         let in_ms = wanted.response_time_in_ms;
         let reference = statistics
-            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
+            .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms))
+            .map(|reference| reference.with_mapping(wanted.mapping.clone()));
         let (health, health_service) = health().await;
-        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
+        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect)
+            .with_traces(traces);
         let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
         let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
-        let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
@@ -225,7 +240,7 @@ impl Server {
             drain_delay: settings.drain_delay,
             dialect: settings.dialect,
             stop: stop.clone(),
-            tasks: JoinSet::new(),
+            tasks,
             sockets: Vec::new(),
         };
         match settings.xds {
@@ -260,9 +275,12 @@ impl Server {
         };
         for listener in listeners {
             server.grpc.push(listener.address.clone());
+            // Who may open a unix socket, the file system says. Source: envoyproxy/ratelimit speaks TLS there, too.
+            let plain =
+                matches!(listener.socket, Socket::Unix(_)) && settings.dialect == Dialect::Tollgate;
             server.tasks.spawn(serve_grpc(
                 listener.socket,
-                tls.clone(),
+                tls.clone().filter(|_| !plain),
                 router(routes.clone(), settings.connection_age),
                 stop.clone(),
             ));
@@ -523,21 +541,38 @@ async fn open_keys(
     Ok(Some(keys))
 }
 
-/// The store of that choice. Redis is waited for a second at most; starting needs none.
+/// What makes spans, if they are wanted, and its task.
+fn send_traces(
+    wanted: Option<&TracesSettings>,
+    metrics: &mut Metrics,
+    tasks: &mut JoinSet<Result<(), ServeError>>,
+    stop: &CancellationToken,
+) -> Result<MaybeTraces, TracesError> {
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    let counts = TraceMetrics::default();
+    counts.register(metrics);
+    let (traces, sending) = Traces::open(wanted, counts, stop.clone())?;
+    tasks.spawn(async move {
+        sending.await;
+        Ok(())
+    });
+    Ok(Some(Arc::new(traces)))
+}
+
+/// The store of that choice, where that is Redis with `settings` made of the defaults. Redis is waited for a second at most; starting needs none.
 pub async fn connect_store(
     choice: &StoreChoice,
-    timeout: Duration,
     max_buckets: usize,
-    local_cache: bool,
+    settings: impl FnOnce(RedisSettings) -> RedisSettings,
 ) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
         StoreChoice::Redis(choice) => {
-            let mut settings = RedisSettings::new(choice.main.clone());
-            settings.per_second = choice.per_second.clone();
-            settings.timeout = timeout;
-            settings.local_cache = local_cache;
-            let store = Store::redis(settings);
+            let mut redis = RedisSettings::new(choice.main.clone());
+            redis.per_second = choice.per_second.clone();
+            let store = Store::redis(settings(redis));
             if !store.first_connection(FIRST_CONNECTION).await {
                 tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
             }
@@ -600,7 +635,6 @@ fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
         .add_routes(routes)
 }
 
-/// TLS is for TCP only: who may open a unix socket, the file system says.
 async fn serve_grpc(
     socket: Socket,
     tls: Option<Arc<ServerTls>>,
@@ -610,14 +644,13 @@ async fn serve_grpc(
     let stopped = stop.clone().cancelled_owned();
     match (socket, tls) {
         (Socket::Tcp(listener), Some(tls)) => {
-            let (ready, accepted) = mpsc::channel(1);
-            let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
-            let incoming =
-                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
-            let serving = router.serve_with_incoming_shutdown(incoming, stopped);
-            let (served, _) = tokio::join!(serving, accepting);
-            served?;
+            let listener = listener.tap_io(|stream| {
+                // A connection that cannot be told so is slower, not wrong.
+                let _ = stream.set_nodelay(true);
+            });
+            serve_tls(listener, &tls, router, stop).await?;
         }
+        (Socket::Unix(listener), Some(tls)) => serve_tls(listener, &tls, router, stop).await?,
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
@@ -625,7 +658,7 @@ async fn serve_grpc(
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
-        (Socket::Unix(listener), _) => {
+        (Socket::Unix(listener), None) => {
             let incoming = UnixListenerStream::new(listener);
             let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
@@ -634,6 +667,24 @@ async fn serve_grpc(
         }
     }
     Ok(())
+}
+
+async fn serve_tls<L>(
+    listener: L,
+    tls: &ServerTls,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    L: axum::serve::Listener<Io: Connected, Addr: Debug + 'static>,
+{
+    let (ready, accepted) = mpsc::channel(1);
+    let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
+    let incoming =
+        ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
+    let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let (served, _) = tokio::join!(serving, accepting);
+    served
 }
 
 async fn serve_http(

@@ -1,5 +1,6 @@
 //! Process settings: what a start needs to know, apart from the plans.
 
+mod mapping;
 mod statistics;
 mod token;
 
@@ -16,9 +17,11 @@ use crate::{
     plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
+    traces::TracesSettings,
     xds::XdsSettings,
 };
 
+pub use self::mapping::{Mapped, Mapping, MappingError, MetricKind, allowed_in_names};
 pub use self::statistics::{
     Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
     TagStyle,
@@ -58,6 +61,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
+    /// Where spans of decisions are sent; no spans are made if none.
+    pub traces: Option<TracesSettings>,
     /// In whose words errors and health are said.
     pub dialect: Dialect,
     /// Without what health says that it does not serve.

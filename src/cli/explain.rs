@@ -13,6 +13,7 @@ use super::{
     ConfigArgs,
     counting::CountingArgs,
     home::{plans_in_force, with_stored_keys},
+    pair::pair,
     store::StoreArgs,
 };
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     limiter::Limiter,
     server::connect_store,
     settings::home_of,
+    store::redis::RedisSettings,
 };
 
 /// Flags of `explain`.
@@ -58,12 +60,7 @@ enum Output {
 }
 
 pub(super) fn parse_descriptor(text: &str) -> Result<Entries, String> {
-    text.split(',')
-        .map(|pair| match pair.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(format!("`{pair}` is not key=value")),
-        })
-        .collect()
+    text.split(',').map(pair).collect()
 }
 
 /// Exit 0 if the request would pass, 1 if not, 2 if that could not be told.
@@ -96,7 +93,12 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000, false).await;
+    let looking = |redis| RedisSettings {
+        timeout,
+        looks_only: true,
+        ..redis
+    };
+    let store = connect_store(&choice, 1_000, looking).await;
     let limiter = Limiter::new(plans, Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await

@@ -9,10 +9,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, store::StoreArgs,
-    tls::TlsArgs, xds::XdsArgs,
+    tls::TlsArgs, traces::TracesArgs, xds::XdsArgs,
 };
 use crate::{
-    plan::{LoadOptions, SharedPlans, Sources},
+    plan::SharedPlans,
     server::Server,
     settings::{
         Address, AdminSettings, AdminTokens, ConnectionAge, Dialect, HealthNeeds, Settings,
@@ -49,9 +49,6 @@ pub struct ServeArgs {
     /// Where to serve debug pages over HTTP, the rules in force among them; nowhere unless told
     #[arg(long, value_name = "ADDR", env = "TOLLGATE_DEBUG_LISTEN")]
     debug_listen: Option<Address>,
-    /// Put the plan files of one domain together, in the order of their names
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
-    merge_domains: bool,
     #[command(flatten)]
     store: StoreArgs,
     /// Longest wait for Redis per decision
@@ -80,6 +77,8 @@ pub struct ServeArgs {
     admin: AdminArgs,
     #[command(flatten)]
     statistics: StatisticsArgs,
+    #[command(flatten)]
+    traces: TracesArgs,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -169,17 +168,10 @@ impl ServeArgs {
             return Err("plans come from --xds or from --config, not from both".to_owned());
         }
         Ok(Settings {
-            plans: Sources {
-                paths: match xds {
-                    Some(_) => Vec::new(),
-                    None => self.config.sources(),
-                },
-                options: LoadOptions {
-                    merge_domains: self.merge_domains,
-                    counting: self.counting.counting(),
-                    ..LoadOptions::default()
-                },
-            },
+            plans: self.counting.sources(match xds {
+                Some(_) => Vec::new(),
+                None => self.config.sources(),
+            }),
             wait_for_plans: false,
             xds,
             grpc_listen: self.grpc_listen.clone(),
@@ -192,6 +184,7 @@ impl ServeArgs {
             local_cache: false,
             drain_delay: self.drain_delay,
             statistics: self.statistics.settings(),
+            traces: self.traces.settings()?,
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),

@@ -37,6 +37,7 @@ impl StatisticsArgs {
             on_pages: self.ratelimit_metrics,
             metrics_listen: self.metrics_listen.clone(),
             metrics_path: self.metrics_path.clone(),
+            mapping: None,
             response_time_in_ms: false,
             near_limit_ratio: self.near_limit_ratio,
             statsd: self.statsd.clone().map(|to| StatsdSettings {
@@ -57,7 +58,7 @@ fn path(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn ratio(text: &str) -> Result<f32, &'static str> {
+pub(super) fn ratio(text: &str) -> Result<f32, &'static str> {
     text.parse()
         .ok()
         .filter(|ratio| (0.0..=1.0).contains(ratio))

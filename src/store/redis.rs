@@ -23,7 +23,7 @@ mod url;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -55,7 +55,7 @@ use super::{
     seen::Seen,
 };
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, Timestamp},
     descriptor::Hits,
 };
 
@@ -83,6 +83,10 @@ pub struct RedisSettings {
     pub max_local_buckets: usize,
     /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
     pub local_cache: bool,
+    /// The services that share buckets, and count as replicas of each other, have the same; empty for those that name none.
+    pub group: Box<str>,
+    /// Whether it only looks at buckets: it is no replica then, and no limit is divided by it.
+    pub looks_only: bool,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -98,6 +102,8 @@ impl RedisSettings {
             queue: 4_096,
             max_local_buckets: 100_000,
             local_cache: false,
+            group: "".into(),
+            looks_only: false,
             clock: None,
         }
     }
@@ -125,6 +131,8 @@ struct Shared {
     leases: Arc<Leases>,
     stats: Arc<StoreStats>,
     replicas: AtomicU32,
+    /// Microseconds that Redis' clock is ahead of this machine's, as far as that has mattered.
+    ahead_us: AtomicI64,
     nudge: mpsc::WeakSender<Job>,
 }
 
@@ -194,6 +202,7 @@ impl RedisStore {
             leases,
             stats,
             replicas: AtomicU32::new(1),
+            ahead_us: AtomicI64::new(0),
             nudge: queues[0].downgrade(),
             settings,
         });
@@ -384,6 +393,22 @@ impl Shared {
         (self.settings.timeout * 3).max(Duration::from_millis(30))
     }
 
+    fn clock(&self) -> &dyn Clock {
+        self.settings.clock.as_deref().unwrap_or(&SystemClock)
+    }
+
+    /// About what Redis' clock shows.
+    fn redis_time(&self) -> Timestamp {
+        let now = self.clock().now().as_micros();
+        Timestamp::from_micros(now.saturating_add_signed(self.ahead_us.load(Relaxed)))
+    }
+
+    fn learn_time(&self, redis: Timestamp) {
+        let (redis, here) = (redis.as_micros(), self.clock().now().as_micros());
+        self.ahead_us
+            .store(redis.wrapping_sub(here).cast_signed(), Relaxed);
+    }
+
     fn cached_refusal(&self, take: &Take, now: Instant) -> Option<Taken> {
         if self.settings.clock.is_some() {
             return None;
@@ -571,7 +596,11 @@ impl Shared {
             None => 0,
         };
         let tag = tag_text(tag);
-        Some(format!("{PREFIX}{}replicas", tag.escape_ascii()))
+        let tag = tag.escape_ascii();
+        Some(match &*self.settings.group {
+            "" => format!("{PREFIX}{tag}replicas"),
+            group => format!("{PREFIX}{tag}{group}=replicas"),
+        })
     }
 
     fn next_correction(&self) -> Option<Take> {
@@ -620,6 +649,13 @@ impl Shared {
         StoreError::Unavailable {
             node: self.node.clone(),
             reason: "too many takes wait for it".into(),
+        }
+    }
+
+    fn without_time(&self) -> StoreError {
+        StoreError::Unavailable {
+            node: self.node.clone(),
+            reason: "its clock jumps from period to period".into(),
         }
     }
 

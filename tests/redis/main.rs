@@ -4,15 +4,19 @@
 mod common;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+#[path = "../common/zones.rs"]
+mod zones;
 
 mod ask;
 mod auth;
+mod clocks;
 mod cluster;
 mod exact;
 mod faults;
 mod keys;
 mod lease;
 mod model;
+mod outages;
 mod per_second;
 mod plans;
 mod same_answers;

@@ -1,5 +1,7 @@
 //! `tollgate plans diff`.
 
+use std::fs;
+
 use crate::{
     common::plans,
     run::{file, tollgate},
@@ -96,6 +98,28 @@ charge: all_or_nothing → independent
 }
 
 #[test]
+fn the_flag_that_puts_files_of_a_domain_together_is_one_of_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, key) in [("a.yaml", "user"), ("b.yaml", "page")] {
+        let rule = format!("{{ key: {key}, limits: [5/minute] }}");
+        let text = format!("domain: shop\ndescriptors: [{rule}]\n");
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().to_str().unwrap();
+    for (command, refused) in [
+        (&["check", path][..], 1),
+        (&["explain", "--descriptor", "page=x", "--config", path], 2),
+        (&["plans", "diff", path, path], 2),
+    ] {
+        let ran = tollgate(command);
+        assert_eq!(ran.code, refused, "{}{}", ran.out, ran.err);
+        assert!(format!("{}{}", ran.out, ran.err).contains("duplicate domain 'shop'"));
+        let merged = tollgate(&[command, &["--merge-domains"]].concat());
+        assert_eq!(merged.code, 0, "{}{}", merged.out, merged.err);
+    }
+}
+
+#[test]
 fn tiers_are_told_once_and_each_rule_that_counts_them_otherwise() {
     let with = |rules: &str| {
         plans(&format!(
@@ -155,7 +179,7 @@ unmatched: allow
 tiers: { free: { limits: [1/second] }, gold: { limits: [] } }
 api_keys: [{ id: ada, tier: free, owner: Ada, sha256: '00000000000000000000000000000000000000000000000000000000000000aa' }]
 authentication: { key_from: ['header:x-key', bearer], error_style: plain, hide_key: true, upstream_headers: { api_key_id: x-id, tier: x-tier, owner: x-owner } }
-response: { retry_after: true, ratelimit: true, x_ratelimit: false, metadata: true, body: no, content_type: text/plain }
+response: { retry_after: true, ratelimit: true, x_ratelimit: false, degraded: true, metadata: true, body: no, content_type: text/plain }
 descriptors:
   - { key: api_key, limits_from: tier, unknown_key: deny, name: keys }
   - { key: api_key_of_old, limits_from: tier, api_key_is: secret }
@@ -193,6 +217,7 @@ descriptors:
         ("retry_after: true", "retry_after: false"),
         ("ratelimit: true", "ratelimit: false"),
         ("x_ratelimit: false", "x_ratelimit: true"),
+        ("degraded: true", "degraded: false"),
         ("metadata: true", "metadata: false"),
         ("body: no", "body: nope"),
         ("text/plain", "text/html"),

@@ -105,7 +105,10 @@ fn client_tls(xds: &Xds) -> Result<Option<ClientFiles>, EnvironmentError> {
 }
 
 /// Both or none.
-fn identity(
+///
+/// # Errors
+/// One without the other.
+pub fn identity(
     variables: [&'static str; 2],
     cert: &str,
     key: &str,

@@ -1,10 +1,12 @@
 -- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch.
 -- ARGV[1]  time in microseconds since the epoch, or "" for Redis TIME (tests pass a time; production passes "")
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
--- ARGV[3]  only where buckets may be leased from: another such array, see lease/wire.rs
+-- ARGV[3]  and ARGV[4], if the limits of time zones are in the batch: from when, and before when, their bounds hold; at another
+--          time nothing is done, and the reply is now alone
+-- ARGV[3]  or ARGV[5], behind those, only where buckets may be leased from: another such array, see lease/wire.rs
 -- returns  one flat MessagePack array of integers: now, then per take: admitted, then per item: fits (+2 if its bucket is as
 --          last told in this reply), if it is independent what its bucket held then, and unless told already its bucket
---          after the decision; for a usual take admitted + 2, then its bucket; then what ARGV[3] asks for
+--          after the decision; for a usual take admitted + 2, then its bucket; then what is asked of leases
 -- twin     src/bucket.rs and src/bucket/*.rs for the arithmetic, src/store/judge.rs for the decision
 --
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
@@ -33,6 +35,7 @@ if ARGV[1] == "" then
 else
   now = tonumber(ARGV[1])
 end
+if ARGV[4] and (now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4])) then return pack_numbers({ now }) end
 
 local values = {}
 for first = 1, #KEYS, 1000 do
@@ -218,8 +221,12 @@ local function open_books()
   local function start_of_period(limit)
     local start = starts[limit]
     if start then return start end
-    local months, length, anchor = data[limit + 2], data[limit + 3], data[limit + 4]
-    if months > 0 then
+    local months, length, anchor, bounds = data[limit + 2], data[limit + 3], data[limit + 4], data[limit + 6]
+    if bounds > 0 then
+      -- Now lies before the last of them.
+      while data[bounds + 1] <= now do bounds = bounds + 1 end
+      start = data[bounds]
+    elseif months > 0 then
       local month = months_since_epoch((now - now % DAY_US) / DAY_US)
       start = first_of_month(month - month % months) * DAY_US
     elseif now < anchor then
@@ -515,8 +522,8 @@ end
 -- Leases: before the takes their buckets are brought up to now, with what replicas tell of them; after the takes what is asked
 -- for is taken, and buckets that takes have written get their leases back. Proof and words: lease.rs.
 local close_leases
-if ARGV[3] then
-  local asked = unpack_numbers(ARGV[3])
+if ARGV[3] and #ARGV % 2 == 1 then
+  local asked = unpack_numbers(ARGV[#ARGV])
   local read_spent = open_periods()
   -- By key: what Redis held, when each lease ends, its tokens, their sum.
   local found, ends, lent, sum = {}, {}, {}, {}

@@ -1,4 +1,4 @@
-//! Leases as `take.lua` reads them in `ARGV[3]`, and what it tells of them. Pure.
+//! Leases as `take.lua` reads them in its last argument, and what it tells of them. Pure.
 //!
 //! One flat MessagePack array of integers, one row for each bucket under each limit that says `lease`, whether it is leased from now
 //! or not: number of the key from 1, place of the limit in `ARGV[2]` from 1, the lease's life in microseconds, most tokens to
@@ -92,7 +92,7 @@ impl Rows {
         row.expect("its place was found").ask = Some(ask);
     }
 
-    /// The numbers of `ARGV[3]`; `place` is where a limit stands in `ARGV[2]`.
+    /// The numbers of that argument; `place` is where a limit stands in `ARGV[2]`.
     pub fn numbers(&self, asks: &[Ask], place: impl Fn(usize) -> u64) -> Vec<u64> {
         let mut numbers = Vec::with_capacity(5 * self.rows.len());
         for row in &self.rows {
