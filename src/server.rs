@@ -43,7 +43,7 @@ use crate::{
     key_store::KeyAdmin,
     limiter::Limiter,
     metrics::{Metrics, snapshot::SnapshotMetrics, traces::TraceMetrics},
-    plan::{self, LoadError, SharedPlans},
+    plan::{self, Domain, LoadError, Plans, Rule, SharedPlans},
     plan_store::PlanAdmin,
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
@@ -62,6 +62,9 @@ use crate::{
 
 /// How long connections may take to end after GOAWAY before they are cut.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a stop waits until the store has taken leases back.
+const STOP_LEASES: Duration = Duration::from_millis(200);
 
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
@@ -202,6 +205,7 @@ impl Server {
             );
         }
         let (store, kept) = open_store(&settings, needs).await?;
+        note_idle_leases(&store, &plans.load());
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         if let Some((kept, _)) = &kept {
@@ -439,6 +443,7 @@ impl Server {
             tracing::warn!(after = ?STOP_GRACE, "cut connections that did not end");
             self.tasks.abort_all();
         }
+        self.limiter.store().give_back_leases(STOP_LEASES).await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -613,6 +618,17 @@ pub async fn connect_store(
             }
             store
         }
+    }
+}
+
+/// Says that nobody takes tokens ahead of a store that nobody shares.
+fn note_idle_leases(store: &Store, plans: &Plans) {
+    let mut rules = plans.domains().flat_map(Domain::rules);
+    let leased = |rule: &Arc<Rule>| rule.allowance.limits().any(|limit| limit.lease.is_some());
+    if matches!(store, Store::Memory(_))
+        && let Some(rule) = rules.find(|rule| leased(rule))
+    {
+        tracing::info!(domain = %rule.domain, rule = %rule.path, "`lease` has no effect with the memory store");
     }
 }
 

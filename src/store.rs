@@ -172,6 +172,15 @@ impl Store {
         }
     }
 
+    /// Gives back what has been taken ahead and is not spent. Waits for that at most `limit`.
+    pub async fn give_back_leases(&self, limit: Duration) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Redis(redis) => redis.give_back_leases(limit).await,
+            Self::Shards(shards) => shards.give_back_leases(limit).await,
+        }
+    }
+
     /// Decides `take` whole. Balances have the length and order of `take.items`.
     ///
     /// # Errors

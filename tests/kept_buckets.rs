@@ -7,7 +7,6 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    thread,
     time::Duration,
 };
 

@@ -208,6 +208,23 @@ fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> 
             "Buckets that could not be charged afterwards",
             &stats.not_charged,
         ),
+        (
+            "lease_decisions",
+            "Decisions made from leases alone",
+            &stats.lease_decisions,
+        ),
+        ("leases", "Leases taken", &stats.leases),
+        ("leased_tokens", "Tokens of leases taken", &stats.leased),
+        (
+            "lease_returned_tokens",
+            "Tokens of leases that were not spent and are given back",
+            &stats.lease_returned,
+        ),
+        (
+            "lease_lost_tokens",
+            "Tokens of leases that could not be given back in time",
+            &stats.lease_lost,
+        ),
     ] {
         counter(encoder, name, help, count.load(Ordering::Relaxed))?;
     }

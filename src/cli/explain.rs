@@ -138,7 +138,11 @@ fn text(explanation: &Explanation) -> String {
                 (false, Some(_)) => "full up",
                 (false, None) => "never fits",
             };
-            text += &format!("    {}: {fits}, {} left\n", limit.limit, limit.remaining);
+            text += &format!("    {}: {fits}, {} left", limit.limit, limit.remaining);
+            if let Some(lease) = &limit.lease {
+                text += &format!("; each replica takes {lease}");
+            }
+            text.push('\n');
         }
     }
     text

@@ -6,10 +6,11 @@ use parking_lot::Mutex;
 
 use super::{
     authentication::Authentication,
+    file::LeaseFile,
     keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
     matching::read_as,
-    rule::{Counting, Durable, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, Durable, Lease, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
@@ -226,6 +227,7 @@ impl Domain {
             shown: "override",
             name: None,
             durable: None,
+            lease: None,
         };
         let built = Arc::new(rule_limit(names, built, None));
         let mut ready = self.overrides.ready.lock();
@@ -266,6 +268,8 @@ pub(super) struct RuleNames<'a> {
     pub shown: &'a str,
     pub name: Option<&'a Arc<str>>,
     pub durable: Option<Durable>,
+    /// How replicas take tokens ahead.
+    pub lease: Option<LeaseFile>,
 }
 
 /// The same, to keep.
@@ -275,6 +279,7 @@ pub struct OwnedRuleNames {
     shown: Box<str>,
     name: Option<Arc<str>>,
     durable: Option<Durable>,
+    lease: Option<LeaseFile>,
 }
 
 impl OwnedRuleNames {
@@ -284,6 +289,7 @@ impl OwnedRuleNames {
             shown: names.shown.into(),
             name: names.name.cloned(),
             durable: names.durable,
+            lease: names.lease,
         }
     }
 
@@ -299,6 +305,7 @@ impl OwnedRuleNames {
             shown: &self.shown,
             name: self.name.as_ref(),
             durable: self.durable,
+            lease: self.lease,
         };
         let own = limits
             .iter()
@@ -324,7 +331,9 @@ pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -
         (None, None) => label(&format!("{}:{limit}", rule.shown)),
     };
     let name = own.map(Arc::from).or_else(|| rule.name.cloned());
-    let mut built = RuleLimit::new(limit, name, &key_prefix, &label);
+    let lease = rule.lease;
+    let lease = lease.and_then(|lease| Lease::new(&limit, lease.percent, lease.life_ms));
+    let mut built = RuleLimit::new(limit, name, &key_prefix, &label).leased(lease);
     built.durable = rule.durable;
     built
 }

@@ -120,6 +120,29 @@ pub struct RuleFile {
     /// Under `all_or_nothing`: hits that the descriptor itself tells are charged in full though they do not fit, into debt. Holds for the
     /// rules below too.
     pub overdraw: Option<bool>,
+    /// Replicas take tokens of hot buckets ahead, and spend them without asking Redis.
+    pub lease: Option<LeaseFile>,
+}
+
+/// How replicas take tokens ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "Lease", deny_unknown_fields)]
+pub struct LeaseFile {
+    /// Most tokens that one replica takes of one bucket, in percent of its burst or count: from `1%` to `50%`, `5%` unless told.
+    #[schemars(rename = "portion", with = "Option<Percent>")]
+    pub percent: u32,
+    /// How long they may be spent: from `50ms` to `10s`, `200ms` unless told.
+    #[schemars(rename = "for", with = "Option<String>")]
+    pub life_ms: u32,
+}
+
+impl Default for LeaseFile {
+    fn default() -> Self {
+        Self {
+            percent: 5,
+            life_ms: 200,
+        }
+    }
 }
 
 /// How far what a rule charges must be handed on before a request is answered.
@@ -330,6 +353,19 @@ impl JsonSchema for UnitText {
         let upper = names.map(str::to_uppercase);
         let all: Vec<_> = names.map(str::to_owned).into_iter().chain(upper).collect();
         json_schema!({ "enum": all })
+    }
+}
+
+/// A share of a leased limit.
+struct Percent;
+
+impl JsonSchema for Percent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([1-9]|[1-4][0-9]|50)%$" })
     }
 }
 

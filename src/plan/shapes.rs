@@ -77,6 +77,7 @@ pub const RULE: Shape = Shape {
         "algorithm",
         "charge",
         "overdraw",
+        "lease",
     ],
     reference: true,
 };
@@ -85,6 +86,13 @@ pub const RULE: Shape = Shape {
 pub const DURABLE: Shape = Shape {
     what: "durable",
     fields: &["replicas", "within"],
+    reference: false,
+};
+
+/// `lease`.
+pub const LEASE: Shape = Shape {
+    what: "a lease",
+    fields: &["portion", "for"],
     reference: false,
 };
 
@@ -153,7 +161,7 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 11] = [
+pub const SHAPES: [&Shape; 12] = [
     &PLAN,
     &RULE,
     &DURABLE,
@@ -165,4 +173,5 @@ pub const SHAPES: [&Shape; 11] = [
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,
     &RESPONSE,
+    &LEASE,
 ];

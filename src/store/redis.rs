@@ -4,7 +4,7 @@
 //! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it,
 //! `replicated.rs` waits until replicas of Redis have it.
 //! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
-//! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
+//! never leave the process: [`Seen`], and `lease.rs` spends what was taken ahead. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
@@ -14,6 +14,7 @@ mod connect;
 mod dial;
 mod fallback;
 mod lane;
+mod lease;
 mod ledger;
 mod local_cache;
 mod reference;
@@ -49,6 +50,7 @@ use self::{
     connect::supervise,
     dial::Dialer,
     lane::{Asked, Job, Reply, Undecided, Way},
+    lease::{Leases, Leasing},
     ledger::Ledger,
     local_cache::Split,
     replicated::Fences,
@@ -129,6 +131,7 @@ struct Shared {
     seen: Seen,
     local: MemoryStore,
     ledger: Ledger,
+    leases: Arc<Leases>,
     stats: Arc<StoreStats>,
     replicas: AtomicU32,
     /// What the checks found at the last connection.
@@ -156,11 +159,22 @@ impl RedisStore {
     /// # Panics
     /// If the settings name a cluster, which is for [`Shards`].
     pub fn connect(settings: RedisSettings) -> Self {
-        Self::connect_counting(settings, Arc::default())
+        let stats = Arc::<StoreStats>::default();
+        let leases = Arc::new(Leases::new(settings.clock.clone(), stats.clone()));
+        let mut store = Self::connect_beside(settings, leases, stats);
+        let (shared, queues) = (store.shared.clone(), store.queues.clone());
+        let tell = move |item: &Item| shared.tell(&queues, item);
+        let keeping = lease::keep(store.shared.leases.clone(), tell);
+        store._tasks.push(Task(tokio::spawn(keeping)));
+        store
     }
 
-    /// The same, with counters that others share.
-    fn connect_counting(settings: RedisSettings, stats: Arc<StoreStats>) -> Self {
+    /// The same, with leases, which somebody else keeps, and counters that others share.
+    fn connect_beside(
+        settings: RedisSettings,
+        leases: Arc<Leases>,
+        stats: Arc<StoreStats>,
+    ) -> Self {
         let (url, lanes) = (&settings.url, settings.lanes.max(1));
         let dialer = match &url.topology {
             Topology::Single(endpoint) => Dialer::of_server(url, endpoint.clone(), lanes),
@@ -170,7 +184,7 @@ impl RedisStore {
             Topology::Cluster(_) => panic!("a cluster is for shards"),
         };
         let node = url.to_string().into();
-        Self::start(settings, node, Some(dialer), None, stats)
+        Self::start(settings, node, Some(dialer), None, leases, stats)
     }
 
     /// A store that dials by `dialer`; without one it is never in use, and remembers what another must be told.
@@ -179,6 +193,7 @@ impl RedisStore {
         node: Arc<str>,
         dialer: Option<Dialer>,
         membership: Option<Membership>,
+        leases: Arc<Leases>,
         stats: Arc<StoreStats>,
     ) -> Self {
         let dialer = dialer.map(Arc::new);
@@ -192,6 +207,7 @@ impl RedisStore {
             seen: Seen::new(settings.max_local_buckets).as_local_cache(settings.local_cache),
             local: MemoryStore::new(settings.max_local_buckets, Arc::new(SystemClock)),
             ledger: Ledger::default(),
+            leases,
             stats,
             replicas: AtomicU32::new(1),
             findings: Mutex::default(),
@@ -228,6 +244,14 @@ impl RedisStore {
     /// As Redis did not decide in time and an item's `on_store_error` is
     /// [`OnStoreError::Error`](crate::plan::OnStoreError::Error).
     pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        if lease::is_leasable(&take) {
+            // Apart, so that the future of the usual way stays small.
+            return Box::pin(lease::take(self, take, deadline)).await;
+        }
+        self.take_past_leases(take, deadline).await
+    }
+
+    async fn take_past_leases(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
         let settings = &self.shared.settings;
         // Redis' time is not that of tests that bring a clock.
         if settings.local_cache && settings.clock.is_none() {
@@ -295,7 +319,9 @@ impl RedisStore {
             way,
             reply: Some(sender),
         };
-        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) = self.queue().try_send(job) {
+        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) =
+            queue(&self.queues).try_send(job)
+        {
             shared.stats.shed.fetch_add(1, Relaxed);
             return alone(shared.overloaded(), true);
         }
@@ -313,6 +339,11 @@ impl RedisStore {
                 decided.map_err(Undecided::Failed)
             }
         }
+    }
+
+    /// Gives back what has been taken ahead and is not spent. Waits for that at most `limit`.
+    pub async fn give_back_leases(&self, limit: Duration) {
+        lease::give_back(self, limit).await;
     }
 
     /// What has been counted.
@@ -346,19 +377,34 @@ impl RedisStore {
     pub fn node(&self) -> &str {
         self.shared.node()
     }
+}
 
-    /// The first lane whose next batch has room, so that batches are large before they are many; else the one with the
-    /// shortest queue.
-    fn queue(&self) -> &mpsc::Sender<Job> {
-        let has_room =
-            |queue: &&mpsc::Sender<Job>| queue.max_capacity() - queue.capacity() < lane::BATCH;
-        let shortest = || self.queues.iter().max_by_key(|queue| queue.capacity());
-        self.queues
-            .iter()
-            .find(has_room)
-            .or_else(shortest)
-            .expect("there is a lane")
+impl Leasing for RedisStore {
+    fn leases(&self) -> &Leases {
+        &self.shared.leases
     }
+
+    fn timeout(&self) -> Duration {
+        self.shared.settings.timeout
+    }
+
+    fn tell(&self, item: &Item) {
+        self.shared.tell(&self.queues, item);
+    }
+
+    async fn take_unleased(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        self.take_past_leases(take, deadline).await
+    }
+}
+
+/// The first lane whose next batch has room, so that batches are large before they are many; else the one with the
+/// shortest queue.
+fn queue(queues: &[mpsc::Sender<Job>]) -> &mpsc::Sender<Job> {
+    let has_room =
+        |queue: &&mpsc::Sender<Job>| queue.max_capacity() - queue.capacity() < lane::BATCH;
+    let shortest = || queues.iter().max_by_key(|queue| queue.capacity());
+    let room = queues.iter().find(has_room);
+    room.or_else(shortest).expect("there is a lane")
 }
 
 impl Shared {
@@ -557,6 +603,14 @@ impl Shared {
             {
                 return self.not_sent(job, &Undecided::Failed(self.overloaded()));
             }
+        }
+    }
+
+    /// Has Redis told of a bucket's leases and asked for one, unless that has to wait.
+    fn tell(&self, queues: &[mpsc::Sender<Job>], item: &Item) {
+        if !self.breaker.is_open() {
+            // What is not told now is told by a later job.
+            let _ = queue(queues).try_send(Job::lease(item));
         }
     }
 

@@ -44,6 +44,7 @@ fn the_reader_knows_exactly_the_fields_of_the_schema() {
         (&shapes::UPSTREAM_HEADERS, &defs["UpstreamHeaders"]),
         (&shapes::API_KEY, &defs["ApiKey"]),
         (&shapes::RESPONSE, &defs["Response"]),
+        (&shapes::LEASE, &defs["Lease"]),
     ] {
         let known: BTreeSet<_> = shape.fields.iter().copied().collect();
         assert_eq!(known, names(schema), "{}", shape.what);

@@ -15,6 +15,7 @@ mod cluster;
 mod exact;
 mod faults;
 mod keys;
+mod lease;
 mod model;
 mod outages;
 mod per_second;

@@ -1,6 +1,6 @@
 //! What a change of a rule means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Effect, charge, charges, compare, differences, lower, texts};
 use crate::plan::{
@@ -130,6 +130,7 @@ impl Placed<'_> {
             ("mode", mode(rule)),
             ("on_store_error", lower(rule.on_store_error)),
             ("durable", durable(rule)),
+            ("lease", lease(rule)),
             ("name", rule.name.as_deref().unwrap_or("none").to_owned()),
             ("replaces", listed(&rule.replaces)),
             ("metadata", format!("{:?}", rule.metadata)),
@@ -168,6 +169,15 @@ fn mode(rule: &Rule) -> String {
     match (rule.role, rule.quota) {
         (Role::Shadow, true) => "shadow of a quota".to_owned(),
         (role, _) => lower(role),
+    }
+}
+
+fn lease(rule: &Rule) -> String {
+    let leases = rule.allowance.limits().filter_map(|limit| limit.lease);
+    let leases: BTreeSet<_> = leases.map(|lease| lease.to_string()).collect();
+    match leases.is_empty() {
+        true => "none".to_owned(),
+        false => leases.into_iter().collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     RedisSettings, RedisStore, StoreStats,
     dial::{DIAL_TIMEOUT, DialError, Dialer, connect, within},
     lane::{Asked, Reply, Undecided, Way},
+    lease::Leases,
     url::{Endpoint, RedisUrl},
 };
 use crate::store::{
@@ -119,6 +120,7 @@ impl Endpoint {
 pub struct Cluster {
     settings: RedisSettings,
     seeds: Vec<Endpoint>,
+    leases: Arc<Leases>,
     stats: Arc<StoreStats>,
     /// By tag.
     owners: ArcSwap<Vec<Arc<RedisStore>>>,
@@ -141,9 +143,15 @@ type Range = (RangeInclusive<u16>, Endpoint);
 
 impl Cluster {
     /// A cluster of which nothing but some nodes is known. [`Cluster::keep_map`] finds the others.
-    pub fn new(settings: RedisSettings, seeds: &[Endpoint], stats: Arc<StoreStats>) -> Self {
+    pub fn new(
+        settings: RedisSettings,
+        seeds: &[Endpoint],
+        leases: Arc<Leases>,
+        stats: Arc<StoreStats>,
+    ) -> Self {
         let name = Arc::from(settings.url.to_string());
-        let nobody = RedisStore::start(settings.clone(), name, None, None, stats.clone());
+        let (mine, counters) = (leases.clone(), stats.clone());
+        let nobody = RedisStore::start(settings.clone(), name, None, None, mine, counters);
         let nobody = Arc::new(nobody);
         Self {
             owners: ArcSwap::from_pointee(vec![nobody.clone(); TAGS]),
@@ -152,6 +160,7 @@ impl Cluster {
             doubt: Arc::default(),
             well: watch::Sender::new(false),
             settings,
+            leases,
             stats,
             nobody,
         }
@@ -273,8 +282,9 @@ impl Cluster {
             doubt: self.doubt.clone(),
         };
         let name = Arc::from(endpoint.to_string());
-        let stats = self.stats.clone();
-        RedisStore::start(settings, name, Some(dialer), Some(membership), stats)
+        let (leases, stats) = (self.leases.clone(), self.stats.clone());
+        let (dialer, membership) = (Some(dialer), Some(membership));
+        RedisStore::start(settings, name, dialer, membership, leases, stats)
     }
 
     /// What the first node says that answers; those in use are asked first.

@@ -31,6 +31,16 @@ pub struct StoreStats {
     pub given_back: AtomicU64,
     /// Buckets that could not be charged afterwards, as too many had to be remembered.
     pub not_charged: AtomicU64,
+    /// Leases taken.
+    pub leases: AtomicU64,
+    /// Their tokens.
+    pub leased: AtomicU64,
+    /// Decisions made from leases alone.
+    pub lease_decisions: AtomicU64,
+    /// Tokens of leases that were not spent and are given back.
+    pub lease_returned: AtomicU64,
+    /// Tokens of leases that were neither spent nor given back in time.
+    pub lease_lost: AtomicU64,
 }
 
 impl Default for StoreStats {
@@ -51,6 +61,11 @@ impl Default for StoreStats {
             charged_back: AtomicU64::default(),
             given_back: AtomicU64::default(),
             not_charged: AtomicU64::default(),
+            leases: AtomicU64::default(),
+            leased: AtomicU64::default(),
+            lease_decisions: AtomicU64::default(),
+            lease_returned: AtomicU64::default(),
+            lease_lost: AtomicU64::default(),
         }
     }
 }
