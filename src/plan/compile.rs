@@ -179,6 +179,7 @@ impl Compiler<'_> {
                     path: &escaped,
                     shown: &element,
                     name: name.as_ref(),
+                    durable: file.durable,
                 }),
                 secret_only: file.api_key_is.is_some(),
                 unknown: file
@@ -243,6 +244,7 @@ impl Compiler<'_> {
             path: names.escaped,
             shown: names.element,
             name: name.as_ref(),
+            durable: file.durable,
         };
         let mut shared = None;
         let allowance = match (rate_limit, file.limits, file.limits_from) {
@@ -329,6 +331,7 @@ impl Compiler<'_> {
             path,
             shown: "unmatched",
             name: None,
+            durable: None,
         };
         let allowance = match &file {
             UnmatchedFile::Allow => return Unmatched::Allow,

@@ -9,7 +9,7 @@ use super::{
     keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
     matching::read_as,
-    rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, Durable, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
@@ -225,6 +225,7 @@ impl Domain {
             path: "%override",
             shown: "override",
             name: None,
+            durable: None,
         };
         let built = Arc::new(rule_limit(names, built, None));
         let mut ready = self.overrides.ready.lock();
@@ -264,6 +265,7 @@ pub(super) struct RuleNames<'a> {
     /// Its last element, for people.
     pub shown: &'a str,
     pub name: Option<&'a Arc<str>>,
+    pub durable: Option<Durable>,
 }
 
 /// The same, to keep.
@@ -272,6 +274,7 @@ pub struct OwnedRuleNames {
     path: Box<str>,
     shown: Box<str>,
     name: Option<Arc<str>>,
+    durable: Option<Durable>,
 }
 
 impl OwnedRuleNames {
@@ -280,6 +283,7 @@ impl OwnedRuleNames {
             path: names.path.into(),
             shown: names.shown.into(),
             name: names.name.cloned(),
+            durable: names.durable,
         }
     }
 
@@ -294,6 +298,7 @@ impl OwnedRuleNames {
             path: &self.path,
             shown: &self.shown,
             name: self.name.as_ref(),
+            durable: self.durable,
         };
         let own = limits
             .iter()
@@ -319,7 +324,9 @@ pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -
         (None, None) => label(&format!("{}:{limit}", rule.shown)),
     };
     let name = own.map(Arc::from).or_else(|| rule.name.cloned());
-    RuleLimit::new(limit, name, &key_prefix, &label)
+    let mut built = RuleLimit::new(limit, name, &key_prefix, &label);
+    built.durable = rule.durable;
+    built
 }
 
 /// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::{
     authentication::{ErrorStyle, KeySource},
     mistake::Place,
-    rule::{Charge, OnStoreError},
+    rule::{Charge, Durable, OnStoreError},
 };
 use crate::limit::{Algorithm, Limit, Unit};
 
@@ -105,6 +105,9 @@ pub struct RuleFile {
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// What answers for this rule and those below it while the store does not.
     pub on_store_error: Option<OnStoreErrorFile>,
+    /// A request is answered only once so many replicas of Redis have what this rule charged, or the time is over.
+    #[schemars(with = "Option<DurableFile>")]
+    pub durable: Option<Durable>,
     /// How limits count that do not say it themselves: `rate_limit`, and plain `N/PERIOD`. Holds for the
     /// rules below too.
     #[schemars(with = "Option<AlgorithmText>")]
@@ -117,6 +120,18 @@ pub struct RuleFile {
     /// Under `all_or_nothing`: hits that the descriptor itself tells are charged in full though they do not fit, into debt. Holds for the
     /// rules below too.
     pub overdraw: Option<bool>,
+}
+
+/// How far what a rule charges must be handed on before a request is answered.
+#[derive(JsonSchema)]
+#[schemars(rename = "Durable", deny_unknown_fields)]
+#[allow(dead_code, reason = "for the schema alone: the reader fills `Durable`")]
+struct DurableFile {
+    /// Replicas of Redis that must have it.
+    #[schemars(range(min = 1, max = 5))]
+    replicas: u8,
+    /// Longest wait for them, from 1ms to 1s. The store timeout holds, too.
+    within: String,
 }
 
 /// One limit, in the form of envoyproxy/ratelimit: `requests_per_unit` per `unit`, counted as `algorithm` says.

@@ -2,7 +2,9 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use smallvec::SmallVec;
@@ -60,6 +62,51 @@ pub enum Allowance {
     Tiers(Box<[Box<[Arc<RuleLimit>]>]>),
 }
 
+impl Allowance {
+    /// Its limits, those of every tier.
+    pub fn limits(&self) -> impl Iterator<Item = &Arc<RuleLimit>> {
+        let (limits, tiers) = match self {
+            Self::Limits(limits) => (&limits[..], &[][..]),
+            Self::Tiers(tiers) => (&[][..], &tiers[..]),
+            Self::Unlimited | Self::Listed | Self::Denied => (&[][..], &[][..]),
+        };
+        limits.iter().chain(tiers.iter().flatten())
+    }
+}
+
+/// How far what a rule charges must be handed on before a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// Replicas of Redis that must have it, from 1 to [`MOST_REPLICAS`].
+    pub replicas: u8,
+    /// Longest wait for them, in milliseconds.
+    pub within_ms: u16,
+}
+
+/// The most replicas that a rule may wait for.
+pub const MOST_REPLICAS: u8 = 5;
+
+impl Durable {
+    /// Longest wait.
+    pub fn within(self) -> Duration {
+        Duration::from_millis(self.within_ms.into())
+    }
+
+    /// What both ask for.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            replicas: self.replicas.max(other.replicas),
+            within_ms: self.within_ms.max(other.within_ms),
+        }
+    }
+}
+
+impl fmt::Display for Durable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} replicas within {} ms", self.replicas, self.within_ms)
+    }
+}
+
 /// One limit of a rule.
 #[derive(Debug)]
 pub struct RuleLimit {
@@ -67,6 +114,8 @@ pub struct RuleLimit {
     pub limit: Limit,
     /// The limit's or its rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Arc<str>>,
+    /// Whether a request is answered only once replicas of Redis have what it charged.
+    pub durable: Option<Durable>,
     /// Key prefix and policy in one piece: a decision reads both, and with many rules neither is in a near cache.
     texts: Box<str>,
     /// Where the policy begins in it.
@@ -85,6 +134,7 @@ impl RuleLimit {
             label: label.len() as u32,
             limit,
             name,
+            durable: None,
         }
     }
 

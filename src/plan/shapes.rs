@@ -73,11 +73,19 @@ pub const RULE: Shape = Shape {
         "value_to_metric",
         "metadata",
         "on_store_error",
+        "durable",
         "algorithm",
         "charge",
         "overdraw",
     ],
     reference: true,
+};
+
+/// `durable`.
+pub const DURABLE: Shape = Shape {
+    what: "durable",
+    fields: &["replicas", "within"],
+    reference: false,
 };
 
 /// `rate_limit`.
@@ -145,9 +153,10 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 10] = [
+pub const SHAPES: [&Shape; 11] = [
     &PLAN,
     &RULE,
+    &DURABLE,
     &RATE_LIMIT,
     &REPLACES,
     &TIER,

@@ -1,12 +1,14 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
 //! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
-//! reached and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
+//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it,
+//! `replicated.rs` waits until replicas of Redis have it.
 //! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
 //! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
+pub mod checks;
 mod cluster;
 mod connect;
 mod dial;
@@ -15,6 +17,7 @@ mod lane;
 mod ledger;
 mod local_cache;
 mod reference;
+mod replicated;
 mod shards;
 mod stats;
 mod url;
@@ -27,6 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use redis::RedisError;
 use smallvec::SmallVec;
 use tokio::{
@@ -40,12 +44,14 @@ use tokio::{
 
 use self::{
     breaker::{Breaker, Failure},
+    checks::{Finding, Needs},
     cluster::{Membership, Redirect},
     connect::supervise,
     dial::Dialer,
     lane::{Asked, Job, Reply, Undecided, Way},
     ledger::Ledger,
     local_cache::Split,
+    replicated::Fences,
 };
 use super::{
     Item, MemoryStore, StoreError, Take, Taken,
@@ -81,6 +87,8 @@ pub struct RedisSettings {
     pub max_local_buckets: usize,
     /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
     pub local_cache: bool,
+    /// What the plans ask of it, for the checks after a connection is made.
+    pub needs: Needs,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -96,6 +104,7 @@ impl RedisSettings {
             queue: 4_096,
             max_local_buckets: 100_000,
             local_cache: false,
+            needs: Needs::default(),
             clock: None,
         }
     }
@@ -122,6 +131,10 @@ struct Shared {
     ledger: Ledger,
     stats: Arc<StoreStats>,
     replicas: AtomicU32,
+    /// What the checks found at the last connection.
+    findings: Mutex<Vec<Finding>>,
+    dialer: Option<Arc<Dialer>>,
+    fences: Fences,
     /// Microseconds that Redis' clock is ahead of this machine's, as far as that has mattered.
     ahead_us: AtomicI64,
     nudge: mpsc::WeakSender<Job>,
@@ -168,6 +181,7 @@ impl RedisStore {
         membership: Option<Membership>,
         stats: Arc<StoreStats>,
     ) -> Self {
+        let dialer = dialer.map(Arc::new);
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..settings.lanes.max(1))
             .map(|_| mpsc::channel(settings.queue.max(1)))
             .unzip();
@@ -180,6 +194,9 @@ impl RedisStore {
             ledger: Ledger::default(),
             stats,
             replicas: AtomicU32::new(1),
+            findings: Mutex::default(),
+            dialer: dialer.clone(),
+            fences: Fences::default(),
             ahead_us: AtomicI64::new(0),
             nudge: queues[0].downgrade(),
             settings,
@@ -256,6 +273,14 @@ impl RedisStore {
 
     /// Asks Redis, whatever is remembered of refusals, and decides without it if it does not answer by `until`.
     async fn ask(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
+        if let Some(durable) = replicated::asked_by(&asked.take) {
+            // Apart, so that the future of the usual way stays small.
+            return Box::pin(self.ask_durably(asked, until, way, durable)).await;
+        }
+        self.ask_now(asked, until, way).await
+    }
+
+    async fn ask_now(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
         let shared = &self.shared;
         let alone = |error, charge| {
             let decided = shared.without_redis(&asked.take, error, charge);
@@ -304,6 +329,11 @@ impl RedisStore {
     /// Replicas of Tollgate that use this Redis, as last counted.
     pub fn replicas(&self) -> u32 {
         self.shared.replicas.load(Relaxed)
+    }
+
+    /// What may harm on this server, as found when it was last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.shared.findings.lock().clone()
     }
 
     /// Takes that wait for a lane now.
@@ -406,6 +436,7 @@ impl Shared {
                 admitted: false,
                 balances: SmallVec::new(),
                 degraded: true,
+                not_replicated: false,
             },
         });
         answer.close();
@@ -531,12 +562,17 @@ impl Shared {
 
     /// The key of the replicas that have said lately that they live; none on a node that has no slot for it.
     fn replicas_key(&self) -> Option<String> {
+        self.own_key("replicas")
+    }
+
+    /// A key of no bucket; none on a node that has no slot for it.
+    fn own_key(&self, name: &str) -> Option<String> {
         let tag = match &self.membership {
             Some(membership) => membership.tag()?,
             None => 0,
         };
         let tag = tag_text(tag);
-        Some(format!("{PREFIX}{}replicas", tag.escape_ascii()))
+        Some(format!("{PREFIX}{}{name}", tag.escape_ascii()))
     }
 
     fn next_correction(&self) -> Option<Take> {

@@ -35,6 +35,7 @@ fn the_reader_knows_exactly_the_fields_of_the_schema() {
     for (shape, schema) in [
         (&shapes::PLAN, &schema),
         (&shapes::RULE, &defs["Rule"]),
+        (&shapes::DURABLE, &defs["Durable"]),
         (&shapes::RATE_LIMIT, &defs["RateLimit"]),
         (&shapes::REPLACES, &defs["Replaces"]),
         (&shapes::TIER, &defs["Tier"]),

@@ -9,6 +9,7 @@ mod zones;
 
 mod ask;
 mod auth;
+mod checks;
 mod clocks;
 mod cluster;
 mod exact;
@@ -18,6 +19,7 @@ mod model;
 mod outages;
 mod per_second;
 mod plans;
+mod replicated;
 mod same_answers;
 mod sentinel;
 mod tls;

@@ -129,6 +129,7 @@ impl Placed<'_> {
         let mut facts = vec![
             ("mode", mode(rule)),
             ("on_store_error", lower(rule.on_store_error)),
+            ("durable", durable(rule)),
             ("name", rule.name.as_deref().unwrap_or("none").to_owned()),
             ("replaces", listed(&rule.replaces)),
             ("metadata", format!("{:?}", rule.metadata)),
@@ -156,6 +157,11 @@ impl Placed<'_> {
         }
         facts
     }
+}
+
+fn durable(rule: &Rule) -> String {
+    let durable = rule.allowance.limits().find_map(|limit| limit.durable);
+    durable.map_or("no".to_owned(), |durable| durable.to_string())
 }
 
 fn mode(rule: &Rule) -> String {

@@ -112,6 +112,7 @@ impl Reader<'_> {
             value_to_metric: self.flag(fields, path, "value_to_metric"),
             metadata: self.metadata(fields, path),
             on_store_error: self.choice(fields, path, "on_store_error", ON_STORE_ERROR),
+            durable: self.durable(fields, path),
             algorithm: self.choice(fields, path, "algorithm", Algorithm::NAMES),
             charge: self.choice(fields, path, "charge", Charge::NAMES),
             overdraw: self.flag(fields, path, "overdraw"),
@@ -164,6 +165,10 @@ impl Reader<'_> {
                 "a rule has one of `limits`, `limits_from` and `rate_limit`; this one has {names}"
             );
             self.error(place, path, message);
+        }
+        if let (Some(node), []) = (fields.get("durable"), &ways[..]) {
+            let message = "goes with a limit: this rule has none";
+            self.error(node.place, &path.field("durable"), message);
         }
         if let (Some(node), true) = (fields.get("cidr"), rule.value.is_some()) {
             let message = "a rule has `value` or `cidr`, not both";

@@ -394,6 +394,7 @@ impl Reply<'_> {
             admitted,
             balances,
             degraded: false,
+            not_replicated: false,
         };
         Ok(Answer {
             now,

@@ -25,7 +25,7 @@ use super::{
     RedisSettings, RedisStore, StoreStats,
     dial::{DIAL_TIMEOUT, DialError, Dialer, connect, within},
     lane::{Asked, Reply, Undecided, Way},
-    url::Endpoint,
+    url::{Endpoint, RedisUrl},
 };
 use crate::store::{
     StoreError, Take,
@@ -302,14 +302,7 @@ impl Cluster {
     }
 
     async fn ask_for_map(&self, endpoint: &Endpoint) -> Result<Vec<Range>, DialError> {
-        let mut connection = connect(&self.settings.url, endpoint).await?;
-        let mut command = redis::cmd("CLUSTER");
-        command.arg("SLOTS");
-        let answer = command.query_async::<Vec<Vec<Value>>>(&mut connection);
-        let rows = within(DIAL_TIMEOUT, "CLUSTER SLOTS", answer).await?;
-        rows.iter()
-            .map(|row| range(row, endpoint).ok_or(DialError::NoMap))
-            .collect()
+        ask_for_map(&self.settings.url, endpoint).await
     }
 
     /// Uses a map. Returns whether every tag has a node, and each of them is in use.
@@ -356,6 +349,38 @@ impl Cluster {
         });
         listed
     }
+}
+
+async fn ask_for_map(url: &RedisUrl, endpoint: &Endpoint) -> Result<Vec<Range>, DialError> {
+    let mut connection = connect(url, endpoint).await?;
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("SLOTS");
+    let answer = command.query_async::<Vec<Vec<Value>>>(&mut connection);
+    let rows = within(DIAL_TIMEOUT, "CLUSTER SLOTS", answer).await?;
+    rows.iter()
+        .map(|row| range(row, endpoint).ok_or(DialError::NoMap))
+        .collect()
+}
+
+/// The primaries of a cluster, as the first of `seeds` says that answers.
+pub async fn primaries(url: &RedisUrl, seeds: &[Endpoint]) -> Result<Vec<Endpoint>, DialError> {
+    let mut last = DialError::NoMap;
+    for seed in seeds {
+        match ask_for_map(url, seed).await {
+            Ok(ranges) if !ranges.is_empty() => {
+                let mut found: Vec<Endpoint> = Vec::new();
+                for (_, endpoint) in ranges {
+                    if !found.contains(&endpoint) {
+                        found.push(endpoint);
+                    }
+                }
+                return Ok(found);
+            }
+            Ok(_) => {}
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn has_several_keys(take: &Take) -> bool {

@@ -206,7 +206,7 @@ async fn connect_as(
 
 /// Whom the first sentinel to answer names. One that still names `last`, which was just lost, is believed only if the others
 /// do so too, or say nothing.
-async fn primary(
+pub async fn primary(
     url: &RedisUrl,
     service: &str,
     sentinels: &[Endpoint],

@@ -16,6 +16,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     RedisSettings, RedisStore, StoreStats, Task,
+    checks::Finding,
     cluster::Cluster,
     lane::{Asked, Reply, Undecided, Way},
     url::Topology,
@@ -146,6 +147,12 @@ impl Shards {
         replicas.unwrap_or(1)
     }
 
+    /// What may harm on any of the servers, as found when they were last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        let servers = self.servers().into_iter();
+        servers.flat_map(|server| server.findings()).collect()
+    }
+
     /// Takes that wait for a lane now.
     pub fn queued(&self) -> usize {
         self.servers().iter().map(|node| node.queued()).sum()
@@ -215,6 +222,7 @@ impl Places {
                 admitted: true,
                 balances: SmallVec::new(),
                 degraded: false,
+                not_replicated: false,
             }),
         }
     }
@@ -472,6 +480,7 @@ fn is_quota(item: &Item) -> bool {
 struct Answer {
     balances: Vec<Option<Balance>>,
     degraded: bool,
+    not_replicated: bool,
 }
 
 impl Answer {
@@ -479,11 +488,13 @@ impl Answer {
         Self {
             balances: vec![None; take.items.len()],
             degraded: false,
+            not_replicated: false,
         }
     }
 
     fn add(&mut self, part: &Part, taken: Taken) {
         self.degraded |= taken.degraded;
+        self.not_replicated |= taken.not_replicated;
         for (place, balance) in part.items.iter().zip(taken.balances) {
             self.balances[*place] = Some(balance);
         }
@@ -512,6 +523,7 @@ impl Answer {
                 .map(|balance| balance.expect("every part has answered"))
                 .collect(),
             degraded: self.degraded,
+            not_replicated: self.not_replicated,
         }
     }
 }

@@ -13,6 +13,8 @@ pub struct StoreStats {
     pub shed: AtomicU64,
     /// Of these, those that Redis did not answer in time.
     pub timeouts: AtomicU64,
+    /// Decisions whose charge too few replicas of Redis had in time.
+    pub not_replicated: AtomicU64,
     /// Refusals from the deny cache.
     pub deny_cache_hits: AtomicU64,
     /// Calls of `take.lua`: one per batch.
@@ -37,6 +39,7 @@ impl Default for StoreStats {
             degraded: AtomicU64::default(),
             shed: AtomicU64::default(),
             timeouts: AtomicU64::default(),
+            not_replicated: AtomicU64::default(),
             deny_cache_hits: AtomicU64::default(),
             script_calls: AtomicU64::default(),
             batch_size: Histogram::new(&[1, 2, 4, 8, 16, 32, 64, 128]),

@@ -189,7 +189,14 @@ async fn replicated(behind: u32) -> (RedisServer, RedisServer, Proxy) {
         replica.set_environment(&[("LD_PRELOAD", &library), ("CLOCK_BEHIND", &behind)]);
     }
     replica.restart();
-    replica.wait_until_it_follows();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !replica
+        .info("replication")
+        .contains("master_link_status:up")
+    {
+        assert!(Instant::now() < end, "the replica does not follow");
+        sleep(Duration::from_millis(10)).await;
+    }
     let proxy = Proxy::start(redis_port(), primary.port()).await;
     (primary, replica, proxy)
 }
