@@ -318,6 +318,9 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     if decision.degraded {
         fields.push(("degraded", value(ValueKind::BoolValue(true))));
     }
+    if decision.not_replicated {
+        fields.push(("not_replicated", value(ValueKind::BoolValue(true))));
+    }
     fields.extend(overage.map(|names| ("overage", names)));
     fields.extend(passed.map(|passed| ("metadata", passed)));
     Some(Struct {

@@ -7,11 +7,12 @@ use parking_lot::Mutex;
 use super::{
     authentication::Authentication,
     beyond::{Beyond, WarnAt},
+    file::LeaseFile,
     keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
     lists::Lists,
     matching::read_as,
-    rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, Durable, Lease, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
@@ -230,6 +231,8 @@ impl Domain {
             path: "%override",
             shown: "override",
             name: None,
+            durable: None,
+            lease: None,
         };
         let built = Arc::new(rule_limit(names, built, None, Beyond::default()));
         let mut ready = self.overrides.ready.lock();
@@ -269,6 +272,9 @@ pub(super) struct RuleNames<'a> {
     /// Its last element, for people.
     pub shown: &'a str,
     pub name: Option<&'a Arc<str>>,
+    pub durable: Option<Durable>,
+    /// How replicas take tokens ahead.
+    pub lease: Option<LeaseFile>,
 }
 
 /// The same, to keep.
@@ -277,6 +283,8 @@ pub struct OwnedRuleNames {
     path: Box<str>,
     shown: Box<str>,
     name: Option<Arc<str>>,
+    durable: Option<Durable>,
+    lease: Option<LeaseFile>,
 }
 
 impl OwnedRuleNames {
@@ -285,6 +293,8 @@ impl OwnedRuleNames {
             path: names.path.into(),
             shown: names.shown.into(),
             name: names.name.cloned(),
+            durable: names.durable,
+            lease: names.lease,
         }
     }
 
@@ -300,6 +310,8 @@ impl OwnedRuleNames {
             path: &self.path,
             shown: &self.shown,
             name: self.name.as_ref(),
+            durable: self.durable,
+            lease: self.lease,
         };
         let own = limits
             .iter()
@@ -334,8 +346,11 @@ pub(super) fn rule_limit(
         Kind::Calendar => beyond.warn_at,
         _ => WarnAt::Never,
     };
-    let limit = RuleLimit::new(limit, name, &key_prefix, &label);
-    limit.in_mode(beyond.mode).warning_at(warn_at)
+    let lease = rule.lease;
+    let lease = lease.and_then(|lease| Lease::new(&limit, lease.percent, lease.life_ms));
+    let mut built = RuleLimit::new(limit, name, &key_prefix, &label).leased(lease);
+    built.durable = rule.durable;
+    built.in_mode(beyond.mode).warning_at(warn_at)
 }
 
 /// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.
