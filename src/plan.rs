@@ -24,6 +24,7 @@ mod level;
 mod matching;
 mod merge;
 mod options;
+mod pacing;
 mod plans;
 mod read;
 mod source;

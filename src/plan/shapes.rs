@@ -120,7 +120,14 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name", "time_zone", "offset"],
+    fields: &["limit", "name", "time_zone", "offset", "delay", "penalty"],
+    reference: false,
+};
+
+/// `penalty`, as an object.
+pub const PENALTY: Shape = Shape {
+    what: "a penalty",
+    fields: &["for", "after", "within", "longest"],
     reference: false,
 };
 
@@ -161,7 +168,7 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 12] = [
+pub const SHAPES: [&Shape; 13] = [
     &PLAN,
     &RULE,
     &DURABLE,
@@ -169,6 +176,7 @@ pub const SHAPES: [&Shape; 12] = [
     &REPLACES,
     &TIER,
     &LIMIT,
+    &PENALTY,
     &API_KEY,
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,

@@ -16,6 +16,7 @@ mod demo;
 mod keys;
 mod limits;
 mod outages;
+mod pacing;
 mod reference;
 mod replicas;
 mod tools;

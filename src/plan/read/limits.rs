@@ -69,8 +69,14 @@ impl Reader<'_> {
         let limit_path = path.field("limit");
         let limit = self.text(text, &limit_path)?;
         let limit = self.limit_text(limit, text.place, &limit_path)?;
-        let limit = self.in_zone(limit, &fields, path)?;
-        Some(LimitFile { name, ..limit })
+        let file = self.in_zone(limit, &fields, path)?;
+        let limit = self.with_delay(file.limit, &fields, path);
+        let limit = self.with_penalty(limit, &fields, path);
+        Some(LimitFile {
+            limit,
+            name,
+            ..file
+        })
     }
 
     /// Reads `time_zone` and `offset`. What has them counts by the calendar, whatever the algorithm.
