@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Longest wait for the store.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a store that does not answer is asked again what may be asked twice.
 const TRIES: usize = 5;

@@ -139,6 +139,7 @@ impl Limiter {
                 admitted: true,
                 balances: SmallVec::new(),
                 degraded: false,
+                not_replicated: false,
             }
         } else {
             self.store.take(take, deadline).await?
@@ -175,6 +176,7 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
         passed_with_metadata: SmallVec::new(),
         shadowed: false,
         degraded: false,
+        not_replicated: false,
         known_domain: false,
         response: plans.response().clone(),
     }
@@ -372,6 +374,7 @@ fn conclude(
         passed_with_metadata,
         limits,
         degraded: taken.degraded,
+        not_replicated: taken.not_replicated,
         known_domain: true,
         response: domain.response().clone(),
     }

@@ -18,13 +18,13 @@ use super::{
     mistake::{Mistake, Notes, Path},
     options::LoadOptions,
     rule::{
-        Allowance, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
+        Allowance, Charge, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
         RuleCounters, RuleLimit,
     },
     subject::{Variable, escaped},
 };
 use crate::{
-    limit::{Algorithm, Limit, Period},
+    limit::{Algorithm, Kind, Limit, Period},
     statistics::{KeyLevel, RuleStatistics},
 };
 
@@ -179,6 +179,8 @@ impl Compiler<'_> {
                     path: &escaped,
                     shown: &element,
                     name: name.as_ref(),
+                    durable: file.durable,
+                    lease: file.lease,
                 }),
                 secret_only: file.api_key_is.is_some(),
                 unknown: file
@@ -243,6 +245,8 @@ impl Compiler<'_> {
             path: names.escaped,
             shown: names.element,
             name: name.as_ref(),
+            durable: file.durable,
+            lease: file.lease,
         };
         let mut shared = None;
         let allowance = match (rate_limit, file.limits, file.limits_from) {
@@ -268,6 +272,16 @@ impl Compiler<'_> {
                 file: Arc::clone(&self.file),
                 place: file.place,
                 path: names.path.to_string(),
+                message,
+            });
+        }
+        if file.lease.is_some()
+            && let Some(message) = unleasable(&allowance, counting)
+        {
+            self.notes.error(Mistake {
+                file: Arc::clone(&self.file),
+                place: file.place,
+                path: names.path.field("lease").to_string(),
                 message,
             });
         }
@@ -329,6 +343,8 @@ impl Compiler<'_> {
             path,
             shown: "unmatched",
             name: None,
+            durable: None,
+            lease: None,
         };
         let allowance = match &file {
             UnmatchedFile::Allow => return Unmatched::Allow,
@@ -502,6 +518,25 @@ fn shared_bucket(limits: &[(Limit, Option<&str>)]) -> Option<String> {
             "under `algorithm: fixed_window`, `{first}` and `{limit}` are of one kind and period and would share a bucket; keep one, or write another period or kind"
         ))
     })
+}
+
+/// Why no lease goes with a rule.
+fn unleasable(allowance: &Allowance, counting: Counting) -> Option<String> {
+    if counting.charge != Charge::AllOrNothing || counting.overdraw {
+        return Some(
+            "a lease goes with `charge: all_or_nothing` without `overdraw` only: what a refusal charges must reach Redis"
+                .to_owned(),
+        );
+    }
+    let mut limits = allowance.limits().peekable();
+    if limits.peek().is_none() {
+        return Some("a lease goes with limits, and this rule has none".to_owned());
+    }
+    let sliding = limits.find(|limit| limit.limit.kind() == Kind::Sliding)?;
+    Some(format!(
+        "no lease goes with `{}`, which counts a hit at the moment it passes; use a token bucket, or leave `lease` out",
+        sliding.limit
+    ))
 }
 
 fn from_limits<L: FromIterator<Arc<RuleLimit>>>(

@@ -73,11 +73,27 @@ pub const RULE: Shape = Shape {
         "value_to_metric",
         "metadata",
         "on_store_error",
+        "durable",
         "algorithm",
         "charge",
         "overdraw",
+        "lease",
     ],
     reference: true,
+};
+
+/// `durable`.
+pub const DURABLE: Shape = Shape {
+    what: "durable",
+    fields: &["replicas", "within"],
+    reference: false,
+};
+
+/// `lease`.
+pub const LEASE: Shape = Shape {
+    what: "a lease",
+    fields: &["portion", "for"],
+    reference: false,
 };
 
 /// `rate_limit`.
@@ -145,9 +161,10 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 10] = [
+pub const SHAPES: [&Shape; 12] = [
     &PLAN,
     &RULE,
+    &DURABLE,
     &RATE_LIMIT,
     &REPLACES,
     &TIER,
@@ -156,4 +173,5 @@ pub const SHAPES: [&Shape; 10] = [
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,
     &RESPONSE,
+    &LEASE,
 ];

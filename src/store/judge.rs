@@ -55,6 +55,7 @@ pub fn judge(
             admitted,
             balances,
             degraded: false,
+            not_replicated: false,
         },
         changed,
     )

@@ -9,15 +9,18 @@ mod zones;
 
 mod ask;
 mod auth;
+mod checks;
 mod clocks;
 mod cluster;
 mod exact;
 mod faults;
 mod keys;
+mod lease;
 mod model;
 mod outages;
 mod per_second;
 mod plans;
+mod replicated;
 mod same_answers;
 mod sentinel;
 mod tls;

@@ -37,6 +37,8 @@ use crate::{
     },
 };
 
+use super::lease::{Ask, Grant, Rows, Told};
+
 /// Numbers per limit.
 const FIELDS: u64 = 7;
 
@@ -54,8 +56,11 @@ pub struct Wanted<'a> {
 pub struct Request {
     /// `ARGV[2]`.
     pub payload: Vec<u8>,
-    /// For each distinct key, in order, the take and the item that name it.
+    /// The last argument, where buckets may be leased from.
+    pub leases: Option<Vec<u8>>,
+    /// For each distinct key, in order, the take and the item that name it; behind the takes, the asks.
     pub keys: Vec<(usize, usize)>,
+    rows: Rows,
     /// For which times of Redis' clock the bounds of time zones hold: from, and before; none where there are no such bounds.
     pub holds: Option<[Timestamp; 2]>,
     /// For each item of the batch, the number of its key from 0.
@@ -79,8 +84,9 @@ pub struct Answer {
 pub struct Malformed;
 
 impl Request {
-    /// Writes a batch. `now` is asked where the limits of time zones are among its own: about what Redis' clock shows.
-    pub fn encode(takes: &[Wanted<'_>], now: impl FnOnce() -> Timestamp) -> Self {
+    /// Writes a batch, with what is told and asked of leases. `now` is asked where the limits of time zones are among its own:
+    /// about what Redis' clock shows.
+    pub fn encode(takes: &[Wanted<'_>], asks: &[Ask], now: impl FnOnce() -> Timestamp) -> Self {
         let items = takes.iter().map(|wanted| wanted.take.items.len()).sum();
         let mut keys = Vec::with_capacity(items);
         let mut places = Vec::with_capacity(items);
@@ -90,6 +96,7 @@ impl Request {
         let mut body = Numbers::with_capacity(16 * items + 64);
         let mut limit_places = Vec::with_capacity(items);
         let mut named = Vec::with_capacity(items);
+        let mut rows = Rows::default();
         for (t, wanted) in takes.iter().enumerate() {
             for (i, item) in wanted.take.items.iter().enumerate() {
                 let place = *by_hash.entry(item.key.hash()).or_insert_with(|| {
@@ -99,6 +106,10 @@ impl Request {
                 });
                 named[place] += 1;
                 places.push(place);
+                if let Some(lease) = item.limit.lease {
+                    limit_places.push(rows.place(place, lease, &item.limit, &mut limits));
+                    continue;
+                }
                 let address = Arc::as_ptr(&item.limit).addr();
                 limit_places.push(*by_limit.entry(address).or_insert_with(|| {
                     limits.push(&item.limit);
@@ -106,16 +117,20 @@ impl Request {
                 }));
             }
         }
+        for (number, ask) in asks.iter().enumerate() {
+            let place = *by_hash.entry(ask.item.key.hash()).or_insert_with(|| {
+                keys.push((takes.len() + number, 0));
+                keys.len() - 1
+            });
+            rows.ask(place, number, &ask.item.limit, &mut limits);
+        }
         let holds = body.limits(&limits, now);
         body.push(takes.len() as u64);
         let mut next = 0;
         for wanted in takes {
             let items = next..next + wanted.take.items.len();
             next = items.end;
-            let place = |item: usize| {
-                let limit = limit_places[item] as u64 * FIELDS + 2;
-                [places[item] as u64 + 1, limit]
-            };
+            let place = |item: usize| [places[item] as u64 + 1, limit_number(limit_places[item])];
             match usual(wanted) {
                 Some((how, hits)) if named[places[items.start]] == 1 => {
                     let [key, limit] = place(items.start);
@@ -126,6 +141,13 @@ impl Request {
         }
         Self {
             payload: body.finish(),
+            leases: (!rows.is_empty()).then(|| {
+                let mut body = Numbers::with_capacity(64);
+                let numbers = rows.numbers(asks, limit_number);
+                numbers.into_iter().for_each(|number| body.push(number));
+                body.finish()
+            }),
+            rows,
             keys,
             holds,
             places,
@@ -143,18 +165,23 @@ impl Request {
             .map(Timestamp::from_micros)
     }
 
-    /// Reads the reply to this batch, which was encoded from the same `takes`.
+    /// Reads the reply to this batch, which was encoded from the same `takes` and `asks`.
     ///
     /// # Errors
     /// [`Malformed`]
-    pub fn decode(&self, reply: &[u8], takes: &[Wanted<'_>]) -> Result<Vec<Answer>, Malformed> {
+    pub fn decode(
+        &self,
+        reply: &[u8],
+        takes: &[Wanted<'_>],
+        asks: &[Ask],
+    ) -> Result<(Vec<Answer>, Vec<Told>), Malformed> {
         let mut reply = Reply(Bytes::new(reply));
         read_array_len(&mut reply.0).map_err(|_| Malformed)?;
         let now = Timestamp::from_micros(reply.next()?);
         let mut told: Vec<Option<Bucket>> = vec![None; self.keys.len()];
         let mut asked = vec![0_u64; self.keys.len()];
         let mut rest = &self.places[..];
-        takes
+        let answers = takes
             .iter()
             .map(|wanted| {
                 let (places, others) = rest
@@ -163,8 +190,23 @@ impl Request {
                 rest = others;
                 reply.answer(wanted, places, &mut told, &mut asked, now)
             })
-            .collect()
+            .collect::<Result<_, _>>()?;
+        let grant = |reply: &mut Reply<'_>, ask: &Ask| {
+            Ok(Grant {
+                tokens: reply.next()?,
+                date_us: reply.next()?,
+                bucket: reply.bucket(&ask.item.limit.limit, now)?,
+                at: now,
+            })
+        };
+        let leases = self.rows.read(asks, &mut reply, Reply::next, grant)?;
+        Ok((answers, leases))
     }
+}
+
+/// Where a limit stands in the payload, from 1.
+fn limit_number(place: usize) -> u64 {
+    place as u64 * FIELDS + 2
 }
 
 /// How the script decides a take the short way, if its bucket stands in no other take of the batch; and its hits.
@@ -394,6 +436,7 @@ impl Reply<'_> {
             admitted,
             balances,
             degraded: false,
+            not_replicated: false,
         };
         Ok(Answer {
             now,
