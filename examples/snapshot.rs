@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             role: Role::Enforced,
             charge: Charge::AllOrNothing,
             on_store_error: OnStoreError::Local,
+            patience_us: 0,
         };
         store.take(&Take {
             items: [item].into_iter().collect(),

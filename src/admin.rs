@@ -2,6 +2,7 @@
 
 pub mod debug;
 pub mod metrics;
+pub mod pacing;
 pub mod plans;
 
 use std::{

@@ -2,9 +2,10 @@
 //!
 //! `store/redis/take.lua` does the same inside Redis and hands back buckets in this form, so that waits and resets are
 //! computed here alone; `tests/redis/same_answers.rs` holds the two together. A bucket may go into debt (hits admitted without
-//! the store are charged afterwards), by at most its capacity.
+//! the store are charged afterwards), by at most its capacity; where answers wait for their tokens, deeper by those.
 
 pub mod calendar;
+pub mod penalty;
 pub mod sliding;
 pub mod tokens;
 
@@ -16,7 +17,7 @@ use crate::{
     limit::{Kind, Limit},
 };
 
-pub use self::{calendar::Spent, sliding::Window, tokens::Tokens};
+pub use self::{calendar::Spent, penalty::Strikes, sliding::Window, tokens::Tokens};
 
 /// What one bucket holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Bucket {
     Window(Window),
     /// Of [`Kind::Calendar`] and [`Kind::FixedWindow`].
     Spent(Spent),
+    /// Of [`Kind::Penalty`].
+    Penalty(Strikes),
 }
 
 /// What a bucket says about one request.
@@ -46,6 +49,11 @@ pub struct Balance {
     pub reset_after: Duration,
     /// Refused by what this replica remembers of a bucket that went over, where settings ask for such a cache.
     pub cached: bool,
+    /// Refused, or from now on, as the limit has a penalty that runs.
+    pub penalised: bool,
+    /// If they fit: how long, in microseconds, until the tokens that were taken are there, so that the answer must wait. Only
+    /// where the limit has a delay.
+    pub delay_us: u32,
 }
 
 impl Balance {
@@ -73,6 +81,7 @@ impl Bucket {
             Kind::Bucket { .. } => Self::Tokens(Tokens::full(limit, now)),
             Kind::Sliding => Self::Window(Window::default()),
             Kind::Calendar | Kind::FixedWindow => Self::Spent(Spent::unused(limit, now)),
+            Kind::Penalty => Self::Penalty(Strikes::default()),
         }
     }
 
@@ -83,6 +92,7 @@ impl Bucket {
             (Kind::Bucket { .. }, Self::Tokens(tokens)) => tokens.refill(limit, now),
             (Kind::Sliding, Self::Window(window)) => window.forget(limit, now),
             (Kind::Calendar | Kind::FixedWindow, Self::Spent(spent)) => spent.turn(limit, now),
+            (Kind::Penalty, Self::Penalty(strikes)) => strikes.settle(limit, now),
             _ => *self = Self::full(limit, now),
         }
     }
@@ -93,6 +103,7 @@ impl Bucket {
             Self::Tokens(tokens) => tokens.tokens,
             Self::Window(window) => i64::from(limit.count()) - window.used() as i64,
             Self::Spent(spent) => i64::from(limit.count()) - spent.used as i64,
+            Self::Penalty(strikes) => i64::from(!strikes.running),
         }
     }
 
@@ -104,6 +115,17 @@ impl Bucket {
         }
     }
 
+    /// Whether `hits`, which are no more than the limit's capacity, fit into a refilled bucket of tokens by `until`.
+    pub fn fits_by(&self, limit: &Limit, hits: u64, until: Timestamp) -> bool {
+        let Self::Tokens(tokens) = self else {
+            return false;
+        };
+        let missing = i64::try_from(hits).map(|hits| hits.saturating_sub(tokens.tokens));
+        missing.is_ok_and(|missing| {
+            missing <= 0 || tokens.has_by(limit, missing.unsigned_abs(), until)
+        })
+    }
+
     /// Applies `hits` to a refilled bucket, whether they fit or not. Debt ends at one capacity (that of a fixed
     /// window with the window), giving at full.
     pub fn apply(&mut self, limit: &Limit, hits: Hits, now: Timestamp) {
@@ -112,6 +134,9 @@ impl Bucket {
             (Self::Window(window), Hits::Take(hits)) => window.add(limit, hits, now),
             (Self::Window(window), Hits::Give(hits)) => window.remove(hits),
             (Self::Spent(spent), hits) => spent.apply(limit, hits),
+            (Self::Penalty(strikes), Hits::Take(hits)) => strikes.strike(limit, hits, now),
+            // A refund ends no penalty.
+            (Self::Penalty(_), Hits::Give(_)) => {}
         }
     }
 
@@ -131,6 +156,7 @@ impl Bucket {
             Self::Tokens(tokens) => tokens.wait(limit, missing, now),
             Self::Window(window) => window.wait(limit, missing, now),
             Self::Spent(spent) => spent.wait(limit, missing, now)?,
+            Self::Penalty(strikes) => strikes.rest(now)?,
         })
     }
 
@@ -140,6 +166,15 @@ impl Bucket {
             Self::Tokens(tokens) => tokens.full_at(limit, now),
             Self::Window(window) => window.empty_at(limit),
             Self::Spent(spent) => spent.full_at(limit),
+            Self::Penalty(strikes) => strikes.forgotten_at(limit),
+        }
+    }
+
+    /// How long the penalty runs that this decision began, or another one.
+    fn penalty(&self, now: Timestamp) -> Option<Duration> {
+        match self {
+            Self::Penalty(strikes) => strikes.rest(now),
+            _ => None,
         }
     }
 
@@ -147,7 +182,7 @@ impl Bucket {
     /// `found` so much. `self` is refilled, and holds what is left after the decision.
     pub fn conclude(&self, limit: &Limit, found: Found, asked: u64, now: Timestamp) -> Balance {
         let retry_after = if found.fits {
-            None
+            self.penalty(now)
         } else {
             self.wait(limit, asked, now)
         };
@@ -163,6 +198,8 @@ impl Bucket {
             retry_after,
             reset_after,
             cached: false,
+            penalised: false,
+            delay_us: 0,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Longest wait for the store.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often a store that does not answer is asked again what may be asked twice.
 const TRIES: usize = 5;
@@ -237,6 +237,7 @@ impl Named {
             hits: deed.hits(),
             role: Role::Enforced,
             charge: Charge::AllOrNothing,
+            patience_us: 0,
             // Not an error: a caller that got one counts as refused, and what was given would be taken again.
             on_store_error: OnStoreError::Allow,
         }

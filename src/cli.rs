@@ -12,6 +12,7 @@ pub mod explain;
 pub mod healthcheck;
 mod home;
 pub mod keys;
+mod pair;
 pub mod plans;
 pub mod ratelimit;
 pub mod serve;

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     envoy::{Ask, Asked, EnvoyConfig, Filter, Manager, Route},
-    plan::{Plans, Rule},
+    plan::{Domain, Plans, Rule},
 };
 use descriptor::{Met, allows, combinations, may_refuse, methods_of, only_if};
 
@@ -22,6 +22,9 @@ pub const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE",
 /// The least patience with which Envoy hears an answer over a connection that must be opened first, or after a store that did
 /// not answer in time.
 const ENOUGH: Duration = Duration::from_millis(50);
+
+/// An answer leaves so long before the caller's deadline.
+const MARGIN: Duration = Duration::from_millis(2);
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -191,6 +194,22 @@ impl<'p> Survey<'p> {
         }
     }
 
+    /// Warns of a filter that does not wait for those whom the plans let wait.
+    fn patience(&mut self, filter: &Filter, domain: &Domain) {
+        let (delay, name) = (domain.longest_delay(), domain.name());
+        let needed = delay + MARGIN;
+        if let Some(timeout) = filter.timeout.filter(|timeout| *timeout < needed)
+            && !delay.is_zero()
+        {
+            self.warn(format!(
+                "the filter {} waits {timeout:?} for an answer, but limits of domain {name} delay answers up to {delay:?}: what would wait longer than {:?} is refused; say `timeout: {}s` or more",
+                filter.name,
+                timeout.saturating_sub(MARGIN),
+                needed.as_millis().div_ceil(100) as f64 / 10.0,
+            ));
+        }
+    }
+
     fn route(&mut self, manager: &Manager, host: &str, route: &Route) -> RouteCoverage {
         let mut covered = RouteCoverage {
             listener: manager.name.clone(),
@@ -270,6 +289,7 @@ impl<'p> Survey<'p> {
                 refuses: false,
             };
         };
+        self.patience(filter, domain);
         let mut rules: Vec<&'p Arc<Rule>> = Vec::new();
         let mut every = true;
         for mut entries in combinations(&ask.actions) {

@@ -55,8 +55,26 @@ pub struct Decision {
     pub not_replicated: bool,
     /// Whether any plan has the domain.
     pub known_domain: bool,
+    /// How long the answer waited for tokens, or would have to, in microseconds.
+    pub delay_us: u32,
     /// What the answer shows of all this.
     pub response: Arc<ResponseOptions>,
+}
+
+impl Decision {
+    /// How long the answer waited for tokens, or would have to.
+    pub fn delay(&self) -> Duration {
+        Duration::from_micros(self.delay_us.into())
+    }
+
+    /// Whether the limit that decided has a penalty that runs.
+    pub fn is_penalised(&self) -> bool {
+        let by = self.decided_by.as_ref().and_then(|by| by.limit.as_ref());
+        let mut limits = self.limits.iter();
+        limits.any(|state| {
+            state.balance.penalised && by.is_some_and(|by| Arc::ptr_eq(by, &state.limit))
+        })
+    }
 }
 
 /// The answer to one descriptor.

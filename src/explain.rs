@@ -56,6 +56,9 @@ pub struct Explanation {
     /// When refused: seconds until the same request would pass; absent if it never will.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<f64>,
+    /// When it passes: seconds that the answer would wait for tokens; absent if it would not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_seconds: Option<f64>,
     /// Decided without the store.
     pub degraded: bool,
     /// One per descriptor, same order.
@@ -93,6 +96,11 @@ pub struct LimitExplanation {
     /// Seconds until the hits fit; absent if they do, or never will.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_seconds: Option<f64>,
+    /// If the hits fit: seconds until their tokens are there; absent if they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_seconds: Option<f64>,
+    /// Whether a penalty refuses them.
+    pub penalised: bool,
     /// Seconds until the bucket is full; when over, until the hits fit.
     pub reset_after_seconds: f64,
 }
@@ -171,6 +179,7 @@ pub async fn explain(
         code: decision.code.name(),
         why: summary(&decision),
         retry_after_seconds: decision.retry_after.map(|wait| wait.as_secs_f64()),
+        delay_seconds: seconds(decision.delay_us),
         degraded: decision.degraded,
         descriptors,
     })
@@ -185,9 +194,15 @@ impl From<&LimitState> for LimitExplanation {
             fits: balance.fits,
             remaining: balance.remaining(),
             retry_after_seconds: balance.retry_after.map(|wait| wait.as_secs_f64()),
+            delay_seconds: seconds(balance.delay_us),
+            penalised: balance.penalised,
             reset_after_seconds: balance.reset_after.as_secs_f64(),
         }
     }
+}
+
+fn seconds(delay_us: u32) -> Option<f64> {
+    (delay_us > 0).then(|| f64::from(delay_us) / 1e6)
 }
 
 fn unknown_domain(plans: &Plans, query: &Query) -> Explanation {
@@ -209,6 +224,7 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Explanation {
         code: Code::Ok.name(),
         why,
         retry_after_seconds: None,
+        delay_seconds: None,
         degraded: false,
         descriptors,
     }
@@ -287,6 +303,7 @@ fn charging(charge: Charge) -> &'static str {
         Charge::Overdraw => "charged if the request passes, or if it does not fit",
         Charge::StopWhenOver => "charged unless another rule of the request is over",
         Charge::Independent => "charged even if the request is refused",
+        Charge::Strike => "counts refusals",
     }
 }
 
@@ -305,10 +322,18 @@ fn summary(decision: &Decision) -> String {
                 limit.limit
             )
         }
+        (Code::Ok, Some(_)) if decision.delay_us > 0 => {
+            let delay = decision.delay();
+            format!("passes after {delay:?}, when the tokens are there that it takes of {rule}")
+        }
         (Code::Ok, Some(limit)) => {
             format!("passes; {} of {rule} has the least remaining", limit.limit)
         }
         (Code::Ok, None) => format!("passes; {rule} would refuse, but does not count"),
+        (Code::OverLimit, Some(limit)) if decision.is_penalised() => format!(
+            "refused by the penalty of {:#} of {rule}, which it ran into too often",
+            limit.limit
+        ),
         (Code::OverLimit, Some(limit)) => format!("refused by {} of {rule}", limit.limit),
         (Code::OverLimit, None) => format!("refused by {rule}, which allows nothing here"),
     }

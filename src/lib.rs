@@ -7,6 +7,7 @@ pub mod causes;
 pub mod clock;
 pub mod descriptor;
 pub mod limit;
+pub mod small_file;
 pub mod tls;
 pub mod watch;
 

@@ -2,17 +2,25 @@
 //!
 //! A limit reads `N/PERIOD [burst B | sliding | calendar | fixed]`, for example `10/second burst 100`.
 
+mod delay;
+mod penalty;
 mod zone;
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
-pub use self::zone::{Bounds, Zone};
+pub use self::{
+    penalty::Penalty,
+    zone::{Bounds, Zone},
+};
 
 /// Largest integer that a double, and so Lua, holds with all smaller ones exactly.
 pub const EXACT: u128 = 1 << 53;
 
 /// A sliding window is counted in this many slots, so it refuses at most a 60th of its length too long.
 pub const SLIDING_SLOTS: u64 = 60;
+
+/// Longest delay of a limit.
+pub const MOST_DELAY: Duration = Duration::from_secs(60);
 
 /// A named length of time, as the reference's `unit` has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,6 +144,8 @@ pub enum Kind {
     /// the Unix epoch on, so weeks begin on Thursday.
     // Source: envoyproxy/ratelimit counts so.
     FixedWindow,
+    /// The penalty of another limit: all passes but while it runs. No plan says it alone; [`Limit::guard`] makes it.
+    Penalty,
 }
 
 /// How limits count that do not say it themselves: the reference's form, and plain `N/PERIOD`.
@@ -169,7 +179,10 @@ pub struct Limit {
     count: u32,
     period: Period,
     kind: Kind,
+    /// How long an answer may wait for its tokens.
+    delay_us: u32,
     refill: Refill,
+    penalty: Option<Arc<Penalty>>,
     zone: Option<Arc<Zone>>,
 }
 
@@ -293,6 +306,31 @@ pub enum LimitError {
         /// The burst.
         burst: u32,
     },
+    /// A delay on what is no token bucket.
+    #[error(
+        "`{limit}` is no token bucket, and only tokens can be waited for: a delay goes with `N/PERIOD` or `N/PERIOD burst B`"
+    )]
+    DelayOfNoBucket {
+        /// The limit.
+        limit: String,
+    },
+    /// A delay that blocks or takes too long.
+    #[error("a delay must be longer than 0 and at most {}s", MOST_DELAY.as_secs())]
+    DelayLength,
+    /// `0/second` with a delay.
+    #[error("a limit of 0 blocks, so no delay goes with it")]
+    ZeroWithDelay,
+    /// A time of a penalty that is none, or endless, or shorter at most than at first.
+    #[error(
+        "the times of a penalty must be longer than 0 and at most 366 days, and `longest` no shorter than `for`"
+    )]
+    PenaltyLength,
+    /// A penalty after no refusal at all.
+    #[error("a penalty comes after at least 1 refusal")]
+    PenaltyWithoutRefusals,
+    /// `0/second` with a penalty.
+    #[error("a limit of 0 blocks, so no penalty goes with it")]
+    ZeroWithPenalty,
 }
 
 impl Limit {
@@ -315,7 +353,7 @@ impl Limit {
             Kind::Bucket { burst: 0 } if count > 0 => return Err(LimitError::ZeroBurst),
             Kind::Bucket { burst: 1.. } if count == 0 => return Err(LimitError::ZeroWithBurst),
             Kind::Bucket { burst } => burst,
-            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => count,
+            Kind::Sliding | Kind::Calendar | Kind::FixedWindow | Kind::Penalty => count,
         };
         let refill = match kind {
             Kind::Bucket { .. } => {
@@ -325,13 +363,15 @@ impl Limit {
                     burst,
                 })?
             }
-            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => Refill::NEVER,
+            _ => Refill::NEVER,
         };
         Ok(Self {
             count,
             period,
             kind,
+            delay_us: 0,
             refill,
+            penalty: None,
             zone: None,
         })
     }
@@ -381,7 +421,7 @@ impl Limit {
             kind: Kind::FixedWindow,
             refill: Refill::NEVER,
             zone: None,
-            ..*self
+            ..self.clone()
         }
     }
 
@@ -411,6 +451,7 @@ impl Limit {
         match self.kind {
             Kind::Bucket { burst } => burst,
             Kind::Sliding | Kind::Calendar | Kind::FixedWindow => self.count,
+            Kind::Penalty => 1,
         }
     }
 
@@ -436,6 +477,7 @@ impl Limit {
             Kind::Sliding => 's',
             Kind::Calendar => 'c',
             Kind::FixedWindow => 'f',
+            Kind::Penalty => 'p',
         };
         match (self.kind, self.period.unit) {
             (Kind::Calendar, unit) => {
@@ -498,6 +540,7 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
+/// As plans say it; `{:#}` leaves out what becomes of what is beyond it.
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.count, self.period)?;
@@ -505,12 +548,16 @@ impl fmt::Display for Limit {
             (Kind::Bucket { burst }, _) if burst != self.count => write!(f, " burst {burst}"),
             (Kind::Sliding, _) => f.write_str(" sliding"),
             (Kind::FixedWindow, _) => f.write_str(" fixed"),
+            (Kind::Penalty, _) => f.write_str(" penalty"),
             (Kind::Calendar, Unit::Month | Unit::Year) | (Kind::Bucket { .. }, _) => Ok(()),
             (Kind::Calendar, _) => f.write_str(" calendar"),
         }?;
-        match self.zone() {
-            Some(zone) => zone.fmt(f),
-            None => Ok(()),
+        if let Some(zone) = self.zone() {
+            zone.fmt(f)?;
+        }
+        match f.alternate() {
+            true => Ok(()),
+            false => self.write_beyond(f),
         }
     }
 }

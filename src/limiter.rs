@@ -1,5 +1,7 @@
 //! The use case: find the rules of a query, take from all their buckets in one step, conclude.
 
+mod pacing;
+mod penalties;
 mod statistics;
 
 use std::{
@@ -19,12 +21,15 @@ use crate::{
     store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
 };
 
+pub use self::pacing::Pacing;
+
 /// Decides queries by the plans in force.
 #[derive(Debug)]
 pub struct Limiter {
     plans: Arc<SharedPlans>,
     store: Arc<Store>,
     statistics: Option<Arc<Statistics>>,
+    pacing: Arc<Pacing>,
 }
 
 /// Why a query was not decided.
@@ -65,7 +70,14 @@ impl Limiter {
             plans,
             store,
             statistics: None,
+            pacing: Arc::default(),
         }
+    }
+
+    /// Lets requests wait there for their tokens.
+    pub fn with_pacing(mut self, pacing: Arc<Pacing>) -> Self {
+        self.pacing = pacing;
+        self
     }
 
     /// Counts what it decides in `statistics`, too.
@@ -141,6 +153,9 @@ impl Limiter {
                 degraded: false,
                 not_replicated: false,
             }
+        } else if domain.paces() {
+            // Apart, so that the future of the usual way stays small.
+            Box::pin(self.pacing.take(&self.store, take, deadline)).await?
         } else {
             self.store.take(take, deadline).await?
         };
@@ -185,6 +200,7 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
         degraded: false,
         not_replicated: false,
         known_domain: false,
+        delay_us: 0,
         response: plans.response().clone(),
     }
 }
@@ -223,6 +239,7 @@ fn plan_take<'p>(
                 hits: descriptor.hits,
                 role: Role::Enforced,
                 charge: domain.counting().charge_of(descriptor),
+                patience_us: 0,
                 on_store_error: domain.on_store_error(),
             });
             parts.push(Part::new(Match::None, (from, take.items.len()), modes));
@@ -240,6 +257,7 @@ fn plan_take<'p>(
                 hits: descriptor.hits,
                 role: rule.role,
                 charge: rule.counting.charge_of(descriptor),
+                patience_us: 0,
                 on_store_error: rule.on_store_error,
             }));
         }
@@ -422,6 +440,10 @@ fn conclude(
         degraded: taken.degraded,
         not_replicated: taken.not_replicated,
         known_domain: true,
+        delay_us: match domain.paces() && taken.admitted {
+            true => pacing::delay_us(&taken),
+            false => 0,
+        },
         response: domain.response().clone(),
     }
 }
@@ -442,18 +464,20 @@ fn deciding(limits: &[LimitState]) -> Option<&LimitState> {
 }
 
 /// Greater decides: what refuses before what does not, not fitting before fitting, then waiting for ever, then the longest wait
-/// or the least remaining.
-fn deciding_order(state: &LimitState) -> (bool, bool, bool, Duration, Reverse<u64>) {
+/// or the least remaining; of none remaining, the longest delay.
+fn deciding_order(state: &LimitState) -> (bool, bool, bool, Duration, Reverse<u64>, u32) {
     let balance = &state.balance;
     let wait = balance.retry_after.unwrap_or_default();
     let never = !balance.fits && balance.retry_after.is_none();
     let refuses = state.mode == Mode::Enforce;
+    let remaining = Reverse(balance.remaining());
     (
         refuses,
         !balance.fits,
         never,
         wait,
-        Reverse(balance.remaining()),
+        remaining,
+        balance.delay_us,
     )
 }
 

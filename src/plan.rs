@@ -26,6 +26,7 @@ mod lists;
 mod matching;
 mod merge;
 mod options;
+mod pacing;
 mod plans;
 mod read;
 mod source;

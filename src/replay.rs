@@ -9,19 +9,15 @@ pub mod report;
 mod tally;
 pub mod template;
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Instant};
 
 use crate::{
     clock::{Clock as _, ManualClock, Timestamp},
     decision::{Code, Decision},
     descriptor::{Descriptor, Query},
     keys::KeyTable,
-    limiter::Limiter,
+    limit::MOST_DELAY,
+    limiter::{Limiter, Pacing},
     plan::{Domain, Match, Plans, Rule, SharedPlans},
     store::{MemoryStore, Store},
 };
@@ -192,9 +188,10 @@ impl Side {
         let shared = Arc::new(SharedPlans::fixed(plans));
         let store = Store::Memory(MemoryStore::new(max_buckets, clock.clone()));
         let store = Arc::new(store);
+        let pacing = Arc::new(Pacing::default().without_waiting());
         Self {
             plans: shared.load_full(),
-            limiter: Limiter::new(shared, Arc::clone(&store)),
+            limiter: Limiter::new(shared, Arc::clone(&store)).with_pacing(pacing),
             store,
         }
     }
@@ -209,8 +206,8 @@ impl Side {
     /// Asks one question after the other; who is refused, and by what, if one is.
     async fn refusal(&self, queries: &[Query]) -> Option<Refusal> {
         for query in queries {
-            // Memory answers at once, and reads another clock.
-            let deadline = Instant::now() + Duration::from_secs(1);
+            // Memory answers at once, and reads another clock. Nobody's time is so short that a delay would be cut.
+            let deadline = Instant::now() + 2 * MOST_DELAY;
             let decision = self.limiter.decide(query, deadline).await;
             let decision = decision.expect("memory answers, and queries from a log bring no limit");
             if decision.code == Code::OverLimit {

@@ -1,5 +1,6 @@
 //! Process settings: what a start needs to know, apart from the plans.
 
+mod mapping;
 mod statistics;
 mod token;
 
@@ -20,6 +21,7 @@ use crate::{
     xds::XdsSettings,
 };
 
+pub use self::mapping::{Mapped, Mapping, MappingError, MetricKind, allowed_in_names};
 pub use self::statistics::{
     Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
     TagStyle,

@@ -6,6 +6,7 @@
 pub mod judge;
 pub mod key;
 pub mod memory;
+mod pace;
 pub mod redis;
 pub mod seen;
 
@@ -48,6 +49,9 @@ pub struct Item {
     pub role: Role,
     /// When the hits are charged.
     pub charge: Charge,
+    /// How long the answer may wait for tokens of this bucket, in microseconds: at most the limit's delay. They are taken at
+    /// once, and [`Balance::delay_us`] says when they are there.
+    pub patience_us: u32,
     /// What answers if the store does not.
     pub on_store_error: OnStoreError,
 }

@@ -74,13 +74,24 @@ pub struct ServerPems {
     client_san: Vec<String>,
 }
 
+/// What a server needs, made of its files.
+#[derive(Debug)]
+pub struct ServerSide {
+    /// Settings for HTTP/2 over TLS 1.2 or 1.3.
+    pub config: ServerConfig,
+    /// When the server's certificate expires.
+    pub expires: SystemTime,
+    /// That it has, or is not valid yet: clients will refuse it.
+    pub stale: Option<TlsFileError>,
+}
+
 impl ServerPems {
-    /// Settings for HTTP/2 over TLS 1.2 or 1.3, and when the server's certificate expires.
+    /// Makes a server's side of them, as things are at `now`.
     ///
     /// # Errors
-    /// A file that is not what it should be, a pair that does not fit, a certificate not valid at `now`.
-    pub fn config(&self, now: SystemTime) -> Result<(ServerConfig, SystemTime), TlsFileError> {
-        let identity = self.identity.check(now)?;
+    /// A file that is not what it should be, a pair that does not fit.
+    pub fn server_side(&self, now: SystemTime) -> Result<ServerSide, TlsFileError> {
+        let identity = self.identity.pair(now)?;
         let builder = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13, &TLS12])
             .expect("ring has suites for both");
@@ -101,7 +112,11 @@ impl ServerPems {
         };
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key)));
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok((config, identity.expires))
+        Ok(ServerSide {
+            config,
+            expires: identity.expires,
+            stale: identity.stale,
+        })
     }
 }
 

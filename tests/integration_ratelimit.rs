@@ -409,6 +409,68 @@ async fn statistics_go_where_the_variables_say() {
     }
 }
 
+#[tokio::test]
+async fn a_mapping_file_names_the_metrics_and_one_that_is_missing_does_not() {
+    // As Envoy Gateway has it, without the scale that makes seconds of milliseconds.
+    let mapping = r#"
+mappings:
+  - match: "ratelimit.service.rate_limit.*.*.over_limit"
+    name: "refused"
+    timer_type: "histogram"
+    labels: { domain: "$1", key1: "$2" }
+  - match: "ratelimit_server.*.response_time"
+    name: "response_time"
+    timer_type: histogram
+    labels: { grpc_method: "$1" }
+  - { match: "ratelimit_server.*.total_requests", action: drop, name: dropped }
+"#;
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    let file = runtime.root.path().join("conf.yaml");
+    runtime
+        .set("USE_PROMETHEUS", "true")
+        .set("PROMETHEUS_ADDR", "127.0.0.1:0");
+    runtime
+        .set("USE_STATSD", "false")
+        .set("PROMETHEUS_MAPPER_YAML", &file.display().to_string());
+    for (there, refused) in [
+        (true, "refused{domain=\"shop\",key1=\"user\"} 1"),
+        (
+            false,
+            "ratelimit_service_rate_limit_over_limit{domain=\"shop\",key1=\"user\"} 1",
+        ),
+    ] {
+        if there {
+            fs::write(&file, mapping).unwrap();
+        } else {
+            fs::remove_file(&file).unwrap();
+        }
+        let mut tollgate = runtime.start();
+        let line = tollgate.process.line_with("metrics (HTTP) on ");
+        let address = line.rsplit(' ').next().unwrap();
+        for _ in 0..3 {
+            user(&tollgate, "shop").await.unwrap();
+        }
+        let page = http(
+            address.strip_suffix("/metrics").unwrap(),
+            "GET",
+            "/metrics",
+            "",
+        )
+        .1;
+        let sample = |text: &str| page.lines().any(|line| line.starts_with(text));
+        assert!(sample(refused), "{page}");
+        assert_eq!(sample("ratelimit_service_total_requests{"), !there);
+        let in_ms = "response_time_bucket{le=\"1000.0\",grpc_method=\"ShouldRateLimit\"} 3";
+        assert_eq!(sample(in_ms), there, "{page}");
+        assert!(sample("ratelimit_service_config_load_success 1"), "{page}");
+        let warned = tollgate
+            .process
+            .log()
+            .contains("metrics keep their usual names");
+        assert_eq!(warned, !there, "{}", tollgate.process.log());
+    }
+}
+
 #[test]
 fn the_command_starts_it_as_the_name_does() {
     let runtime = Runtime::with(&[("a.yaml", SHOP)]);
@@ -467,13 +529,13 @@ fn what_cannot_be_honoured_ends_the_start_or_is_said() {
     }
     let mut runtime = Runtime::new();
     runtime
-        .set("TRACING_ENABLED", "true")
+        .set("REDIS_TIMEOUT", "3s")
         .set("REDIS_POOL_SIZE", "10")
         .set("UNHEARD_OF", "1");
     let mut tollgate = runtime.start();
     tollgate
         .process
-        .line_with("TRACING_ENABLED has no effect: no traces are sent");
+        .line_with("REDIS_TIMEOUT has no effect: a decision waits for Redis");
     assert!(
         !tollgate.process.log().contains("REDIS_POOL_SIZE"),
         "it has its default"

@@ -59,6 +59,7 @@ fn take(store: &MemoryStore, limit: &Arc<RuleLimit>, who: u64, hits: Hits, dry: 
         role: Role::Enforced,
         charge: Charge::Overdraw,
         on_store_error: OnStoreError::Local,
+        patience_us: 0,
     };
     store.take(&Take {
         items: [item].into_iter().collect(),

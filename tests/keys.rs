@@ -700,6 +700,15 @@ async fn no_secret_is_in_a_log_a_metric_a_page_or_the_state_directory() {
     let imported =
         r#"{"keys":[{"secret":"from-elsewhere-0123","key":{"tier":"free","id":"eve"}}]}"#;
     call(&address, Some(TOKEN), "POST", "/v1/keys:import", imported);
+    call(
+        &address,
+        Some(TOKEN),
+        "PATCH",
+        "/v1/keys/ada",
+        r#"{"owner":"Ada"}"#,
+    );
+    let (status, body) = call(&address, Some(TOKEN), "PUT", "/v1/plans/shop", PLANS);
+    assert_eq!(status, 200, "{body}");
     let secrets = [
         made["secret"].as_str().unwrap(),
         rotated["secret"].as_str().unwrap(),
@@ -714,7 +723,22 @@ async fn no_secret_is_in_a_log_a_metric_a_page_or_the_state_directory() {
             .await
             .unwrap();
     }
-    let question = json!({ "domain": "shop", "descriptors": [{ "entries": [{ "key": "api_key", "value": secrets[0] }] }] });
+    let asked = |secret: &str| {
+        let entries = json!([{ "key": "api_key", "value": secret }]);
+        json!({ "domain": "shop", "descriptors": [{ "entries": entries }] }).to_string()
+    };
+    let question = asked(secrets[0]);
+    for secret in secrets {
+        for deed in ["show", "reset"] {
+            let path = format!("/v1/buckets/{deed}");
+            let (_, body) = call(&address, Some(TOKEN), "POST", &path, &asked(secret));
+            assert!(!body.to_string().contains(secret), "{body}");
+        }
+    }
+    let (_, audit) = call(&address, Some(TOKEN), "GET", "/v1/audit", "");
+    for action in ["key.rotate", "key.update", "plans.put", "buckets.reset"] {
+        assert!(audit.to_string().contains(action), "{action}: {audit}");
+    }
     let mut places = vec![
         ("the log", tollgate.process.log()),
         ("stdout", tollgate.process.output()),
@@ -722,8 +746,9 @@ async fn no_secret_is_in_a_log_a_metric_a_page_or_the_state_directory() {
         ("/plans", tollgate.page("/plans")),
         (
             "/explain",
-            common::http(&tollgate.http, "POST", "/explain", &question.to_string()).1,
+            common::http(&tollgate.http, "POST", "/explain", &question).1,
         ),
+        ("the audit log", audit.to_string()),
         ("the list", home.keys(&["list", "--output", "json"]).1),
         ("a key", home.keys(&["show", "ada"]).1),
     ];

@@ -29,6 +29,7 @@ fn item(limit: &Arc<RuleLimit>, who: &str, hits: u64, role: Role) -> Item {
         hits: Hits::Take(hits),
         role,
         charge: Charge::AllOrNothing,
+        patience_us: 0,
         on_store_error: OnStoreError::Local,
     }
 }

@@ -10,13 +10,18 @@ use std::{
     net::TcpStream,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use certificates::{Authority, Pair, connect};
 use common::{Process, Tollgate, ask, plans, request, tollgate_command, wait_until};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tollgate::proto::envoy::service::ratelimit::v3::{
     rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
 };
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 const SHOP: &str = "domain: shop\ndescriptors: [{ key: user, limits: [3/hour] }]";
 
@@ -306,4 +311,80 @@ fn starting_with_bad_files_says_which_and_why() {
             .write(folder);
     });
     assert!(line.contains("tls.crt expired at 2001-01-01"), "{line}");
+}
+
+/// Started by the variables of envoyproxy/ratelimit, with TLS from the files of that folder.
+fn ratelimit(folder: &Path, more: &[(&str, &str)]) -> Process {
+    let file = |name| folder.join(name).display().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.arg("ratelimit").env_clear().envs([
+        ("HOST", "127.0.0.1"),
+        ("PORT", "0"),
+        ("DEBUG_HOST", "127.0.0.1"),
+        ("DEBUG_PORT", "0"),
+        ("GRPC_HOST", "127.0.0.1"),
+        ("GRPC_PORT", "0"),
+        ("USE_STATSD", "false"),
+        ("REDIS_SOCKET_TYPE", "tcp"),
+        ("REDIS_URL", "127.0.0.1:1"),
+        ("GRPC_SERVER_USE_TLS", "true"),
+        ("GRPC_SERVER_TLS_CERT", &file("tls.crt")),
+        ("GRPC_SERVER_TLS_KEY", &file("tls.key")),
+    ]);
+    Process::start(command.envs(more.iter().copied()))
+}
+
+/// Whether a client gets as far as an answer: there are no plans, so it is an error.
+async fn reaches(connected: Result<Channel, tonic::transport::Error>) -> bool {
+    let Ok(channel) = connected else {
+        return false;
+    };
+    let mut client = RateLimitServiceClient::new(channel);
+    let answer = ask(&mut client, request("shop", &[&[("other", "")]])).await;
+    answer.is_err_and(|status| status.message() == "no rate limit configuration loaded")
+}
+
+#[tokio::test]
+async fn as_ratelimit_an_expired_certificate_is_used_until_a_better_one_comes() {
+    let ca = Authority::new("ca");
+    let folder = tempfile::tempdir().unwrap();
+    ca.issue_expired(&["localhost"]).write(folder.path());
+    let mut tollgate = Tollgate::from_process(ratelimit(folder.path(), &[]));
+    let line = tollgate.process.line_with("expired at 2001-01-01");
+    assert!(line.contains("clients will refuse it"), "{line}");
+    assert!(!reaches(connect(&tollgate.grpc, &ca, None).await).await);
+    ca.issue(&["localhost"]).write(folder.path());
+    wait_until("the better one", async || {
+        reaches(connect(&tollgate.grpc, &ca, None).await).await
+    })
+    .await;
+    fs::remove_file(folder.path().join("tls.key")).unwrap();
+    let mut process = ratelimit(folder.path(), &[]);
+    assert_eq!(process.wait(), Some(1));
+    process.line_with_after_end("cannot read the private key");
+}
+
+#[tokio::test]
+async fn as_ratelimit_tls_is_spoken_on_a_unix_socket_too() {
+    let ca = Authority::new("ca");
+    let folder = tempfile::tempdir().unwrap();
+    ca.issue(&["localhost"]).write(folder.path());
+    let socket = folder.path().join("grpc.sock");
+    let uds = socket.display().to_string();
+    let tollgate = Tollgate::from_process(ratelimit(folder.path(), &[("GRPC_UDS", &uds)]));
+    let over = async |endpoint: Endpoint| {
+        let socket = socket.clone();
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let socket = socket.clone();
+            async { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        reaches(endpoint.connect_with_connector(connector).await).await
+    };
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca.pem()))
+        .domain_name("localhost");
+    let secret = Endpoint::from_static("https://localhost").tls_config(tls);
+    assert!(over(secret.unwrap()).await);
+    assert!(!over(Endpoint::from_static("http://localhost")).await);
+    drop(tollgate);
 }

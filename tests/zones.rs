@@ -307,6 +307,7 @@ fn take(store: &MemoryStore, limit: &Arc<RuleLimit>, hits: u64) -> Taken {
         hits: Hits::Take(hits),
         role: Role::Enforced,
         charge: Charge::AllOrNothing,
+        patience_us: 0,
         on_store_error: OnStoreError::Local,
     };
     store.take(&Take {

@@ -98,7 +98,7 @@ fn line(tier: &str, limit: &RuleLimit) -> Line {
         && match limit.limit.kind() {
             Kind::Bucket { burst } => burst == limit.limit.count(),
             Kind::FixedWindow => true,
-            Kind::Sliding | Kind::Calendar => false,
+            Kind::Sliding | Kind::Calendar | Kind::Penalty => false,
         };
     Line {
         limit: format!(

@@ -39,7 +39,7 @@ impl Tokens {
             self.fraction = 0;
         }
         let burst = i64::from(limit.capacity());
-        self.tokens = self.tokens.max(-burst);
+        self.tokens = self.tokens.max(-limit.deepest_debt());
         let now_us = now.as_micros();
         if now_us > self.at_us {
             self.earn(limit, now_us / refill.tick_us - self.at_us / refill.tick_us);
@@ -52,8 +52,7 @@ impl Tokens {
 
     fn earn(&mut self, limit: &Limit, ticks: u64) {
         let refill = limit.refill();
-        // Debt is at most one burst, so twice the time from empty fills any bucket.
-        if ticks >= refill.ticks_to_full.saturating_mul(2) {
+        if ticks >= limit.ticks_from_debt() {
             self.tokens = i64::from(limit.capacity());
             return;
         }
@@ -64,7 +63,7 @@ impl Tokens {
         self.fraction = parts % refill.denominator;
     }
 
-    /// Takes or gives whole tokens, between minus one burst and full.
+    /// Takes or gives whole tokens, between the deepest debt and full.
     pub fn apply(&mut self, limit: &Limit, hits: Hits) {
         let burst = i64::from(limit.capacity());
         self.tokens = match hits {
@@ -72,7 +71,7 @@ impl Tokens {
                 let hits = i64::try_from(hits).unwrap_or(i64::MAX);
                 self.tokens
                     .saturating_sub(hits)
-                    .max(-burst)
+                    .max(-limit.deepest_debt())
                     .min(self.tokens)
             }
             Hits::Give(hits) => {
@@ -83,6 +82,11 @@ impl Tokens {
         if self.tokens >= burst {
             self.fraction = 0;
         }
+    }
+
+    /// Whether `missing` more tokens are there by `until`.
+    pub fn has_by(&self, limit: &Limit, missing: u64, until: Timestamp) -> bool {
+        self.earned_at(limit, missing) <= until
     }
 
     /// How long until `missing` more tokens are there.

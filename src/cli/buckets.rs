@@ -18,6 +18,7 @@ use crate::{
     proto::tollgate::admin::v1::{self as pb, bucket_service_client::BucketServiceClient},
     server::connect_store,
     settings::StoreChoice,
+    store::redis::RedisSettings,
 };
 
 /// Flags of `buckets`.
@@ -123,14 +124,13 @@ async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failu
         hits_addend: 0,
     };
     let timeout = Duration::from_secs(5);
-    let store = connect_store(
-        &choice,
+    // It decides nothing that a replica would.
+    let apart = |redis| RedisSettings {
         timeout,
-        1_000,
-        false,
-        crate::store::redis::checks::Needs::default(),
-    )
-    .await;
+        looks_only: true,
+        ..redis
+    };
+    let store = connect_store(&choice, 1_000, apart).await;
     let limiter = Arc::new(Limiter::new(plans, Arc::new(store)));
     let audit = place.map(|place| Arc::new(AuditLog::of(place)));
     let buckets = BucketAdmin::new(limiter, audit);

@@ -1,4 +1,4 @@
-//! Flags that say how requests are counted where a plan file does not.
+//! Flags of every command that reads plans: how requests are counted where a plan file does not say it, and how files go together.
 
 use std::path::PathBuf;
 
@@ -18,6 +18,9 @@ pub struct CountingArgs {
     /// When hits are charged; plan files win
     #[arg(long, value_name = "WHEN", env = "TOLLGATE_CHARGE", default_value = Charge::NAMES[0].0, value_parser = one_of(Charge::NAMES))]
     charge: Charge,
+    /// Put the plan files of one domain together, in the order of their names
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    merge_domains: bool,
 }
 
 impl CountingArgs {
@@ -29,11 +32,12 @@ impl CountingArgs {
         }
     }
 
-    /// Plans from `paths`, counted so.
+    /// Plans from `paths`, read so.
     pub(super) fn sources(&self, paths: Vec<PathBuf>) -> Sources {
         Sources {
             paths,
             options: LoadOptions {
+                merge_domains: self.merge_domains,
                 counting: self.counting(),
                 ..LoadOptions::default()
             },

@@ -13,6 +13,7 @@ use super::{
     ConfigArgs,
     counting::CountingArgs,
     home::{plans_in_force, with_stored_keys},
+    pair::pair,
     store::StoreArgs,
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     limiter::Limiter,
     server::connect_store,
     settings::home_of,
-    store::redis::checks::Needs,
+    store::redis::RedisSettings,
 };
 
 /// Flags of `explain`.
@@ -59,12 +60,7 @@ enum Output {
 }
 
 pub(super) fn parse_descriptor(text: &str) -> Result<Entries, String> {
-    text.split(',')
-        .map(|pair| match pair.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(format!("`{pair}` is not key=value")),
-        })
-        .collect()
+    text.split(',').map(pair).collect()
 }
 
 /// Exit 0 if the request would pass, 1 if not, 2 if that could not be told.
@@ -97,7 +93,12 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000, false, Needs::default()).await;
+    let looking = |redis| RedisSettings {
+        timeout,
+        looks_only: true,
+        ..redis
+    };
+    let store = connect_store(&choice, 1_000, looking).await;
     let limiter = Limiter::new(plans, Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await
@@ -133,10 +134,12 @@ fn text(explanation: &Explanation) -> String {
         let rule = descriptor.rule.as_deref().unwrap_or("no rule");
         text += &format!("({}) → {rule}: {}\n", descriptor.entries, descriptor.why);
         for limit in &descriptor.limits {
-            let fits = match (limit.fits, limit.retry_after_seconds) {
-                (true, _) => "fits",
-                (false, Some(_)) => "full up",
-                (false, None) => "never fits",
+            let fits = match (limit.fits, limit.delay_seconds, limit.retry_after_seconds) {
+                (true, Some(delay), _) => &*format!("fits after {delay} s"),
+                (true, None, _) => "fits",
+                (false, _, _) if limit.penalised => "penalised",
+                (false, _, Some(_)) => "full up",
+                (false, _, None) => "never fits",
             };
             text += &format!("    {}: {fits}, {} left", limit.limit, limit.remaining);
             if let Some(lease) = &limit.lease {

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 use clap::{Args, Subcommand};
 
 use self::print::{print_key, print_list, print_made, print_revoked};
-use super::home::{HomeArgs, Output};
+use super::{
+    home::{HomeArgs, Output},
+    pair::pair,
+};
 use crate::{
     home::Actor,
     key_store::{KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey, parse_expiry},
@@ -80,7 +83,7 @@ struct CreateArgs {
     #[arg(long)]
     id: Option<String>,
     /// What else there is to know of it; repeatable
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
     /// A limit in place of the tier's, like `20/second burst 50`; repeatable
     #[arg(long = "limit", value_name = "LIMIT")]
@@ -104,7 +107,7 @@ struct UpdateArgs {
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
     /// A label to set, or with nothing behind `=` to remove; repeatable
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
     /// A limit in place of the tier's and of those that it has of its own; repeatable
     #[arg(long = "limit", value_name = "LIMIT")]
@@ -133,7 +136,7 @@ struct ListArgs {
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
     /// Only those with this label; repeatable
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
     labels: Vec<(String, String)>,
 }
 
@@ -144,13 +147,6 @@ struct ChangeArgs {
     /// Only if it still has this revision
     #[arg(long, value_name = "N")]
     revision: Option<u32>,
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    let pair = text
-        .split_once('=')
-        .ok_or_else(|| format!("`{text}`: write NAME=VALUE"))?;
-    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 /// Exit 0 if it was done, 1 if it was not and why, 2 if that could not be told.

@@ -12,7 +12,7 @@ use super::{
     tls::TlsArgs, traces::TracesArgs, xds::XdsArgs,
 };
 use crate::{
-    plan::{LoadOptions, SharedPlans, Sources},
+    plan::SharedPlans,
     server::Server,
     settings::{
         Address, AdminSettings, AdminTokens, ConnectionAge, Dialect, HealthNeeds, Settings,
@@ -49,9 +49,6 @@ pub struct ServeArgs {
     /// Where to serve debug pages over HTTP, the rules in force among them; nowhere unless told
     #[arg(long, value_name = "ADDR", env = "TOLLGATE_DEBUG_LISTEN")]
     debug_listen: Option<Address>,
-    /// Put the plan files of one domain together, in the order of their names
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
-    merge_domains: bool,
     #[command(flatten)]
     store: StoreArgs,
     /// Longest wait for Redis per decision
@@ -174,17 +171,10 @@ impl ServeArgs {
             return Err("plans come from --xds or from --config, not from both".to_owned());
         }
         Ok(Settings {
-            plans: Sources {
-                paths: match xds {
-                    Some(_) => Vec::new(),
-                    None => self.config.sources(),
-                },
-                options: LoadOptions {
-                    merge_domains: self.merge_domains,
-                    counting: self.counting.counting(),
-                    ..LoadOptions::default()
-                },
-            },
+            plans: self.counting.sources(match xds {
+                Some(_) => Vec::new(),
+                None => self.config.sources(),
+            }),
             wait_for_plans: false,
             xds,
             grpc_listen: self.grpc_listen.clone(),

@@ -37,6 +37,7 @@ impl StatisticsArgs {
             on_pages: self.ratelimit_metrics,
             metrics_listen: self.metrics_listen.clone(),
             metrics_path: self.metrics_path.clone(),
+            mapping: None,
             response_time_in_ms: false,
             near_limit_ratio: self.near_limit_ratio,
             statsd: self.statsd.clone().map(|to| StatsdSettings {

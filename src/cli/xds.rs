@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
+use super::pair::pair;
 use crate::{
     tls::{ClientFiles, IdentityFiles},
     xds::{ControlPlane, XdsSettings},
@@ -89,12 +90,6 @@ impl XdsArgs {
             ..XdsSettings::new(self.xds.clone()?)
         })
     }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
-    pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .ok_or_else(|| "write NAME=VALUE".to_owned())
 }
 
 fn header(text: &str) -> Result<(AsciiMetadataKey, AsciiMetadataValue), String> {

@@ -1,7 +1,7 @@
 //! What envoyproxy/ratelimit would report: its names in StatsD, and those that its built-in mapping makes of them for
 //! Prometheus.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
@@ -14,6 +14,7 @@ use crate::{
     histogram::Histogram,
     metrics::{ErrorLabels, ErrorReason, Metrics, encode_histogram},
     plan::SharedPlans,
+    settings::{Mapped, Mapping, MetricKind, allowed_in_names},
     statistics::{Counter, StatKey, Statistics},
 };
 
@@ -27,7 +28,11 @@ pub struct Reference {
     plans: Arc<SharedPlans>,
     metrics: Arc<Metrics>,
     response_time_in_ms: bool,
+    mapping: Option<Arc<Mapping>>,
 }
+
+/// Names of labels, and their values.
+type Labels = Vec<(Cow<'static, str>, String)>;
 
 /// A counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub struct Count {
     /// Its name in Prometheus.
     pub family: String,
     /// Its labels there.
-    pub labels: Vec<(&'static str, String)>,
+    pub labels: Labels,
     /// Its value since the process started.
     pub value: u64,
 }
@@ -55,7 +60,14 @@ impl Reference {
             plans,
             metrics,
             response_time_in_ms,
+            mapping: None,
         }
+    }
+
+    /// Pages call the metrics as `mapping` does, if there is one.
+    pub fn with_mapping(mut self, mapping: Option<Arc<Mapping>>) -> Self {
+        self.mapping = mapping;
+        self
     }
 
     /// All counters that have moved.
@@ -83,7 +95,7 @@ impl Reference {
         let error = |err_type: &str, value| Count {
             name: format!("ratelimit.service.call.should_rate_limit.{err_type}"),
             family: "ratelimit_service_should_rate_limit_error".to_owned(),
-            labels: vec![("err_type", err_type.to_owned())],
+            labels: vec![("err_type".into(), err_type.to_owned())],
             value,
         };
         let refused = errors(ErrorReason::InvalidRequest) + errors(ErrorReason::NoPlans);
@@ -103,7 +115,7 @@ impl Reference {
             Count {
                 name: format!("ratelimit_server.{METHOD}.total_requests"),
                 family: "ratelimit_service_total_requests".to_owned(),
-                labels: vec![("grpc_method", METHOD.to_owned())],
+                labels: vec![("grpc_method".into(), METHOD.to_owned())],
                 value: decided + refused + undecided,
             },
         ]
@@ -113,6 +125,39 @@ impl Reference {
     pub fn response_times(&self) -> (String, &Histogram) {
         let name = format!("ratelimit_server.{METHOD}.response_time");
         (name, &self.metrics.latency.nanos)
+    }
+
+    /// The name and labels of a counter on a page; none if it is not shown there.
+    fn shown(&self, count: Count) -> Option<(String, Labels)> {
+        let Some(mapping) = &self.mapping else {
+            return Some((count.family, count.labels));
+        };
+        match mapping.apply(&count.name, MetricKind::Counter) {
+            None => Some((allowed_in_names(&count.name), Labels::new())),
+            Some(Mapped::Dropped) => None,
+            Some(Mapped::Named { name, labels, .. }) => Some((name, owned(labels))),
+        }
+    }
+
+    /// The same of the response times, with how many nanoseconds their unit has.
+    fn shown_times(&self) -> Option<(String, Labels, f64)> {
+        let Some(mapping) = &self.mapping else {
+            let per_unit = if self.response_time_in_ms { 1e6 } else { 1e9 };
+            let labels = vec![("grpc_method".into(), METHOD.to_owned())];
+            let name = "ratelimit_service_response_time_seconds".to_owned();
+            return Some((name, labels, per_unit));
+        };
+        // Source: envoyproxy/ratelimit reports milliseconds.
+        let (name, _) = self.response_times();
+        match mapping.apply(&name, MetricKind::Observer) {
+            None => Some((allowed_in_names(&name), Labels::new(), 1e6)),
+            Some(Mapped::Dropped) => None,
+            Some(Mapped::Named {
+                name,
+                labels,
+                scale,
+            }) => Some((name, owned(labels), 1e6 / scale)),
+        }
     }
 
     /// These for a page.
@@ -140,21 +185,25 @@ fn of_rule(key: &StatKey, counter: Counter, value: u64) -> Count {
         name,
         family: format!("ratelimit_service_rate_limit_{}", counter.name()),
         labels: labels
-            .map(|(label, text)| (label, text.to_owned()))
+            .map(|(label, text)| (label.into(), text.to_owned()))
             .collect(),
         value,
     }
 }
 
-/// A counter that the reference's mapping leaves as it is: every sign that Prometheus allows in no name becomes `_`.
+/// A counter that the reference's mapping leaves as it is.
 fn unmapped(name: String, value: u64) -> Count {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
     Count {
-        family: name.replace(|c| !allowed(c), "_"),
+        family: allowed_in_names(&name),
         name,
         labels: Vec::new(),
         value,
     }
+}
+
+fn owned(labels: Vec<(String, String)>) -> Labels {
+    let labels = labels.into_iter();
+    labels.map(|(name, value)| (name.into(), value)).collect()
 }
 
 #[derive(Debug)]
@@ -165,8 +214,12 @@ impl Collector for Page {
         // Rules that differ below the second level share their labels.
         let mut families: BTreeMap<_, BTreeMap<_, u64>> = BTreeMap::new();
         for count in self.0.counts() {
-            let family = families.entry(count.family).or_default();
-            *family.entry(count.labels).or_default() += count.value;
+            let value = count.value;
+            let Some((name, labels)) = self.0.shown(count) else {
+                continue;
+            };
+            let family = families.entry(name).or_default();
+            *family.entry(labels).or_default() += value;
         }
         for (name, samples) in families {
             let help = "As envoyproxy/ratelimit counts it";
@@ -185,17 +238,15 @@ impl Collector for Page {
 
 impl Page {
     fn response_times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let (name, help) = (
-            "ratelimit_service_response_time_seconds",
-            "Time from a decoded call to its answer",
-        );
-        let per_unit = if self.0.response_time_in_ms { 1e6 } else { 1e9 };
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let Some((name, labels, per_unit)) = self.0.shown_times() else {
+            return Ok(());
+        };
+        let help = "Time from a decoded call to its answer";
+        let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Histogram)?;
         let (_, times) = self.0.response_times();
-        encode_histogram(
-            family.encode_family(&[("grpc_method", METHOD)])?,
-            times,
-            per_unit,
-        )
+        match labels.is_empty() {
+            true => encode_histogram(family, times, per_unit),
+            false => encode_histogram(family.encode_family(&labels)?, times, per_unit),
+        }
     }
 }

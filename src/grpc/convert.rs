@@ -321,6 +321,13 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     if decision.not_replicated {
         fields.push(("not_replicated", value(ValueKind::BoolValue(true))));
     }
+    if decision.is_penalised() {
+        fields.push(("penalised", value(ValueKind::BoolValue(true))));
+    }
+    if decision.delay_us > 0 {
+        let delayed_ms = f64::from(decision.delay_us) / 1_000.0;
+        fields.push(("delayed_ms", value(ValueKind::NumberValue(delayed_ms))));
+    }
     fields.extend(overage.map(|names| ("overage", names)));
     fields.extend(passed.map(|passed| ("metadata", passed)));
     Some(Struct {

@@ -118,7 +118,8 @@ impl Service {
         }
         self.count(&decision);
         let response = convert::response_to_proto(&query.domain, asked.as_ref(), &decision);
-        self.metrics.latency.observe(start.elapsed());
+        let took = start.elapsed().saturating_sub(decision.delay());
+        self.metrics.latency.observe(took);
         Ok(response)
     }
 

@@ -175,11 +175,7 @@ impl AuditLog {
         match &self.0 {
             Kept::Folder(folder) => {
                 let (folder, entry) = (folder.clone(), entry.clone());
-                aside(move || {
-                    let _lock = lock(&folder, "audit")?;
-                    AuditLog::append_to(&folder, &entry)
-                })
-                .await
+                aside(move || AuditLog::append_to(&folder, &entry)).await
             }
             Kept::Redis(link) => {
                 let mut command = ::redis::cmd("XADD");
@@ -246,8 +242,9 @@ impl AuditLog {
         }
     }
 
-    /// Adds an entry to the file of a state directory, whose lock the caller holds.
+    /// Adds an entry to the file of a state directory.
     pub(super) fn append_to(folder: &Path, entry: &Entry) -> Result<(), HomeError> {
+        let _lock = lock(folder, "audit")?;
         let path = folder.join(FILE);
         let append = || -> io::Result<()> {
             let size = fs::metadata(&path).map_or(0, |found| found.len());

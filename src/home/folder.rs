@@ -71,6 +71,9 @@ struct Line<C> {
     changes: C,
 }
 
+/// A line as it is read.
+type LineOf<T> = Line<Vec<Change<<T as Table>::Record>>>;
+
 impl<T: Table> FolderHome<T> {
     /// A table in `folder`, which may not be there yet. Nothing is read.
     pub fn new(folder: PathBuf) -> Self {
@@ -342,7 +345,7 @@ impl<'p, T: Table> Reading<'p, T> {
     }
 
     /// The next whole line, or none at the end and before a line that has none.
-    fn line(&mut self) -> Result<Option<Line<Vec<Change<T::Record>>>>, HomeError> {
+    fn line(&mut self) -> Result<Option<LineOf<T>>, HomeError> {
         let mut text = Vec::new();
         let read = (&mut self.reader)
             .take(LONGEST_LINE)
@@ -353,7 +356,7 @@ impl<'p, T: Table> Reading<'p, T> {
         }
         self.at.line += 1;
         let json = unframed(&text).map_err(|reason| self.damaged(reason.to_owned()))?;
-        let line: Line<Vec<Change<T::Record>>> =
+        let line: LineOf<T> =
             serde_json::from_slice(json).map_err(|error| self.damaged(error.to_string()))?;
         let goes_on = line.version == self.at.version + 1;
         if !goes_on && Some(line.version) != self.header {

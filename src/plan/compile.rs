@@ -20,6 +20,7 @@ use super::{
     lists::Lists,
     mistake::{Mistake, Notes, Path},
     options::LoadOptions,
+    pacing::{cannot_wait, paces},
     rule::{
         Allowance, Charge, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
         RuleCounters, RuleLimit,
@@ -108,6 +109,7 @@ pub fn compile(
         on_store_error,
         counting,
         replaces: compiler.rules.iter().any(|rule| !rule.replaces.is_empty()),
+        paces: compiler.rules.iter().any(|rule| paces(rule)),
         tiers: compiler
             .tiers
             .iter()
@@ -288,20 +290,24 @@ impl Compiler<'_> {
             lease: file.lease,
         };
         let mut shared = None;
+        let quota = file.quota_mode == Some(true);
         let allowance = match (rate_limit, file.limits, file.limits_from) {
             (Some(rate_limit), ..) => {
                 from_rate_limit(&rate_limit, counting.algorithm, limit_names, beyond)
             }
             (_, Some(limits), _) => {
                 let limits = counted(&limits, counting.algorithm);
-                shared = shared_bucket(&limits);
+                shared = shared_bucket(&limits).or_else(|| cannot_wait(&limits, counting, quota));
                 Allowance::Limits(from_limits(&limits, limit_names, beyond))
             }
             (_, _, Some(_)) => {
                 let tiers = self.tiers.iter();
                 let tiers = tiers.map(|(_, tier)| {
                     let limits = counted(&tier.limits, counting.algorithm);
-                    shared = shared.take().or_else(|| shared_bucket(&limits));
+                    shared = shared
+                        .take()
+                        .or_else(|| shared_bucket(&limits))
+                        .or_else(|| cannot_wait(&limits, counting, quota));
                     from_limits(&limits, limit_names, beyond)
                 });
                 Allowance::Tiers(tiers.collect())
@@ -341,7 +347,7 @@ impl Compiler<'_> {
                 (_, Some(true)) => Role::Quota,
                 _ => Role::Enforced,
             },
-            quota: file.quota_mode == Some(true),
+            quota,
             counting,
             on_store_error,
             replaces: replaces
@@ -602,6 +608,12 @@ fn unleasable(allowance: &Allowance, counting: Counting) -> Option<String> {
     let mut limits = allowance.limits().peekable();
     if limits.peek().is_none() {
         return Some("a lease goes with limits, and this rule has none".to_owned());
+    }
+    let beyond = |limit: &RuleLimit| limit.limit.delay_us() > 0 || limit.guard().is_some();
+    if allowance.limits().any(|limit| beyond(limit)) {
+        return Some(
+            "no lease goes with `delay` or `penalty`: each request must reach Redis".to_owned(),
+        );
     }
     let sliding = limits.find(|limit| limit.limit.kind() == Kind::Sliding)?;
     Some(format!(

@@ -1,6 +1,6 @@
 //! The rules of one domain, compiled.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 
@@ -45,6 +45,8 @@ pub struct Domain {
     pub(super) key_names: Vec<Box<str>>,
     /// Whether any rule replaces another.
     pub(super) replaces: bool,
+    /// Whether more than a refusal may become of what is beyond a limit of any rule.
+    pub(super) paces: bool,
     pub(super) overrides: Overrides,
 }
 
@@ -167,6 +169,18 @@ impl Domain {
             KeyCheck::Known(key) if self.tier_of(key).is_none() => KeyCheck::Unknown,
             found => found,
         }
+    }
+
+    /// Whether more than a refusal may become of what is beyond one of its limits: a wait, or a penalty.
+    pub fn paces(&self) -> bool {
+        self.paces
+    }
+
+    /// The longest delay of its limits; zero if none has one.
+    pub fn longest_delay(&self) -> Duration {
+        let limits = self.rules().flat_map(|rule| rule.allowance.limits());
+        let delays = limits.map(|limit| limit.limit.delay());
+        delays.max().unwrap_or_default()
     }
 
     /// Its API keys, without their secrets.
@@ -338,8 +352,8 @@ pub(super) fn rule_limit(
     let key_prefix = format!("{}/{}#{}", rule.buckets, rule.path, limit.identity());
     let label = match (own, rule.name) {
         (Some(own), _) => label(own),
-        (None, Some(name)) => label(&format!("{name}:{limit}")),
-        (None, None) => label(&format!("{}:{limit}", rule.shown)),
+        (None, Some(name)) => label(&format!("{name}:{limit:#}")),
+        (None, None) => label(&format!("{}:{limit:#}", rule.shown)),
     };
     let name = own.map(Arc::from).or_else(|| rule.name.cloned());
     let warn_at = match limit.kind() {

@@ -432,6 +432,9 @@ impl JsonSchema for ChargeText {
 
 const LIMIT_PATTERN: &str = r"^\s*[0-9_]+\s*/\s*[0-9]*\s*[A-Za-z]+(\s+burst\s+[0-9_]+|\s+sliding|\s+calendar|\s+fixed)?\s*$";
 
+const DELAY_PATTERN: &str = r"^\s*(up to\s)?\s*[0-9]";
+const LENGTH_PATTERN: &str = r"^\s*[0-9]";
+
 impl JsonSchema for LimitFile {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Limit".into()
@@ -459,6 +462,30 @@ impl JsonSchema for LimitFile {
                             "description": "How long after the zone's midnights the periods of a calendar limit begin.",
                             "examples": ["6h", "1d 12h"],
                             "type": "string"
+                        },
+                        "delay": {
+                            "description": "Of a token bucket: the answer waits for its tokens, at most so long, instead of refusing.",
+                            "type": "string",
+                            "pattern": DELAY_PATTERN,
+                            "examples": ["up to 500ms"]
+                        },
+                        "penalty": {
+                            "description": "Who runs into the limit again and again is refused for a while: for so long at first, as a text or as `for`.",
+                            "anyOf": [
+                                { "type": "string", "pattern": LENGTH_PATTERN },
+                                {
+                                    "type": "object",
+                                    "properties": {
+                                        "for": { "description": "Length of the first penalty; each further one is twice as long.", "type": "string", "pattern": LENGTH_PATTERN },
+                                        "after": { "description": "Refusals that bring it. 10 unless told.", "type": "integer", "minimum": 1 },
+                                        "within": { "description": "How long after the first of them the others must come. 1m unless told.", "type": "string", "pattern": LENGTH_PATTERN },
+                                        "longest": { "description": "Longest penalty; also how long after its end the last one is forgotten. 1h unless told.", "type": "string", "pattern": LENGTH_PATTERN }
+                                    },
+                                    "required": ["for"],
+                                    "additionalProperties": false
+                                }
+                            ],
+                            "examples": ["60s"]
                         }
                     },
                     "required": ["limit"],

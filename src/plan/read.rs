@@ -3,6 +3,7 @@
 
 mod durable;
 mod limits;
+mod pacing;
 mod rules;
 
 use std::collections::{BTreeMap, HashMap};

@@ -130,6 +130,7 @@ pub struct RuleLimit {
     policy: u32,
     /// The label's length; it stands at the policy's beginning, behind a quote.
     label: u32,
+    guard: Option<Arc<RuleLimit>>,
 }
 
 impl RuleLimit {
@@ -140,6 +141,11 @@ impl RuleLimit {
             texts: format!("{key_prefix}\"{label}\";q={quota};w={window}").into(),
             policy: key_prefix.len() as u32,
             label: label.len() as u32,
+            // In a namespace of their own, as no limit's kind and period look so.
+            guard: limit.guard().map(|guard| {
+                let key_prefix = format!("{key_prefix}#p");
+                Arc::new(Self::new(guard, None, &key_prefix, label))
+            }),
             limit,
             name,
             durable: None,
@@ -163,6 +169,11 @@ impl RuleLimit {
     pub fn warning_at(self, warn_at: WarnAt) -> Self {
         let warns_from = warn_at.hits(self.limit.capacity());
         Self { warns_from, ..self }
+    }
+
+    /// The limit's penalty, if it has one.
+    pub fn guard(&self) -> Option<&Arc<RuleLimit>> {
+        self.guard.as_ref()
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
@@ -252,6 +263,9 @@ pub enum Charge {
     /// Always, whatever becomes of the request.
     // Source: envoyproxy/ratelimit.
     Independent,
+    /// Of a penalty, which stands behind the item of its limit: if that one does not fit and no penalty runs, whether the
+    /// request passes or not.
+    Strike,
 }
 
 impl Charge {

@@ -123,7 +123,23 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name", "time_zone", "offset", "mode", "warn_at"],
+    fields: &[
+        "limit",
+        "name",
+        "time_zone",
+        "offset",
+        "mode",
+        "warn_at",
+        "delay",
+        "penalty",
+    ],
+    reference: false,
+};
+
+/// `penalty`, as an object.
+pub const PENALTY: Shape = Shape {
+    what: "a penalty",
+    fields: &["for", "after", "within", "longest"],
     reference: false,
 };
 
@@ -175,7 +191,7 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 13] = [
+pub const SHAPES: [&Shape; 14] = [
     &PLAN,
     &RULE,
     &DURABLE,
@@ -183,6 +199,7 @@ pub const SHAPES: [&Shape; 13] = [
     &REPLACES,
     &TIER,
     &LIMIT,
+    &PENALTY,
     &API_KEY,
     &LIST,
     &AUTHENTICATION,

@@ -22,14 +22,10 @@ pub const MOST_BYTES: usize = 16 << 20;
 /// Most versions of all domains together.
 pub const MOST_RECORDS: usize = 4_096;
 
-/// The version of the format that this build writes, and the only one it reads.
-const FORMAT: u32 = 1;
-
 /// A version of a domain's plans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PlanRecord {
-    /// Of this file's format.
-    pub format: u32,
     /// The domain.
     pub domain: String,
     /// Counts the domain's versions, from 1.
@@ -50,7 +46,6 @@ impl PlanRecord {
     pub fn new(domain: &str, version: u32, text: Option<Arc<str>>, by: &str, note: &str) -> Self {
         let now = std::time::SystemTime::now();
         Self {
-            format: FORMAT,
             domain: domain.to_owned(),
             version,
             text,
@@ -80,11 +75,8 @@ impl Record for PlanRecord {
     }
 
     fn valid(&self) -> Result<(), String> {
-        match (self.format, self.bytes()) {
-            (format, _) if format != FORMAT => Err(format!(
-                "it has format {format}, and this build reads {FORMAT}"
-            )),
-            (_, bytes) if bytes > LARGEST_DOCUMENT => Err(format!(
+        match self.bytes() {
+            bytes if bytes > LARGEST_DOCUMENT => Err(format!(
                 "its text has {bytes} bytes, and {LARGEST_DOCUMENT} are the most"
             )),
             _ => Ok(()),

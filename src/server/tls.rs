@@ -1,22 +1,25 @@
 //! TLS in front of the gRPC services: handshakes beside accepting, and new certificates without a restart.
 
 use std::{
+    fmt::Debug,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
+use axum::serve::Listener;
 use parking_lot::Mutex;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
     sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 
 use crate::{
     metrics::tls::{HandshakeFailure, TlsMetrics},
+    settings::Dialect,
     tls::{ServerFiles, ServerPems, TlsFileError},
     watch::Watched,
 };
@@ -26,9 +29,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Most handshakes at once; connections beyond are closed.
 const MOST_HANDSHAKES: usize = 1_024;
-
-/// How long to wait after an error of the listener, which a lack of file descriptors repeats at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The certificate in use, its files, and what became of them.
 #[derive(Debug)]
@@ -43,32 +43,51 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads the files for the first time. Inside is gRPC.
+    /// Reads the files for the first time, for gRPC. Whether a certificate is used that has expired, or is not valid yet, `dialect`
+    /// says.
     ///
     /// # Errors
     /// The first mistake in them.
-    pub fn open(files: ServerFiles) -> Result<Self, TlsFileError> {
-        Self::open_for(files, &["h2"])
+    // Source: envoyproxy/ratelimit looks at no dates, and leaves it to clients to refuse such a certificate.
+    pub fn open(files: ServerFiles, dialect: Dialect) -> Result<Self, TlsFileError> {
+        Self::open_by(files, &["h2"], dialect)
     }
 
-    /// The same for these protocols inside, in the order in which they are liked.
+    /// The same for these protocols inside, in the order in which they are liked; the certificate must be valid.
     ///
     /// # Errors
     /// The first mistake in them.
     pub fn open_for(files: ServerFiles, protocols: &[&str]) -> Result<Self, TlsFileError> {
+        Self::open_by(files, protocols, Dialect::Tollgate)
+    }
+
+    fn open_by(
+        files: ServerFiles,
+        protocols: &[&str],
+        dialect: Dialect,
+    ) -> Result<Self, TlsFileError> {
         let pems = files.read()?;
         let protocols: Vec<_> = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
-        let (mut config, expires) = pems.config(SystemTime::now())?;
-        config.alpn_protocols.clone_from(&protocols);
+        let mut side = pems.server_side(SystemTime::now())?;
+        side.config.alpn_protocols.clone_from(&protocols);
+        match (side.stale, dialect) {
+            (Some(error), Dialect::Tollgate) => return Err(error),
+            (Some(error), Dialect::Reference) => {
+                tracing::error!(
+                    "{error}: clients will refuse it; new files are used as soon as they come"
+                );
+            }
+            (None, _) => {}
+        }
         let metrics = TlsMetrics::default();
-        metrics.in_use_until(expires);
+        metrics.in_use_until(side.expires);
         Ok(Self {
             files,
             protocols,
-            config: ArcSwap::from_pointee(config),
+            config: ArcSwap::from_pointee(side.config),
             pems: Mutex::new(pems),
             metrics,
         })
@@ -112,13 +131,16 @@ impl ServerTls {
         if pems == *in_use {
             return Ok(());
         }
-        let (mut config, expires) = pems.config(SystemTime::now())?;
-        config.alpn_protocols.clone_from(&self.protocols);
-        self.config.store(Arc::new(config));
+        let mut side = pems.server_side(SystemTime::now())?;
+        if let Some(error) = side.stale {
+            return Err(error);
+        }
+        side.config.alpn_protocols.clone_from(&self.protocols);
+        self.config.store(Arc::new(side.config));
         *in_use = pems;
         self.metrics.reloaded(true);
-        self.metrics.in_use_until(expires);
-        let until = humantime::format_rfc3339_seconds(expires);
+        self.metrics.in_use_until(side.expires);
+        let until = humantime::format_rfc3339_seconds(side.expires);
         tracing::info!(%until, "certificate reloaded");
         Ok(())
     }
@@ -126,23 +148,19 @@ impl ServerTls {
     /// Accepts connections, and hands on those whose handshake went well, until nobody takes them.
     ///
     /// A client that says nothing delays no other.
-    pub async fn accept(&self, listener: TcpListener, ready: mpsc::Sender<TlsStream<TcpStream>>) {
+    pub async fn accept<L: Listener<Addr: Debug + 'static>>(
+        &self,
+        mut listener: L,
+        ready: mpsc::Sender<TlsStream<L::Io>>,
+    ) {
         let room = Arc::new(Semaphore::new(MOST_HANDSHAKES));
         let mut handshakes = JoinSet::new();
         loop {
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = ready.closed() => return,
             };
             while handshakes.try_join_next().is_some() {}
-            let stream = match stream {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::debug!("cannot accept a connection: {error}");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
             let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
                 self.metrics.failed(HandshakeFailure::TooMany);
                 continue;
@@ -151,7 +169,7 @@ impl ServerTls {
             let (ready, metrics) = (ready.clone(), self.metrics.clone());
             handshakes.spawn(async move {
                 let _permit = permit;
-                if let Some(stream) = handshake(&acceptor, stream, &metrics).await {
+                if let Some(stream) = handshake(&acceptor, stream, peer, &metrics).await {
                     // Fails only when the server stops.
                     let _ = ready.send(stream).await;
                 }
@@ -160,14 +178,12 @@ impl ServerTls {
     }
 }
 
-async fn handshake(
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
-    stream: TcpStream,
+    stream: S,
+    peer: impl Debug,
     metrics: &TlsMetrics,
-) -> Option<TlsStream<TcpStream>> {
-    // A connection that cannot be told so is slower, not wrong.
-    let _ = stream.set_nodelay(true);
-    let peer = stream.peer_addr().ok();
+) -> Option<TlsStream<S>> {
     match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
         Ok(Err(error)) => {

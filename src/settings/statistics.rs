@@ -1,10 +1,10 @@
 //! Which statistics are kept under the names of envoyproxy/ratelimit, and who gets them.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use regex::{Captures, Regex};
 
-use super::Address;
+use super::{Address, Mapping};
 
 /// Statistics and metrics beyond the page of the HTTP address.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct StatisticsSettings {
     pub metrics_listen: Option<Address>,
     /// The path of that page.
     pub metrics_path: String,
+    /// What pages call the metrics of envoyproxy/ratelimit; as its own mapping does if none.
+    pub mapping: Option<Arc<Mapping>>,
     /// Whether `ratelimit_service_response_time_seconds` holds milliseconds, as dashboards may expect that were made for a
     /// mapping without scale.
     pub response_time_in_ms: bool,
@@ -30,6 +32,7 @@ impl Default for StatisticsSettings {
             on_pages: false,
             metrics_listen: None,
             metrics_path: "/metrics".to_owned(),
+            mapping: None,
             response_time_in_ms: false,
             near_limit_ratio: 0.8,
             statsd: None,

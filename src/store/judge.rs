@@ -3,7 +3,10 @@
 
 use smallvec::SmallVec;
 
-use super::{Item, Take, Taken};
+use super::{
+    Item, Take, Taken,
+    pace::{fits_later, pace},
+};
 use crate::{
     bucket::{Bucket, Found},
     clock::Timestamp,
@@ -35,9 +38,16 @@ pub fn judge(
     let mut run = Run::new(take, places, buckets, now);
     // In order, as if the request passed: what fits is taken, so that a second item on a bucket sees what the first left.
     for (index, item) in take.items.iter().enumerate() {
-        let fit = run.buckets[places[index]].fits(&item.limit.limit, item.hits);
+        let bucket = &run.buckets[places[index]];
+        let fit = bucket.fits(&item.limit.limit, item.hits)
+            || item.patience_us > 0 && fits_later(take, places, &fits, index, bucket, now);
         fits.push(fit);
-        run.pass(index, fit || item.charge == Charge::Independent);
+        let charge = match item.charge {
+            Charge::Independent => true,
+            Charge::Strike => false,
+            _ => fit,
+        };
+        run.pass(index, charge);
     }
     let admitted = admits(roles(take).zip(fits.iter().copied()));
     let charged = charged(take, &fits, admitted);
@@ -95,7 +105,8 @@ impl<'a> Run<'a> {
         if charge {
             let before = bucket.balance(limit);
             bucket.apply(limit, item.hits, self.now);
-            self.changed[place] |= bucket.balance(limit) != before;
+            // A strike may change no balance.
+            self.changed[place] |= bucket.balance(limit) != before || item.charge == Charge::Strike;
         }
         self.charged.push(charge);
         self.left.push(bucket.balance(limit));
@@ -112,7 +123,7 @@ impl<'a> Run<'a> {
                     asked[*place] = wanted;
                 }
                 let left = match item.charge {
-                    Charge::Independent => self.left[index],
+                    Charge::Independent | Charge::Strike => self.left[index],
                     _ => bucket.balance(limit),
                 };
                 let found = Found {
@@ -120,7 +131,17 @@ impl<'a> Run<'a> {
                     charged: self.charged[index],
                     left,
                 };
-                bucket.conclude(limit, found, wanted, self.now)
+                let mut balance = bucket.conclude(limit, found, wanted, self.now);
+                if item.patience_us > 0 {
+                    pace(
+                        &mut balance,
+                        item,
+                        bucket,
+                        (wanted, self.take.dry),
+                        self.now,
+                    );
+                }
+                balance
             })
             .collect()
     }
@@ -137,15 +158,16 @@ pub fn taken_hits(item: &Item) -> u64 {
 /// For each item of `take`, of which so many fit, whether its hits are charged.
 pub fn charged(take: &Take, fits: &[bool], admitted: bool) -> Flags {
     let all_fit = fits.iter().all(|fit| *fit);
-    let items = take.items.iter().zip(fits);
+    let items = take.items.iter().zip(fits).enumerate();
     items
-        .map(|(item, fit)| {
+        .map(|(index, (item, fit))| {
             !take.dry
                 && match item.charge {
                     Charge::AllOrNothing => *fit && admitted,
                     Charge::Overdraw => !fit || admitted,
                     Charge::StopWhenOver => !fit || all_fit || matches!(item.hits, Hits::Give(_)),
                     Charge::Independent => true,
+                    Charge::Strike => *fit && index > 0 && !fits[index - 1],
                 }
         })
         .collect()

@@ -54,6 +54,12 @@ impl BucketKey {
         digit(self.bytes[at]) << 4 | digit(self.bytes[at + 1])
     }
 
+    /// The subject of which it is the bucket, under a limit whose keys go on with `prefix`.
+    pub fn subject(&self, prefix: &str) -> &[u8] {
+        let from = PREFIX.len() + 4 + prefix.len();
+        self.bytes.get(from..).unwrap_or_default()
+    }
+
     /// The key as Redis gets it.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

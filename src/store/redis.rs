@@ -91,6 +91,10 @@ pub struct RedisSettings {
     pub local_cache: bool,
     /// What the plans ask of it, for the checks after a connection is made.
     pub needs: Needs,
+    /// The services that share buckets, and count as replicas of each other, have the same; empty for those that name none.
+    pub group: Box<str>,
+    /// Whether it only looks at buckets: it is no replica then, and no limit is divided by it.
+    pub looks_only: bool,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -107,6 +111,8 @@ impl RedisSettings {
             max_local_buckets: 100_000,
             local_cache: false,
             needs: Needs::default(),
+            group: "".into(),
+            looks_only: false,
             clock: None,
         }
     }
@@ -626,7 +632,11 @@ impl Shared {
             None => 0,
         };
         let tag = tag_text(tag);
-        Some(format!("{PREFIX}{}{name}", tag.escape_ascii()))
+        let tag = tag.escape_ascii();
+        Some(match &*self.settings.group {
+            "" => format!("{PREFIX}{tag}{name}"),
+            group => format!("{PREFIX}{tag}{group}={name}"),
+        })
     }
 
     fn next_correction(&self) -> Option<Take> {

@@ -5,7 +5,8 @@
 //! now: others can only have taken. What does not fit into it would be refused by the store too. The exception is a refund
 //! through another replica, which shows when the report is [`LIFE`] old.
 //!
-//! A refusal that charges something must reach the store, so this answers only for takes that are all or nothing. Settings may
+//! A refusal that charges something must reach the store, so this answers only for takes that are all or nothing; and where a
+//! limit has a penalty, which counts refusals, only while a penalty runs. Settings may
 //! ask for what envoyproxy/ratelimit calls its local cache: then a fixed window that is overdrawn is refused here until it
 //! ends, uncharged, and other refusals come from here only once the store has refused too.
 
@@ -23,7 +24,7 @@ use super::{
     key::Prehashed,
 };
 use crate::{
-    bucket::{Balance, Bucket, Found},
+    bucket::{Balance, Bucket, Found, Strikes},
     clock::Timestamp,
     descriptor::Hits,
     limit::{Kind, Limit, Period},
@@ -139,12 +140,22 @@ impl Seen {
         Some(report.refilled(limit, now).balance(limit))
     }
 
+    /// The penalty that was last seen, however long ago.
+    pub fn last_penalty(&self, key: &BucketKey) -> Option<Strikes> {
+        let mut shard = self.shard(key).lock();
+        match shard.get(key.hash())?.bucket {
+            Bucket::Penalty(strikes) => Some(strikes),
+            _ => None,
+        }
+    }
+
     /// The store's refusal of `take`, if it is certain and every balance of it is known.
     pub fn refusal(&self, take: &Take, now: Instant) -> Option<Taken> {
         let certain = !take.dry
             && take.items.len() <= MOST_ITEMS
             && take.items.iter().all(|item| {
-                matches!(item.hits, Hits::Take(_)) && item.charge == Charge::AllOrNothing
+                matches!(item.hits, Hits::Take(_))
+                    && matches!(item.charge, Charge::AllOrNothing | Charge::Strike)
             });
         if !certain || !self.refuses_one(take, now) {
             return None;
@@ -167,6 +178,9 @@ impl Seen {
             places.push(place);
         }
         let (mut taken, _) = judge(take, &places, &mut buckets, asked_at);
+        if taken.balances.iter().any(|balance| balance.charged) {
+            return None;
+        }
         for balance in &mut taken.balances {
             balance.cached = self.local_cache && !balance.fits;
         }
@@ -206,12 +220,15 @@ impl Seen {
 
     /// Whether some item that can refuse does not fit. Most requests pass, so this is asked first, without a copy of the rest.
     fn refuses_one(&self, take: &Take, now: Instant) -> bool {
+        let is_guard = |item: &Item| item.charge == Charge::Strike;
+        let guarded = take.items.iter().any(is_guard);
         take.items.iter().any(|item| {
             item.role != Role::Shadow
+                && (!guarded || is_guard(item))
                 && !self.certainly_fits(item)
                 && self
                     .fresh(item, now)
-                    .is_some_and(|(bucket, _)| !bucket.fits(&item.limit.limit, item.hits))
+                    .is_some_and(|(bucket, at)| !fits_in_time(item, &bucket, at))
         })
     }
 
@@ -244,6 +261,19 @@ impl Seen {
     fn shard(&self, key: &BucketKey) -> &Mutex<Shard> {
         // The maps use the low half.
         &self.shards[(key.hash() >> 64) as usize % SHARDS]
+    }
+}
+
+/// Whether the hits of `item` fit into a refilled bucket at `now`, or within its patience.
+fn fits_in_time(item: &Item, bucket: &Bucket, now: Timestamp) -> bool {
+    let limit = &item.limit.limit;
+    let later = |hits| {
+        let until = now.after(Duration::from_micros(item.patience_us.into()));
+        hits <= u64::from(limit.capacity()) && bucket.fits_by(limit, hits, until)
+    };
+    match item.hits {
+        Hits::Take(hits) if item.patience_us > 0 => later(hits),
+        hits => bucket.fits(limit, hits),
     }
 }
 
@@ -310,15 +340,20 @@ mod tests {
         store::MemoryStore,
     };
 
-    const LIMITS: [&str; 4] = [
+    const LIMITS: [&str; 5] = [
         "10/second burst 20",
         "3/2s sliding",
         "2/second calendar",
         "1/second",
+        "4/second delayed",
     ];
 
     fn rule(text: &str) -> Arc<RuleLimit> {
-        let limit = text.parse().expect("a limit");
+        let limit: Limit = match text.strip_suffix(" delayed") {
+            Some(text) => text.parse::<Limit>().expect("a limit").with_delay(LIFE / 2),
+            None => text.parse(),
+        }
+        .expect("a limit");
         Arc::new(RuleLimit::new(limit, None, text, ""))
     }
 
@@ -362,6 +397,12 @@ mod tests {
             hits: *hits,
             role: *role,
             charge: Charge::AllOrNothing,
+            patience_us: match hits {
+                Hits::Take(hits) if *role != Role::Shadow => {
+                    rules[*limit].limit.delay_us() / *hits as u32
+                }
+                _ => 0,
+            },
             on_store_error: OnStoreError::Local,
         });
         Take {

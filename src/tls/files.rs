@@ -2,8 +2,6 @@
 
 use std::{
     fmt,
-    fs::File,
-    io::{self, Read as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,6 +16,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::{TlsFile, TlsFileError, provider};
+use crate::small_file;
 
 /// Largest file in bytes. A bundle of all public authorities has 0.2 MB.
 const LARGEST_FILE: u64 = 4 << 20;
@@ -38,6 +37,8 @@ pub struct Identity {
     pub key: CertifiedKey,
     /// When the certificate expires.
     pub expires: SystemTime,
+    /// That it has, or is not valid yet.
+    pub stale: Option<TlsFileError>,
 }
 
 impl IdentityFiles {
@@ -69,8 +70,20 @@ impl IdentityPems {
     /// [`TlsFileError::Malformed`], [`Pair`](TlsFileError::Pair), [`Expired`](TlsFileError::Expired) or
     /// [`NotYet`](TlsFileError::NotYet).
     pub fn check(&self, now: SystemTime) -> Result<Identity, TlsFileError> {
+        let mut identity = self.pair(now)?;
+        match identity.stale.take() {
+            Some(error) => Err(error),
+            None => Ok(identity),
+        }
+    }
+
+    /// Sees whether they go together.
+    ///
+    /// # Errors
+    /// [`TlsFileError::Malformed`] or [`Pair`](TlsFileError::Pair).
+    pub fn pair(&self, now: SystemTime) -> Result<Identity, TlsFileError> {
         let chain = self.cert.certificates()?;
-        let expires = self.cert.valid_until(&chain[0], now)?;
+        let (expires, stale) = self.cert.valid_until(&chain[0], now)?;
         let key = CertifiedKey::from_der(chain, self.key.private_key()?, &provider()).map_err(
             |source| TlsFileError::Pair {
                 cert: self.cert.path.clone(),
@@ -78,7 +91,11 @@ impl IdentityPems {
                 source,
             },
         )?;
-        Ok(Identity { key, expires })
+        Ok(Identity {
+            key,
+            expires,
+            stale,
+        })
     }
 }
 
@@ -96,7 +113,7 @@ impl Pem {
     /// # Errors
     /// [`TlsFileError::Read`].
     pub fn read(path: &Path, what: TlsFile) -> Result<Self, TlsFileError> {
-        let text = read(path).map_err(|source| TlsFileError::Read {
+        let text = small_file::read(path, LARGEST_FILE).map_err(|source| TlsFileError::Read {
             what,
             path: path.to_owned(),
             source,
@@ -111,6 +128,11 @@ impl Pem {
     /// What stands in it.
     pub fn text(&self) -> &[u8] {
         &self.text
+    }
+
+    /// The same, when no more is asked of it.
+    pub fn into_text(self) -> Vec<u8> {
+        self.text
     }
 
     /// The authorities in it; at least one.
@@ -141,24 +163,26 @@ impl Pem {
         PrivateKeyDer::from_pem_slice(&self.text).map_err(|error| self.malformed(error))
     }
 
+    /// When the certificate expires, and what is wrong with it at `now`.
     fn valid_until(
         &self,
         certificate: &CertificateDer<'_>,
         now: SystemTime,
-    ) -> Result<SystemTime, TlsFileError> {
+    ) -> Result<(SystemTime, Option<TlsFileError>), TlsFileError> {
         let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
             .map_err(|error| self.malformed(error))?;
         let validity = parsed.validity();
         let [from, until] =
             [validity.not_before, validity.not_after].map(|time| since_epoch(time.timestamp()));
         let path = self.path.clone();
-        if now < from {
-            return Err(TlsFileError::NotYet { path, at: from });
-        }
-        if until < now {
-            return Err(TlsFileError::Expired { path, at: until });
-        }
-        Ok(until)
+        let stale = if now < from {
+            Some(TlsFileError::NotYet { path, at: from })
+        } else if until < now {
+            Some(TlsFileError::Expired { path, at: until })
+        } else {
+            None
+        };
+        Ok((until, stale))
     }
 
     fn malformed(&self, error: impl fmt::Display) -> TlsFileError {
@@ -180,22 +204,4 @@ impl fmt::Debug for Pem {
 /// Times before 1970 are long past either way.
 fn since_epoch(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0))
-}
-
-/// Reads a file, never more of it than [`LARGEST_FILE`].
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Asked before opening: opening a named pipe would wait for a writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > LARGEST_FILE {
-        true => Err(io::Error::other(format!(
-            "has more than {LARGEST_FILE} bytes"
-        ))),
-        false => Ok(bytes),
-    }
 }

@@ -51,6 +51,11 @@ impl RedisServer {
         server
     }
 
+    /// Starts one whose replicas follow at once, not in five seconds.
+    pub fn start_primary() -> Self {
+        Self::start_with(|_| vec!["--repl-diskless-sync-delay", "0"])
+    }
+
     /// Starts one that replicates `primary`.
     pub fn start_replica(primary: &Self) -> Self {
         let primary = primary.port.to_string();
@@ -89,8 +94,6 @@ impl RedisServer {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
-        // Replicas follow at once, not in five seconds.
-        arguments.extend(["--repl-diskless-sync-delay", "0"].map(str::to_owned));
         arguments.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned()]);
         arguments.push(folder.path().display().to_string());
         Self {

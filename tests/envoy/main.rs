@@ -17,6 +17,7 @@ mod demo;
 mod keys;
 mod limits;
 mod outages;
+mod pacing;
 mod reference;
 mod replicas;
 mod tools;

@@ -7,6 +7,7 @@ use std::{
 
 use tollgate::{
     descriptor::Hits,
+    limit::{Limit, Penalty},
     plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         BucketKey, Item, RedisStore, Take, Taken,
@@ -18,7 +19,22 @@ use crate::{redis_server::RedisServer, zones};
 
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
-    let limit = zones::limit(text);
+    rule_of(zones::limit(text), text)
+}
+
+/// The same, on which an answer waits at most `delay`.
+pub fn rule_with_delay(text: &str, delay: Duration) -> Arc<RuleLimit> {
+    let limit = zones::limit(text).with_delay(delay);
+    rule_of(limit.expect("it may be waited for"), text)
+}
+
+/// The same, with a penalty.
+pub fn rule_with_penalty(text: &str, penalty: Penalty) -> Arc<RuleLimit> {
+    let limit = zones::limit(text).with_penalty(penalty);
+    rule_of(limit.expect("a penalty"), text)
+}
+
+fn rule_of(limit: Limit, text: &str) -> Arc<RuleLimit> {
     let key_prefix = format!("test/{text}#");
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }
@@ -31,6 +47,7 @@ pub fn item(limit: &Arc<RuleLimit>, subject: &str, hits: Hits) -> Item {
         hits,
         role: Role::Enforced,
         charge: Charge::AllOrNothing,
+        patience_us: 0,
         on_store_error: OnStoreError::Local,
     }
 }

@@ -337,3 +337,27 @@ async fn with_the_local_cache_a_free_refusal_comes_from_redis_first() {
         assert_eq!(told(&ask(&store, take.clone()).await), [(false, 0, cached)]);
     }
 }
+
+#[tokio::test]
+async fn services_of_another_group_and_those_that_only_look_are_no_replicas() {
+    let server = RedisServer::start();
+    let looker = connected(RedisSettings {
+        looks_only: true,
+        ..patient(&server)
+    })
+    .await;
+    let of_group = |group: &str| RedisSettings {
+        group: group.into(),
+        ..patient(&server)
+    };
+    // Replicas are counted when they connect, so each has counted those before it.
+    let counted = [
+        connected(of_group("")).await,
+        connected(of_group("eu")).await,
+        connected(of_group("us")).await,
+        connected(of_group("eu")).await,
+    ];
+    let counts: Vec<u32> = counted.iter().map(RedisStore::replicas).collect();
+    assert_eq!(counts, [1, 1, 1, 2]);
+    assert_eq!(looker.replicas(), 1);
+}

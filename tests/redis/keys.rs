@@ -103,7 +103,7 @@ async fn a_change_reaches_every_replica_and_one_that_starts_later() {
 
 #[tokio::test]
 async fn of_two_admins_one_wins_and_the_other_is_told() {
-    let server = RedisServer::start();
+    let (server, by) = (RedisServer::start(), by());
     let admins = [Replica::new(&server), Replica::new(&server)];
     let by = by();
     let (one, other) = tokio::join!(

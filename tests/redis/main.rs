@@ -19,6 +19,7 @@ mod keys;
 mod lease;
 mod model;
 mod outages;
+mod penalties;
 mod per_second;
 mod plans;
 mod replicated;

@@ -15,8 +15,8 @@ use crate::zones;
 /// Slots of a sliding window, as the limit's documentation promises.
 const SLOTS: i128 = 60;
 
-/// (fits, charged, left, retry_after in µs, reset_after in µs)
-pub type Row = (bool, bool, i128, Option<i128>, i128);
+/// (fits, charged, left, retry_after in µs, reset_after in µs, delay in µs)
+pub type Row = (bool, bool, i128, Option<i128>, i128, i128);
 
 #[derive(Default)]
 pub struct Model {
@@ -36,6 +36,13 @@ enum State {
     Hits(Vec<i128>),
     /// Hits since the start of a period.
     Used { used: i128, start: i128 },
+    /// When each refusal was that counts; length and end of the last penalty; whether it ran at the last look.
+    Strikes {
+        refusals: Vec<i128>,
+        last: i128,
+        end: i128,
+        runs: bool,
+    },
 }
 
 impl Model {
@@ -70,7 +77,15 @@ impl Model {
             .items
             .iter()
             .zip(&fits)
-            .map(|(item, fit)| !take.dry && is_charged(item, *fit, all_fit, admitted))
+            .enumerate()
+            .map(|(index, (item, fit))| {
+                !take.dry
+                    && match item.charge {
+                        // It follows the item of its limit.
+                        Charge::Strike => *fit && !fits[index - 1],
+                        _ => is_charged(item, *fit, all_fit, admitted),
+                    }
+            })
             .collect();
         let mut lefts = Vec::new();
         for (item, charged) in take.items.iter().zip(&charged) {
@@ -81,7 +96,7 @@ impl Model {
                 apply(state, limit, item.hits, now);
             }
             lefts.push(free(state, limit));
-            if free(state, limit) != before {
+            if free(state, limit) != before || *charged && item.charge == Charge::Strike {
                 self.changed.push(key.to_vec());
             }
         }
@@ -101,12 +116,26 @@ impl Model {
                 *sum = wanted;
             }
             let left = match item.charge {
-                Charge::Independent => lefts[index],
+                Charge::Independent | Charge::Strike => lefts[index],
                 _ => free(state, limit),
             };
+            let patience = i128::from(item.patience_us);
             let retry = (!fits[index])
                 .then(|| until(state, limit, wanted, now))
-                .flatten();
+                .flatten()
+                // As it would wait.
+                .map(|wait| (wait - patience).max(0));
+            let retry = match state {
+                State::Strikes {
+                    end, runs: true, ..
+                } => Some(end - now),
+                _ => retry,
+            };
+            let delay = match fits[index] && patience > 0 {
+                true if charged[index] => until(state, limit, 0, now),
+                true if take.dry => until(state, limit, wanted, now),
+                _ => None,
+            };
             let reset = match state {
                 State::Used { start, .. } if limit.kind() == Kind::FixedWindow => {
                     (start + period(limit) - now).max(0)
@@ -114,7 +143,8 @@ impl Model {
                 _ if fits[index] => until_full(state, limit, now),
                 _ => retry.unwrap_or(period(limit)),
             };
-            (fits[index], charged[index], left, retry, reset)
+            let delay = delay.unwrap_or(0);
+            (fits[index], charged[index], left, retry, reset, delay)
         });
         (admitted, rows.collect())
     }
@@ -122,16 +152,26 @@ impl Model {
 
 /// Which items fit, in order, if what fits before them is taken, and what is charged anyhow is charged.
 fn fits(take: &Take, work: &mut HashMap<Vec<u8>, State>, now: i128) -> Vec<bool> {
+    let mut passed: HashMap<&[u8], i128> = HashMap::new();
     let items = take.items.iter();
     items
         .map(|item| {
             let limit = &item.limit.limit;
             let state = work.get_mut(item.key.as_bytes()).expect("refilled above");
+            let passed = passed.entry(item.key.as_bytes()).or_default();
             let fits = match item.hits {
-                Hits::Take(hits) => free(state, limit) >= i128::from(hits),
+                Hits::Take(hits) => {
+                    let hits = i128::from(hits);
+                    let later = item.patience_us > 0
+                        && *passed + hits <= i128::from(limit.capacity())
+                        && will_be_free(state, limit, now + i128::from(item.patience_us)) >= hits;
+                    let fits = free(state, limit) >= hits || later;
+                    *passed += if fits { hits } else { 0 };
+                    fits
+                }
                 Hits::Give(_) => true,
             };
-            if fits || item.charge == Charge::Independent {
+            if fits && item.charge != Charge::Strike || item.charge == Charge::Independent {
                 apply(state, limit, item.hits, now);
             }
             fits
@@ -144,6 +184,7 @@ fn is_charged(item: &Item, fits: bool, all_fit: bool, admitted: bool) -> bool {
         (Charge::Independent, _) | (Charge::Overdraw | Charge::StopWhenOver, false) => true,
         (Charge::AllOrNothing, false) => false,
         (Charge::AllOrNothing | Charge::Overdraw, true) => admitted,
+        (Charge::Strike, _) => unreachable!("it depends on another item"),
         (Charge::StopWhenOver, true) => all_fit || matches!(item.hits, Hits::Give(_)),
     }
 }
@@ -172,7 +213,17 @@ fn full(limit: &Limit, now: i128) -> State {
             used: 0,
             start: start(limit, now),
         },
+        Kind::Penalty => State::Strikes {
+            refusals: Vec::new(),
+            last: 0,
+            end: 0,
+            runs: false,
+        },
     }
+}
+
+fn us(duration: std::time::Duration) -> i128 {
+    duration.as_micros() as i128
 }
 
 fn refill(state: &mut State, limit: &Limit, now: i128) {
@@ -189,7 +240,7 @@ fn refill(state: &mut State, limit: &Limit, now: i128) {
                 *denominator = limit.refill().denominator;
             }
             // And so does debt, of one burst at most.
-            let debt = -i128::from(limit.capacity()) * parts;
+            let debt = -deepest_debt(limit) * parts;
             if *level < debt {
                 *level = debt + level.rem_euclid(parts);
             }
@@ -207,7 +258,45 @@ fn refill(state: &mut State, limit: &Limit, now: i128) {
                 (*used, *start) = (0, present);
             }
         }
+        State::Strikes {
+            refusals,
+            last,
+            end,
+            runs,
+        } => {
+            let terms = limit.penalty().expect("a penalty");
+            *end = (*end).min(now + us(terms.longest));
+            if *last > 0 && now - *end >= us(terms.longest) {
+                (*last, *end) = (0, 0);
+            }
+            if refusals
+                .first()
+                .is_some_and(|first| now - first >= us(terms.within))
+            {
+                refusals.clear();
+            }
+            *runs = *last > 0 && now < *end;
+        }
     }
+}
+
+/// One burst, and where answers wait what refills meanwhile, in begun ticks.
+fn deepest_debt(limit: &Limit) -> i128 {
+    let ticks = match i128::from(limit.delay_us()) {
+        0 => 0,
+        delay => delay / tick(limit) + 1,
+    };
+    let refilled = ticks * tick(limit) * count(limit);
+    i128::from(limit.capacity()) + (refilled + period(limit) - 1) / period(limit)
+}
+
+/// What a refilled bucket will hold at `then` if nobody takes from it, and if it could hold more than a full one.
+fn will_be_free(state: &State, limit: &Limit, then: i128) -> i128 {
+    let State::Tokens { level, at, .. } = state else {
+        return free(state, limit);
+    };
+    let ticks = (then / tick(limit) - at / tick(limit)).max(0);
+    (level + ticks * tick(limit) * count(limit)).div_euclid(period(limit))
 }
 
 fn slot_us(limit: &Limit) -> i128 {
@@ -219,6 +308,7 @@ fn free(state: &State, limit: &Limit) -> i128 {
         State::Tokens { level, .. } => level.div_euclid(period(limit)),
         State::Hits(slots) => count(limit) - slots.len() as i128,
         State::Used { used, .. } => count(limit) - used,
+        State::Strikes { runs, .. } => i128::from(!runs),
     }
 }
 
@@ -229,7 +319,7 @@ fn apply(state: &mut State, limit: &Limit, hits: Hits, now: i128) {
                 level.div_euclid(period(limit)),
                 level.rem_euclid(period(limit)),
             );
-            let most_debt = whole.min(-i128::from(limit.capacity()));
+            let most_debt = whole.min(-deepest_debt(limit));
             *level = (whole - i128::from(hits)).max(most_debt) * period(limit) + part;
         }
         (State::Tokens { level, .. }, Hits::Give(hits)) => {
@@ -253,6 +343,27 @@ fn apply(state: &mut State, limit: &Limit, hits: Hits, now: i128) {
             *used = (*used + i128::from(hits)).min(most.max(*used));
         }
         (State::Used { used, .. }, Hits::Give(hits)) => *used = (*used - i128::from(hits)).max(0),
+        (State::Strikes { runs: true, .. }, _) | (State::Strikes { .. }, Hits::Give(_)) => {}
+        (
+            State::Strikes {
+                refusals,
+                last,
+                end,
+                runs,
+            },
+            Hits::Take(hits),
+        ) => {
+            let terms = limit.penalty().expect("a penalty");
+            refusals.extend((0..hits).map(|_| now));
+            if refusals.len() >= terms.after as usize {
+                *last = match *last {
+                    0 => us(terms.first),
+                    last => us(terms.longest).min(2 * last),
+                };
+                (*end, *runs) = (now + *last, true);
+                refusals.clear();
+            }
+        }
     }
 }
 
@@ -275,6 +386,7 @@ fn until(state: &State, limit: &Limit, hits: i128, now: i128) -> Option<i128> {
             (slots[leaving - 1] + SLOTS + 1) * slot_us(limit)
         }
         State::Used { start, .. } => end(limit, *start),
+        State::Strikes { end, .. } => *end,
     };
     // No clock goes further.
     Some((moment.min(u64::MAX.into()) - now).max(0))
@@ -285,6 +397,21 @@ fn until_full(state: &State, limit: &Limit, now: i128) -> i128 {
         State::Tokens { .. } if limit.count() == 0 => 0,
         State::Hits(slots) if slots.is_empty() => 0,
         State::Used { used: 0, .. } => 0,
+        State::Strikes {
+            refusals,
+            last,
+            end,
+            ..
+        } => {
+            let terms = limit.penalty().expect("a penalty");
+            let of_refusals = refusals.first().map_or(0, |first| first + us(terms.within));
+            let of_penalty = if *last > 0 {
+                end + us(terms.longest)
+            } else {
+                0
+            };
+            (of_refusals.max(of_penalty) - now).max(0)
+        }
         _ => until(state, limit, i128::from(limit.capacity()), now).unwrap_or(0),
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
 
 use crate::{
+    cluster::Nodes,
     common::{Tollgate, ask, plans, request, tollgate_command, wait_until},
     redis_server::RedisServer,
 };
@@ -163,6 +164,43 @@ async fn a_bucket_in_redis_is_filled_for_all_replicas_and_it_is_noted() {
     );
     let detail = entries[1]["detail"].as_str().unwrap();
     assert!(detail.starts_with("0 → 2 left of 5/day"), "{detail}");
+}
+
+#[tokio::test]
+async fn in_a_cluster_the_buckets_of_several_nodes_are_filled() {
+    let nodes = Nodes::start(0).await;
+    let url = format!("redis+cluster://127.0.0.1:{}", nodes.servers[0].port());
+    let (_folder, config) = plans("domain: shop\ndescriptors: [{ key: user, limits: [3/day] }]\n");
+    let shop = Shop {
+        url: &url,
+        config: &config,
+    };
+    let tollgate = shop.serve();
+    let users = ["a", "b", "c", "d", "e"];
+    let passes = async |user: &str| {
+        let asked = request("shop", &[&[("user", user)]]);
+        let answer = ask(&mut tollgate.client().await, asked).await.unwrap();
+        answer.overall_code() == Code::Ok
+    };
+    for user in users {
+        wait_until("the bucket's end", async || !passes(user).await).await;
+    }
+    let descriptors: Vec<String> = users.iter().map(|user| format!("user={user}")).collect();
+    let mut args = vec!["buckets", "reset"];
+    for descriptor in &descriptors {
+        args.extend(["--descriptor", descriptor]);
+    }
+    let done = shop.run(&args);
+    let left: Vec<_> = done
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bucket| &bucket["remaining"])
+        .collect();
+    assert_eq!(left, [3; 5]);
+    for user in users {
+        wait_until("a request to pass", async || passes(user).await).await;
+    }
 }
 
 #[tokio::test]

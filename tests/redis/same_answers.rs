@@ -10,19 +10,20 @@ use proptest::{collection::vec, prelude::*};
 use tollgate::{
     clock::{Clock, ManualClock, Timestamp},
     descriptor::Hits,
+    limit::Penalty,
     plan::{Charge, Role, RuleLimit},
     store::{BucketKey, Item, MemoryStore, Take, Taken, redis::RedisSettings},
 };
 
 use crate::{
-    ask::{ask, connected, item, patient, patient_at, rule},
+    ask::{ask, connected, item, patient, patient_at, rule, rule_with_delay, rule_with_penalty},
     cluster::{self, Nodes},
     model::{Model, Row},
     redis_server::RedisServer,
 };
 
 /// Limits whose buckets have the same key stand together: their numbers have changed at a reload.
-const LIMITS: [&[&str]; 24] = [
+const LIMITS: [&[&str]; 32] = [
     &["10/second burst 100", "7/second burst 3"],
     &["1/second", "3/second burst 50"],
     &["50/minute sliding", "5/minute sliding"],
@@ -42,6 +43,14 @@ const LIMITS: [&[&str]; 24] = [
     &["20/month fixed", "3/month fixed"],
     &["4294967295/7 weeks fixed"],
     &["1000000/year fixed"],
+    &["10/second burst 5 delay 500ms", "7/second burst 3 delay 2s"],
+    &["3/second delay 1s", "3/second", "9/second delay 250ms"],
+    &["4294967295/365 days burst 7 delay 60s"],
+    &["5/minute delay 30s"],
+    &["3/second penalty 2 5s", "2/second penalty 1 1s"],
+    &["2/10s sliding penalty 3 30s"],
+    &["4/minute penalty 1 60s"],
+    &["2/7s fixed penalty 2 4s"],
     &[
         "5/day calendar in Europe/Berlin",
         "9/day calendar in Europe/Berlin",
@@ -70,6 +79,8 @@ struct Want {
     hits: Hits,
     role: Role,
     charge: Charge,
+    /// How much of the limit's delay the caller has time for, in quarters.
+    patience: u64,
 }
 
 fn charge() -> impl Strategy<Value = Charge> {
@@ -94,14 +105,25 @@ fn want() -> impl Strategy<Value = Want> {
     let role =
         prop_oneof![5 => Just(Role::Enforced), 1 => Just(Role::Shadow), 2 => Just(Role::Quota)];
     let variant = prop_oneof![4 => Just(0_usize), 1 => Just(1)];
-    (0..LIMITS.len(), variant, 0_u8..2, hits, role, charge()).prop_map(
-        |(limit, variant, subject, hits, role, charge)| Want {
+    let patience = prop_oneof![3 => Just(4_u64), 1 => 0_u64..4];
+    let want = (
+        0..LIMITS.len(),
+        variant,
+        0_u8..2,
+        hits,
+        role,
+        charge(),
+        patience,
+    );
+    want.prop_map(
+        |(limit, variant, subject, hits, role, charge, patience)| Want {
             limit,
             variant,
             subject,
             hits,
             role,
             charge,
+            patience,
         },
     )
 }
@@ -124,10 +146,31 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
+/// A limit with ` delay D`, or with ` penalty N D`: for D after N refusals within 20 s, for a minute at most.
+fn beyond(text: &str) -> Arc<RuleLimit> {
+    if let Some((text, terms)) = text.split_once(" penalty ") {
+        let (after, first) = terms.split_once(' ').expect("two terms");
+        let penalty = Penalty {
+            after: after.parse().expect("a number"),
+            within: Duration::from_secs(20),
+            first: humantime::parse_duration(first).expect("a length of time"),
+            longest: Duration::from_secs(60),
+        };
+        return rule_with_penalty(text, penalty);
+    }
+    match text.split_once(" delay ") {
+        Some((text, delay)) => {
+            let delay = humantime::parse_duration(delay).expect("a length of time");
+            rule_with_delay(text, delay)
+        }
+        None => rule(text),
+    }
+}
+
 fn limits() -> Vec<Vec<Arc<RuleLimit>>> {
     let limits = LIMITS.iter();
     limits
-        .map(|texts| texts.iter().map(|text| rule(text)).collect())
+        .map(|texts| texts.iter().map(|text| beyond(text)).collect())
         .collect()
 }
 
@@ -138,7 +181,7 @@ fn take(
     case: u64,
     plain: bool,
 ) -> Take {
-    let items = wants.iter().map(|want| {
+    let items = wants.iter().flat_map(|want| {
         let variants = &limits[want.limit];
         let subject = format!("{case}:{}:{}", want.limit, want.subject);
         let mut item = item(
@@ -154,7 +197,36 @@ fn take(
         item.key = BucketKey::new(variants[0].key_prefix(), subject.as_bytes());
         item.role = want.role;
         item.charge = step.charge.unwrap_or(want.charge);
-        item
+        // No other charge goes with a delay or a penalty, and nobody waits in shadow mode.
+        let guard = item
+            .limit
+            .guard()
+            .filter(|_| matches!(item.hits, Hits::Take(_)));
+        if guard.is_some() {
+            item.charge = Charge::AllOrNothing;
+            item.role = if want.role == Role::Quota {
+                Role::Enforced
+            } else {
+                want.role
+            };
+        }
+        let guard = guard.map(|guard| Item {
+            key: BucketKey::new(
+                &format!("{}p", variants[0].key_prefix()),
+                subject.as_bytes(),
+            ),
+            limit: guard.clone(),
+            hits: Hits::Take(1),
+            charge: Charge::Strike,
+            ..item.clone()
+        });
+        if let (delay_us @ 1.., Hits::Take(_)) = (item.limit.limit.delay_us(), item.hits) {
+            item.charge = Charge::AllOrNothing;
+            if want.role != Role::Shadow {
+                item.patience_us = (u64::from(delay_us) * want.patience / 4) as u32;
+            }
+        }
+        std::iter::once(item).chain(guard)
     });
     Take {
         items: items.collect(),
@@ -187,6 +259,7 @@ fn rows(taken: &Taken) -> (bool, Vec<Row>) {
             i128::from(balance.left),
             retry,
             micros(balance.reset_after),
+            balance.delay_us.into(),
         )
     });
     (taken.admitted, rows.collect())
@@ -209,7 +282,7 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
     };
     let redis = runtime.block_on(connected(settings));
     let limits = limits();
-    let case = std::cell::Cell::new(0);
+    let (case, seen) = (std::cell::Cell::new(0), std::cell::Cell::new((0, 0)));
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(300)
@@ -233,9 +306,20 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
                 }
                 prop_assert_eq!(&rows(answer), &expected, "redis at {}: {:?}", now, brief(take));
                 prop_assert!(!answer.degraded, "{:?}", redis.is_down());
+                let of_penalties = take.items.iter().zip(&answer.balances);
+                let began = of_penalties
+                    .filter(|(item, balance)| item.charge == Charge::Strike && balance.fits && balance.retry_after.is_some());
+                let waits = answer.balances.iter().filter(|balance| balance.delay_us > 0);
+                let (waited, penalised) = seen.get();
+                seen.set((waited + waits.count(), penalised + began.count()));
             }
         }
     });
+    let (waited, penalised) = seen.get();
+    assert!(
+        waited > 100 && penalised > 100,
+        "{waited} waits, {penalised} penalties"
+    );
     let batches = redis.stats().script_calls.load(Relaxed);
     let takes = redis.stats().batch_size.sum();
     assert!(
@@ -253,11 +337,18 @@ fn keep_exact(take: &mut Take) {
         takes && item.role == Role::Enforced && item.charge != Charge::Overdraw
     };
     let mut kept: Vec<Item> = Vec::new();
+    let mut kept_last = false;
     for item in take.items.drain(..) {
+        // A penalty goes with its limit.
+        if item.charge == Charge::Strike {
+            kept.extend(kept_last.then_some(item));
+            continue;
+        }
         // Both are of one rule.
         let alike = |other: &Item| plain(&item) && plain(other) && other.charge == item.charge;
         let mut same = kept.iter().filter(|other| other.key == item.key);
-        if same.all(alike) {
+        kept_last = same.all(alike);
+        if kept_last {
             kept.push(item);
         }
     }

@@ -111,3 +111,18 @@ fn rules_that_never_refuse_limit_nothing() {
         assert_eq!(warned, !limited, "{}", ran.out);
     }
 }
+
+#[test]
+fn a_filter_that_hangs_up_on_those_who_wait_is_warned_of() {
+    for (delay, warned) in [("up to 1500ms", true), ("up to 400ms", false)] {
+        let text = format!(
+            "domain: stats-api\ndescriptors: [{{ key: tier, value: anonymous, descriptors: [{{ key: ip, limits: [{{ limit: 1/second, delay: {delay} }}] }}] }}]"
+        );
+        let (_folder, plans) = plans(&text);
+        let plans = plans.to_str().expect("UTF-8");
+        let ran = tollgate(&["check", "--envoy", "../../envoy/envoy.yaml", plans]);
+        let warning =
+            "limits of domain stats-api delay answers up to 1.5s: what would wait longer than";
+        assert_eq!(ran.out.contains(warning), warned, "{}", ran.out);
+    }
+}

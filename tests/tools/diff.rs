@@ -1,5 +1,7 @@
 //! `tollgate plans diff`.
 
+use std::fs;
+
 use crate::{
     common::plans,
     run::{file, tollgate},
@@ -93,6 +95,28 @@ charge: all_or_nothing → independent
     let flags = ["--algorithm", "fixed_window", "--charge", "independent"];
     let ran = tollgate(&[&["plans", "diff", plain, told][..], &flags].concat());
     assert_eq!((ran.code, ran.out.as_str()), (0, "no change for anybody\n"));
+}
+
+#[test]
+fn the_flag_that_puts_files_of_a_domain_together_is_one_of_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, key) in [("a.yaml", "user"), ("b.yaml", "page")] {
+        let rule = format!("{{ key: {key}, limits: [5/minute] }}");
+        let text = format!("domain: shop\ndescriptors: [{rule}]\n");
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().to_str().unwrap();
+    for (command, refused) in [
+        (&["check", path][..], 1),
+        (&["explain", "--descriptor", "page=x", "--config", path], 2),
+        (&["plans", "diff", path, path], 2),
+    ] {
+        let ran = tollgate(command);
+        assert_eq!(ran.code, refused, "{}{}", ran.out, ran.err);
+        assert!(format!("{}{}", ran.out, ran.err).contains("duplicate domain 'shop'"));
+        let merged = tollgate(&[command, &["--merge-domains"]].concat());
+        assert_eq!(merged.code, 0, "{}{}", merged.out, merged.err);
+    }
 }
 
 #[test]

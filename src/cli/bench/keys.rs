@@ -5,6 +5,7 @@ use std::{num::NonZeroU64, str::FromStr};
 use rand::Rng;
 use rand_distr::{Distribution as _, Zipf};
 
+use crate::cli::pair::pair;
 use crate::proto::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor::Entry,
 };
@@ -28,12 +29,11 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
-        let entry = |entry: &str| match entry.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(TemplateError {
+        let entry = |entry: &str| {
+            pair(entry).map_err(|_| TemplateError {
                 text: text.to_owned(),
                 entry: entry.to_owned(),
-            }),
+            })
         };
         text.split(',')
             .map(entry)

@@ -24,7 +24,9 @@ pub enum StatedLimitError {
 pub(super) fn parse(text: &str) -> Result<Limit, StatedLimitError> {
     let limit: Limit = text.parse()?;
     match limit.kind() {
-        Kind::Calendar | Kind::FixedWindow => Err(StatedLimitError::Calendar { limit }),
+        Kind::Calendar | Kind::FixedWindow | Kind::Penalty => {
+            Err(StatedLimitError::Calendar { limit })
+        }
         Kind::Bucket { .. } | Kind::Sliding => Ok(limit),
     }
 }
@@ -38,7 +40,7 @@ fn most_within(limit: &Limit, elapsed: Duration) -> u64 {
     let more = match limit.kind() {
         Kind::Bucket { .. } => count * elapsed.as_nanos() / period_ns,
         // Each further period that fits is one more window.
-        Kind::Sliding | Kind::Calendar | Kind::FixedWindow => {
+        Kind::Sliding | Kind::Calendar | Kind::FixedWindow | Kind::Penalty => {
             count * (elapsed.as_nanos() / period_ns)
         }
     };
@@ -102,7 +104,9 @@ impl KeyTally {
                 self.last_sent
                     .saturating_duration_since(self.first_answered),
             ),
-            Kind::Sliding | Kind::Calendar | Kind::FixedWindow => u64::from(limit.capacity()),
+            Kind::Sliding | Kind::Calendar | Kind::FixedWindow | Kind::Penalty => {
+                u64::from(limit.capacity())
+            }
         }
     }
 }

@@ -98,7 +98,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
     ("REDIS_STARTUP_INITIAL_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_ELAPSED_TIME", "starting needs no Redis"),
-    ("PROMETHEUS_MAPPER_YAML", "metrics have fixed names"),
 ];
 
 /// The settings that `environment` asks for; what it has no variable for is as in `native`.

@@ -114,12 +114,18 @@ fn word(effect: Effect) -> &'static str {
     }
 }
 
-/// By the rate in the long run and by the most that pass at one moment; where both are alike, by the most within one period.
+/// By the rate in the long run and by the most that pass at one moment; where both are alike, by the most within one period, and
+/// then by what becomes of what is beyond.
 fn effect(old: &Limit, new: &Limit) -> Effect {
     let rate = cross(new, old).cmp(&cross(old, new));
     let burst = new.capacity().cmp(&old.capacity());
     match (rate, burst) {
-        (Ordering::Equal, Ordering::Equal) => of(most_per_period(new).cmp(&most_per_period(old))),
+        (Ordering::Equal, Ordering::Equal) => {
+            let most = most_per_period(new).cmp(&most_per_period(old));
+            let delay = || new.delay().cmp(&old.delay());
+            let penalty = || old.penalty().is_some().cmp(&new.penalty().is_some());
+            of(most.then_with(delay).then_with(penalty))
+        }
         (one, Ordering::Equal) | (Ordering::Equal, one) => of(one),
         (one, other) if one == other => of(one),
         _ => Effect::Mixed,

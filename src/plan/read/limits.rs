@@ -70,12 +70,15 @@ impl Reader<'_> {
         let limit_path = path.field("limit");
         let limit = self.text(text, &limit_path)?;
         let limit = self.limit_text(limit, text.place, &limit_path)?;
-        let limit = self.in_zone(limit, &fields, path)?;
+        let file = self.in_zone(limit, &fields, path)?;
+        let limit = self.with_delay(file.limit, &fields, path);
+        let limit = self.with_penalty(limit, &fields, path);
         Some(LimitFile {
+            limit,
             name,
             mode: self.choice(&fields, path, "mode", Mode::NAMES),
             warn_at: self.warn_at(&fields, path),
-            ..limit
+            ..file
         })
     }
 

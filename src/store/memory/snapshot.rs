@@ -25,7 +25,7 @@ use rmp::{
 
 use super::{Entry, Id, MemoryStore, Shard};
 use crate::{
-    bucket::{Bucket, Spent, Tokens, Window},
+    bucket::{Bucket, Spent, Strikes, Tokens, Window},
     clock::Timestamp,
     limit::{EXACT, SLIDING_SLOTS},
     store::key::{adopt_hash_key, hash_key},
@@ -256,6 +256,13 @@ fn encode_row(rows: &mut Vec<u8>, id: Id, entry: &Entry, now: Timestamp) {
             put(rows, spent.used);
             put_signed(rows, from_now(spent.start_us, now));
         }
+        Bucket::Penalty(strikes) => {
+            put(rows, 4);
+            put(rows, strikes.strikes.into());
+            put_signed(rows, from_now(strikes.since_us, now));
+            put(rows, strikes.last_us);
+            put_signed(rows, from_now(strikes.until_us, now));
+        }
     }
     put_signed(rows, from_now(entry.full_at.as_micros(), now));
 }
@@ -375,6 +382,14 @@ impl Numbers<'_> {
                 used: self.next().filter(|used| u128::from(*used) < EXACT)?,
                 start_us: self.moment(written_at)?,
             }),
+            4 => Bucket::Penalty(Strikes {
+                strikes: self.next()?.try_into().ok()?,
+                // Told anew whenever it is brought up to a moment.
+                running: false,
+                since_us: self.moment(written_at)?,
+                last_us: self.next().filter(|last| u128::from(*last) < EXACT)?,
+                until_us: self.moment(written_at)?,
+            }),
             _ => return None,
         };
         let full_at = Timestamp::from_micros(self.moment(written_at)?);
@@ -388,9 +403,8 @@ impl Numbers<'_> {
             denominator: self.next()?,
             at_us: self.moment(written_at)?,
         };
-        let capacity = u64::from(u32::MAX);
-        let can_be =
-            tokens.tokens.unsigned_abs() <= capacity && tokens.fraction < tokens.denominator;
+        let exact = u128::from(tokens.tokens.unsigned_abs()) < EXACT;
+        let can_be = exact && tokens.fraction < tokens.denominator;
         can_be.then_some(tokens)
     }
 

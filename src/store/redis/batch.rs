@@ -1,14 +1,17 @@
 //! A batch of takes as `take.lua` reads it, and its reply. Pure: no connection, no clock.
 //!
 //! The script gets each distinct key once, as `KEYS`, and one flat MessagePack array of integers:
-//! - the number of distinct limits, then 7 numbers for each: `1, burst, tick_us, whole, part, denominator, ticks` of a token
+//! - the number of distinct limits, then 7 numbers for each (14 where answers wait for tokens, which counts as two limits): `1, burst, tick_us, whole, part, denominator, ticks` of a token
 //!   bucket, `ticks` being those that fill it from the deepest debt; `2, count, slot_us, 0, 0, 0, 0` of a sliding window;
 //!   `3, count, months, length_us, anchor_us, most, bounds` of a calendar quota or a fixed window, `months` being 0 where the
 //!   length is fixed, and `most` the most that is counted; `bounds` is 0, or for the calendar of a time zone the place of a
 //!   further row, which stands among the limits and is counted as one: where four of its periods begin, one after the other;
+//!   `0`, the six others of a token bucket, `debt, patience_us, 0, 0, 0, 0, 0` of one whose answers wait, `debt` being the
+//!   deepest; `4, 1, after, within_us, first_us, longest_us, 0` of a penalty;
 //! - the number of takes, then for each `3 + 2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
 //!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give; 8 more to
-//!   overdraw, 16 to stop when over, 24 for independent;
+//!   overdraw, 16 to stop when over, 24 for independent, 32 for a penalty, whose item follows that of
+//!   its limit;
 //! - for a usual take, of hits that are enforced, from one bucket that no other take of the batch names, instead: how, number
 //!   of the key, place of the limit, hits. How is 0 for a token bucket, all or nothing; 1 for a period of fixed length that is
 //!   counted from the epoch, all or nothing; 2 for the same, charged whether they fit or not.
@@ -25,15 +28,16 @@ use rmp::{
 use smallvec::SmallVec;
 
 use crate::{
-    bucket::{Bucket, Found, Spent, Tokens, Window, calendar},
+    bucket::{Bucket, Found, Spent, Strikes, Tokens, Window, calendar},
     clock::{Timestamp, micros},
     descriptor::Hits,
     limit::{EXACT, Kind, Limit, Unit},
-    plan::{Charge, Role, RuleLimit},
+    plan::{Charge, Role},
     store::{
         Item, Take, Taken,
         judge::{Flags, charged, taken_hits},
         key::Prehashed,
+        pace::pace,
     },
 };
 
@@ -91,8 +95,7 @@ impl Request {
         let mut keys = Vec::with_capacity(items);
         let mut places = Vec::with_capacity(items);
         let mut by_hash: ByHash<u128> = HashMap::with_capacity_and_hasher(items, <_>::default());
-        let mut limits: Vec<&Arc<RuleLimit>> = Vec::new();
-        let mut by_limit: ByHash<usize> = HashMap::default();
+        let mut limits = Limits::default();
         let mut body = Numbers::with_capacity(16 * items + 64);
         let mut limit_places = Vec::with_capacity(items);
         let mut named = Vec::with_capacity(items);
@@ -106,15 +109,10 @@ impl Request {
                 });
                 named[place] += 1;
                 places.push(place);
-                if let Some(lease) = item.limit.lease {
-                    limit_places.push(rows.place(place, lease, &item.limit, &mut limits));
-                    continue;
-                }
-                let address = Arc::as_ptr(&item.limit).addr();
-                limit_places.push(*by_limit.entry(address).or_insert_with(|| {
-                    limits.push(&item.limit);
-                    limits.len() - 1
-                }));
+                limit_places.push(match item.limit.lease {
+                    None => limits.place(item),
+                    Some(lease) => rows.place(place, lease, &item.limit, &mut limits),
+                });
             }
         }
         for (number, ask) in asks.iter().enumerate() {
@@ -209,6 +207,45 @@ fn limit_number(place: usize) -> u64 {
     place as u64 * FIELDS + 2
 }
 
+/// The distinct limits of a batch, in the order of their places.
+#[derive(Default)]
+pub struct Limits<'a> {
+    all: Vec<(&'a Limit, u32)>,
+    by_address: ByHash<usize>,
+    /// Those whose answers wait, by how long, too.
+    by_patience: Option<HashMap<(usize, u32), usize>>,
+    /// Places taken.
+    length: usize,
+}
+
+impl<'a> Limits<'a> {
+    fn place(&mut self, item: &'a Item) -> usize {
+        let limit = &item.limit.limit;
+        let address = Arc::as_ptr(&item.limit).addr();
+        let delayed = limit.delay_us() > 0;
+        let place = match delayed {
+            false => self.by_address.entry(address).or_insert(self.length),
+            true => {
+                let by_patience = self.by_patience.get_or_insert_default();
+                let entry = by_patience.entry((address, item.patience_us));
+                entry.or_insert(self.length)
+            }
+        };
+        if *place == self.length {
+            self.all.push((limit, item.patience_us));
+            self.length += 1 + usize::from(delayed);
+        }
+        *place
+    }
+
+    /// Adds one that answers do not wait for, though it may be there already.
+    pub fn push(&mut self, limit: &'a Limit) -> usize {
+        self.all.push((limit, 0));
+        self.length += 1;
+        self.length - 1
+    }
+}
+
 /// How the script decides a take the short way, if its bucket stands in no other take of the batch; and its hits.
 fn usual(wanted: &Wanted<'_>) -> Option<(u64, u64)> {
     let [item] = &wanted.take.items[..] else {
@@ -220,7 +257,7 @@ fn usual(wanted: &Wanted<'_>) -> Option<(u64, u64)> {
     };
     let all_or_nothing = item.charge == Charge::AllOrNothing;
     let how = match item.limit.limit.kind() {
-        Kind::Bucket { .. } if all_or_nothing => 0,
+        Kind::Bucket { .. } if all_or_nothing && item.limit.limit.delay_us() == 0 => 0,
         // What does not fit is charged under each of the other ways, and alone in its take what fits is too.
         Kind::FixedWindow => 1 + u64::from(!all_or_nothing),
         _ => return None,
@@ -247,6 +284,7 @@ fn op(item: &Item, forced: bool) -> u64 {
         Charge::Overdraw => 8,
         Charge::StopWhenOver => 16,
         Charge::Independent => 24,
+        Charge::Strike => 32,
     };
     role + gives + charge
 }
@@ -290,23 +328,25 @@ impl Numbers {
     /// Writes the limits, and says for which times they hold.
     fn limits(
         &mut self,
-        limits: &[&Arc<RuleLimit>],
+        limits: &Limits<'_>,
         now: impl FnOnce() -> Timestamp,
     ) -> Option<[Timestamp; 2]> {
-        let zoned = limits
+        let zones = limits
+            .all
             .iter()
-            .filter(|limit| limit.limit.zone().is_some())
-            .count();
-        self.push((limits.len() + zoned) as u64);
+            .filter(|(limit, _)| limit.zone().is_some());
+        let zoned = zones.count();
+        self.push((limits.length + zoned) as u64);
         if zoned == 0 {
-            limits.iter().for_each(|limit| self.limit(&limit.limit));
+            for (limit, patience_us) in &limits.all {
+                self.limit(limit, *patience_us);
+            }
             return None;
         }
         let (now, mut all) = (now(), Vec::with_capacity(zoned));
-        for limit in limits {
-            let limit = &limit.limit;
+        for (limit, patience_us) in &limits.all {
             let Some(zone) = limit.zone() else {
-                self.limit(limit);
+                self.limit(limit, *patience_us);
                 continue;
             };
             let bounds = calendar::bounds(limit.period(), zone, now);
@@ -314,7 +354,7 @@ impl Numbers {
                 .windows(2)
                 .map(|pair| micros(pair[1].since(pair[0])))
                 .max();
-            let place = (limits.len() + all.len()) as u64 * FIELDS + 2;
+            let place = (limits.length + all.len()) as u64 * FIELDS + 2;
             let (count, most) = (u64::from(limit.count()), calendar::most(limit));
             self.extend([3, count, 0, longest.unwrap_or_default(), 0, most, place]);
             all.push(bounds);
@@ -327,20 +367,20 @@ impl Numbers {
         Some([from, all.iter().map(|bounds| bounds[3]).min()?])
     }
 
-    fn limit(&mut self, limit: &Limit) {
+    fn limit(&mut self, limit: &Limit, patience_us: u32) {
         let capacity = u64::from(limit.capacity());
         let period = limit.period();
         let fields = match limit.kind() {
             Kind::Bucket { .. } => {
                 let refill = limit.refill();
                 [
-                    1,
+                    u64::from(limit.delay_us() == 0),
                     capacity,
                     refill.tick_us,
                     refill.whole,
                     refill.part,
                     refill.denominator,
-                    refill.ticks_to_full.saturating_mul(2),
+                    limit.ticks_from_debt(),
                 ]
             }
             Kind::Sliding => [2, capacity, limit.slot_us(), 0, 0, 0, 0],
@@ -368,8 +408,18 @@ impl Numbers {
                 ]
             }
             Kind::FixedWindow => [3, capacity, 0, period.micros(), 0, calendar::most(limit), 0],
+            Kind::Penalty => {
+                let terms = limit.terms();
+                let [within, first, longest] =
+                    [terms.within, terms.first, terms.longest].map(micros);
+                [4, capacity, terms.after.into(), within, first, longest, 0]
+            }
         };
         self.extend(fields);
+        if limit.delay_us() > 0 {
+            let debt = limit.deepest_debt().unsigned_abs();
+            self.extend([debt, patience_us.into(), 0, 0, 0, 0, 0]);
+        }
     }
 
     fn finish(self) -> Vec<u8> {
@@ -405,7 +455,7 @@ impl Reply<'_> {
         let mut fits = Flags::with_capacity(places.len());
         for (item, place) in take.items.iter().zip(places) {
             let code = usual.map_or_else(|| self.next(), Ok)?;
-            let independent = item.charge == Charge::Independent;
+            let independent = matches!(item.charge, Charge::Independent | Charge::Strike);
             let tells_left = independent && usual.is_none() && !wanted.forced;
             lefts.push(tells_left.then(|| self.next()).transpose()?);
             if code < 2 {
@@ -427,7 +477,11 @@ impl Reply<'_> {
                 charged: charged[index],
                 left: lefts[index].unwrap_or_else(|| bucket.balance(limit)),
             };
-            balances.push(bucket.conclude(limit, found, wanted, now));
+            let mut balance = bucket.conclude(limit, found, wanted, now);
+            if item.patience_us > 0 {
+                pace(&mut balance, item, bucket, (wanted, take.dry), now);
+            }
+            balances.push(balance);
         }
         for place in places {
             asked[*place] = 0;
@@ -464,6 +518,17 @@ impl Reply<'_> {
                 used: self.next()?,
                 start_us: self.next()?,
             }),
+            Kind::Penalty => {
+                let mut strikes = Strikes {
+                    strikes: self.next()?,
+                    since_us: self.next()?,
+                    last_us: self.next()?,
+                    until_us: self.next()?,
+                    running: false,
+                };
+                strikes.settle(limit, now);
+                Bucket::Penalty(strikes)
+            }
         })
     }
 }

@@ -20,12 +20,16 @@ use super::{
     lane::script,
     url::{Endpoint, Login, Password, RedisUrl, Tls, Topology},
 };
+use crate::{
+    small_file,
+    tls::{Pem, TlsFile, TlsFileError},
+};
 
 /// Longest wait for a dial, and for each answer while dialling.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest password file that is read, in bytes.
-const LONGEST_PASSWORD: usize = 64 * 1024;
+const LONGEST_PASSWORD: u64 = 64 * 1024;
 
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +48,12 @@ pub enum DialError {
         /// How long was waited.
         within: Duration,
     },
-    /// A password or certificate could not be read.
-    #[error("cannot read the {what} {path}: {source}")]
-    File {
-        /// What should be there.
-        what: &'static str,
+    /// A certificate or key could not be read.
+    #[error(transparent)]
+    Tls(#[from] TlsFileError),
+    /// A password could not be read.
+    #[error("cannot read the password file {path}: {source}")]
+    Password {
         /// Where.
         path: String,
         /// Why not.
@@ -72,7 +77,9 @@ impl DialError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Redis(error) | Self::Pool(PoolError::Backend(error)) => Failure::of(error),
-            Self::File { .. } | Self::UnknownService { .. } | Self::NoMap => Failure::Refused,
+            Self::Tls(_) | Self::Password { .. } | Self::UnknownService { .. } | Self::NoMap => {
+                Failure::Refused
+            }
             _ => Failure::Broken,
         }
     }
@@ -140,10 +147,9 @@ impl Dialer {
         for _ in 0..self.lanes {
             connections.push(Connection::take(pool.get().await?));
         }
-        // Redis takes no more than 16 KiB from a client that it has not let in, and then says something else than what is wrong.
-        let ping = redis::cmd("PING");
-        let let_in = ping.exec_async(&mut connections[0]);
-        within(DIAL_TIMEOUT, "PING", let_in).await?;
+        // The first word is short: a Redis that has not let us in says so only to those who do not bring 16 KiB at once.
+        let hello = redis::cmd("TIME");
+        within(DIAL_TIMEOUT, "TIME", hello.exec_async(&mut connections[0])).await?;
         let mut load = redis::cmd("SCRIPT");
         load.arg("LOAD").arg(script().code());
         let loaded = load.exec_async(&mut connections[0]);
@@ -351,16 +357,14 @@ async fn identity(login: &Login) -> Result<RedisConnectionInfo, DialError> {
 }
 
 async fn read_password(path: &Path) -> Result<String, DialError> {
-    let bytes = read("password file", path).await?;
-    let invalid = |what: &'static str| DialError::File {
-        what: "password file",
+    let file = path.to_owned();
+    let failed = |source| DialError::Password {
         path: path.display().to_string(),
-        source: io::Error::new(io::ErrorKind::InvalidData, what),
+        source,
     };
-    if bytes.len() > LONGEST_PASSWORD {
-        return Err(invalid("it is longer than a password"));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| invalid("it is no UTF-8"))?;
+    let invalid = |what: &'static str| failed(io::Error::new(io::ErrorKind::InvalidData, what));
+    let bytes = blocking(move || small_file::read(&file, LONGEST_PASSWORD)).await;
+    let text = String::from_utf8(bytes.map_err(failed)?).map_err(|_| invalid("it is no UTF-8"))?;
     match text.lines().next() {
         Some(password) if !password.is_empty() => Ok(password.to_owned()),
         _ => Err(invalid("its first line is empty")),
@@ -369,35 +373,35 @@ async fn read_password(path: &Path) -> Result<String, DialError> {
 
 async fn certificates(tls: &Tls) -> Result<TlsCertificates, DialError> {
     choose_crypto();
-    let root_cert = match &tls.ca {
-        Some(path) => Some(read("certificate authorities", path).await?),
-        None => None,
-    };
-    let client_tls = match &tls.identity {
-        Some((cert, key)) => Some(ClientTlsConfig {
-            client_cert: read("client certificate", cert).await?,
-            client_key: read("client key", key).await?,
-        }),
-        None => None,
-    };
-    Ok(TlsCertificates {
-        client_tls,
-        root_cert,
-    })
+    let tls = tls.clone();
+    let read = |path: &Path, what| Pem::read(path, what).map(Pem::into_text);
+    let certificates = blocking(move || {
+        let root_cert = tls
+            .ca
+            .as_deref()
+            .map(|path| read(path, TlsFile::Authorities));
+        let client_tls = tls.identity.as_ref().map(|(cert, key)| {
+            Ok::<_, TlsFileError>(ClientTlsConfig {
+                client_cert: read(cert, TlsFile::Certificate)?,
+                client_key: read(key, TlsFile::Key)?,
+            })
+        });
+        Ok::<_, TlsFileError>(TlsCertificates {
+            client_tls: client_tls.transpose()?,
+            root_cert: root_cert.transpose()?,
+        })
+    });
+    Ok(certificates.await?)
+}
+
+/// Reads files where that delays nobody.
+async fn blocking<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> T {
+    let read = tokio::task::spawn_blocking(read).await;
+    read.expect("reading a file does not panic")
 }
 
 /// The `redis` crate leaves the choice to the process, and panics where none was made.
 fn choose_crypto() {
     // An error says that it was made before.
     let _: Result<(), Arc<_>> = rustls::crypto::ring::default_provider().install_default();
-}
-
-async fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, DialError> {
-    tokio::fs::read(path)
-        .await
-        .map_err(|source| DialError::File {
-            what,
-            path: path.display().to_string(),
-            source,
-        })
 }

@@ -9,7 +9,7 @@ use crate::{
     clock::Timestamp,
     descriptor::Hits,
     limit::{Kind, Limit},
-    plan::{OnStoreError, Role, RuleLimit},
+    plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         Item, MemoryStore, Take, Taken,
         judge::{Flags, charged},
@@ -29,6 +29,10 @@ pub fn decide(take: &Take, local: &MemoryStore, seen: &Seen, replicas: u32) -> O
     let part = local_part(take, replicas, blocked);
     let now = Instant::now();
     let taken = local.take_prepared(&part, |item, bucket, at| {
+        if let Bucket::Penalty(strikes) = bucket {
+            let last = seen.last_penalty(&item.key);
+            return last.into_iter().for_each(|last| strikes.join(last));
+        }
         let original = take.items.iter().find(|other| other.key == item.key);
         let last = original
             .and_then(|original| seen.last_balance(&original.key, &original.limit.limit, now));
@@ -41,7 +45,12 @@ pub fn decide(take: &Take, local: &MemoryStore, seen: &Seen, replicas: u32) -> O
         .items
         .iter()
         .map(|item| match policy(item) {
-            OnStoreError::Local => decided.next().expect("one balance per local item"),
+            OnStoreError::Local => {
+                let balance = decided.next().expect("one balance per local item");
+                // What is counted towards a penalty here stays here.
+                let charged = balance.charged && item.charge != Charge::Strike;
+                Balance { charged, ..balance }
+            }
             policy => fixed(&item.limit.limit, policy == OnStoreError::Allow),
         })
         .collect();
@@ -113,6 +122,9 @@ fn local_part(take: &Take, replicas: u32, blocked: bool) -> Take {
 
 /// A limit's numbers divided by the replicas, at least one hit each.
 fn share(limit: &Limit, replicas: u32) -> Limit {
+    if limit.kind() == Kind::Penalty {
+        return limit.clone();
+    }
     let part = |number: u32| (number / replicas.max(1)).max(number.min(1));
     let kind = match limit.kind() {
         Kind::Bucket { burst } => Kind::Bucket { burst: part(burst) },
@@ -124,7 +136,7 @@ fn share(limit: &Limit, replicas: u32) -> Limit {
     [count, rounder, 1]
         .into_iter()
         .find_map(|count| Limit::new(count, limit.period(), kind).ok())
-        .map(|share| share.in_zone_of(limit))
+        .map(|share| share.in_zone_of(limit).with_delay_of(limit))
         .unwrap_or_else(|| limit.clone())
 }
 
@@ -146,6 +158,8 @@ fn fixed(limit: &Limit, fits: bool) -> Balance {
         retry_after: None,
         reset_after: std::time::Duration::from_micros(limit.period().micros()),
         cached: false,
+        penalised: false,
+        delay_us: 0,
     }
 }
 

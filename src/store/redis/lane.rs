@@ -155,7 +155,7 @@ impl TakeScript {
 pub fn script() -> &'static TakeScript {
     static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        // Without its comments and indents, which Redis need not read.
+        // Without its comments and indents, as it travels with each new connection.
         let code: String = include_str!("take.lua")
             .lines()
             .map(str::trim_start)

@@ -556,6 +556,7 @@ impl Answer {
         self.balances[place] = Some(Balance {
             fits: before.fits,
             charged: !before.charged,
+            delay_us: 0,
             ..after
         });
     }

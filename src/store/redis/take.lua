@@ -11,15 +11,16 @@
 --
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
 --   tokens    tokens, fraction, denominator, at_us, ends_s    calendar, fixed   used, start_us
---   sliding   [slot, hits, slot, hits, …], oldest first
+--   sliding   [slot, hits, slot, hits, …], oldest first    penalty   strikes, since_us, last_us, until_us
 -- Behind the first two stand the leases taken from the bucket, if any: ends_us, tokens, ends_us, tokens, …, oldest first.
 -- A token bucket says when its key expires, since a write that leaves the expiry as it is costs Redis a sixth less.
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; (a - a % b) / b divides them without rounding. What
 -- is stored under a key but is not a bucket counts as a full one, and is replaced when something is taken. A refusal writes
 -- nothing. State is kept in plain tables, one per field, by the key's number: a table per bucket would cost garbage.
 
-local TOKENS, SLIDING = 1, 2                        -- kinds; 3 is a calendar quota or a fixed window
-local OVERDRAW, STOP, INDEPENDENT = 8, 16, 24       -- ways to charge; less is all or nothing
+local PACED, TOKENS, SLIDING = 0, 1, 2              -- kinds; 3 is a calendar quota or a fixed window; up to 1, tokens
+local PENALTY = 4
+local OVERDRAW, STOP, INDEPENDENT, STRIKE = 8, 16, 24, 32 -- ways to charge; less is all or nothing
 local SLOTS = 60                                    -- limit.rs, SLIDING_SLOTS
 local FIELDS = 7                                    -- numbers per limit
 local MARGIN_S, LONGEST_S = 61, 8000000000          -- a bucket outlives its refill by a minute; no expiry beyond 250 years
@@ -67,10 +68,15 @@ local function stored_tokens(key, limit)
   return data[limit + 1], 0, data[limit + 5], now, 0
 end
 
+-- How far a token bucket goes below zero.
+local function deepest_debt(limit)
+  return data[limit] == PACED and data[limit + 7] or data[limit + 1]
+end
+
 local function refilled_tokens(limit, tokens, part, stored_parts, time)
   local capacity, tick, parts = data[limit + 1], data[limit + 2], data[limit + 5]
   if stored_parts ~= parts then part = 0 end
-  if tokens < -capacity then tokens = -capacity end
+  if tokens < -capacity then tokens = math.max(tokens, -deepest_debt(limit)) end
   if now > time then
     local ticks = now - time
     if tick > 1 then ticks = (now - now % tick) / tick - (time - time % tick) / tick end
@@ -327,20 +333,78 @@ local function open_books()
     undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, used, false, list
   end
 
+  -- What penalties need: the twin of src/bucket/penalty.rs. Their buckets are { strikes, since_us, last_us, until_us } in slots, never
+  -- changed but replaced, and their amount is 1 while a penalty runs.
+  local refill_penalty, strike, write_penalty
+  local function open_penalties()
+    local function read_penalty(value)
+      local strikes, since, last, ends = unpack_numbers(value)
+      for _, number in ipairs({ strikes, since, last, ends }) do
+        if number % 1 ~= 0 or number < 0 or number >= EXACT then error("not a bucket") end
+      end
+      if ends == nil or strikes >= 4294967296 then error("not a bucket") end
+      return strikes, since, last, ends
+    end
+
+    local function put(key, strikes, since, last, ends)
+      slots[key] = { strikes, since, last, ends }
+      amount[key] = last > 0 and ends > now and 1 or 0
+    end
+
+    function refill_penalty(key, limit, fresh)
+      local strikes, since, last, ends = 0, 0, 0, 0
+      if fresh then
+        local value = values[key]
+        if value then
+          local ok, a, b, c, d = pcall(read_penalty, value)
+          if ok then strikes, since, last, ends = a, b, c, d end
+        end
+      else
+        strikes, since, last, ends = unpack(slots[key])
+      end
+      ends = math.min(ends, now + data[limit + 5])
+      if last > 0 and now >= ends + data[limit + 5] then last, ends = 0, 0 end
+      if strikes > 0 and now >= since + data[limit + 3] then strikes, since = 0, 0 end
+      put(key, strikes, since, last, ends)
+    end
+
+    function strike(key, limit, hits)
+      if amount[key] == 1 or hits == 0 then return end
+      undo = undo + 1
+      undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, 0, false, slots[key]
+      local strikes, since, last, ends = unpack(slots[key])
+      if strikes == 0 then since = now end
+      strikes = strikes + hits
+      if strikes < data[limit + 2] then return put(key, strikes, since, last, ends) end
+      last = last == 0 and data[limit + 4] or math.min(2 * last, data[limit + 5])
+      put(key, 0, 0, last, now + last)
+    end
+
+    function write_penalty(key, limit)
+      local strikes, since, last, ends = unpack(slots[key])
+      local forgotten = strikes > 0 and since + data[limit + 3] or 0
+      if last > 0 then forgotten = math.max(forgotten, ends + data[limit + 5]) end
+      store(key, pack_numbers(strikes, since, last, ends), life_until(forgotten))
+    end
+  end
+
   -- Applies hits to a refilled bucket. Debt ends at one capacity, giving at full.
   local function apply(key, limit, hits, gives)
     local kind, capacity, before = data[limit], data[limit + 1], amount[key]
     local after
-    if kind == TOKENS then
+    if kind <= TOKENS then
       if gives then
         after = before + hits
         if after > capacity then after = capacity end
       else
         after = before - hits
-        if after < -capacity then after = before < -capacity and before or -capacity end
+        if after < -capacity then after = math.max(after, math.min(before, -deepest_debt(limit))) end
       end
     elseif kind == SLIDING then
       return apply_slots(key, limit, hits, gives)
+    elseif kind == PENALTY then
+      if not gives then strike(key, limit, hits) end
+      return
     elseif gives then
       after = before > hits and before - hits or 0
     else
@@ -352,7 +416,7 @@ local function open_books()
     undo = undo + 1
     undo_key[undo], undo_amount[undo], undo_fraction[undo] = key, before, fraction[key]
     amount[key] = after
-    if kind == TOKENS and after >= capacity then fraction[key] = 0 end
+    if kind <= TOKENS and after >= capacity then fraction[key] = 0 end
   end
 
   local function take_back()
@@ -405,23 +469,43 @@ local function open_books()
   local function write(key)
     local limit = math.abs(refilled_by[key])
     local kind = data[limit]
-    if kind == TOKENS then
+    if kind <= TOKENS then
       write_tokens(key, limit, amount[key], fraction[key], at[key], ends[key])
     elseif kind == SLIDING then
       local list = slots[key]
       store(key, pack_numbers(list), life_until(#list > 0 and (list[#list - 1] + SLOTS + 1) * data[limit + 2] or now))
+    elseif kind == PENALTY then
+      write_penalty(key, limit)
     else
       write_spent(key, limit, amount[key], at[key])
     end
   end
 
   local function balance(key, limit)
-    if data[limit] == TOKENS then return amount[key] end
+    if data[limit] <= TOKENS then return amount[key] end
     return data[limit + 1] - amount[key]
   end
 
   -- By item: whether it fits, and what its bucket held then.
   local fits, left = {}, {}
+
+  -- Whether an item that does not fit now does when its answer waits, if the take begins at `first`: the twin of
+  -- store/pace.rs.
+  local function fits_later(first, item, key, limit, hits)
+    local asked = hits
+    for other = first, item - 4, 4 do
+      if data[other] == key and fits[other] == 1 and data[other + 3] % 8 < 4 then asked = asked + data[other + 2] end
+    end
+    if asked > data[limit + 1] then return false end
+    local tick, rate_part, parts, time = data[limit + 2], data[limit + 4], data[limit + 5], at[key]
+    local ends = now + data[limit + 8]
+    if ends < time then return false end
+    local ticks = (ends - ends % tick) / tick - (time - time % tick) / tick
+    local rest = ticks % parts
+    local sum = fraction[key] + rest * rate_part
+    local earned = ticks * data[limit + 3] + (ticks - rest) / parts * rate_part + (sum - sum % parts) / parts
+    return amount[key] + earned >= hits
+  end
 
   -- Charges a take whose items have not all the same fate.
   local function charge_apart(first, last, wet, admitted, over)
@@ -429,7 +513,8 @@ local function open_books()
       local key, limit, hits, op = data[item], data[item + 1], data[item + 2], data[item + 3]
       local gives, fit = op % 8 >= 4, fits[item] == 1
       local charged = fit and admitted
-      if op >= INDEPENDENT then charged = true
+      if op >= STRIKE then charged = fit and item > first and fits[item - 4] == 0
+      elseif op >= INDEPENDENT then charged = true
       elseif op >= STOP then charged = gives or not fit or not over
       elseif op >= OVERDRAW then charged = not fit or admitted end
       if charged and wet then apply(key, limit, hits, gives) end
@@ -445,8 +530,11 @@ local function open_books()
         if refilled_by[key] then remember(key) end
         refilled_by[key], told_by[key] = limit, nil
         local kind = data[limit]
-        if kind == TOKENS then refill_tokens(key, limit, fresh)
+        if kind <= TOKENS then refill_tokens(key, limit, fresh)
         elseif kind == SLIDING then refill_slots(key, limit, fresh)
+        elseif kind == PENALTY then
+          if not strike then open_penalties() end
+          refill_penalty(key, limit, fresh)
         else refill_spent(key, limit, fresh) end
       end
       met_in[key] = number
@@ -457,6 +545,7 @@ local function open_books()
       local key, limit, hits, op = data[item], data[item + 1], data[item + 2], data[item + 3]
       local gives, role = op % 8 >= 4, op % 4
       local fit = gives or role == 3 or balance(key, limit) >= hits
+        or data[limit] == PACED and fits_later(first, item, key, limit, hits)
       if op > charges then charges = op end
       if fit then
         fits[item] = 1
@@ -466,7 +555,7 @@ local function open_books()
         if role == 0 then blocked = true
         elseif role == 2 then quotas = true end
       end
-      if fit or op >= INDEPENDENT then apply(key, limit, hits, gives) end
+      if op < STRIKE and (fit or op >= INDEPENDENT) then apply(key, limit, hits, gives) end
       left[item] = balance(key, limit)
     end
     local admitted = not blocked and (quota_fits or not quotas)
@@ -492,7 +581,7 @@ local function open_books()
       if not told_already then
         told_by[key] = limit
         local kind = data[limit]
-        if kind == TOKENS then
+        if kind <= TOKENS then
           reply[told + 1], reply[told + 2], reply[told + 3] = amount[key], fraction[key], at[key] - now
           told = told + 3
         elseif kind == SLIDING then
@@ -501,6 +590,10 @@ local function open_books()
           reply[told] = #list / 2
           for i = 1, #list do reply[told + i] = list[i] end
           told = told + #list
+        elseif kind == PENALTY then
+          local list = slots[key]
+          for i = 1, 4 do reply[told + i] = list[i] end
+          told = told + 4
         else
           reply[told + 1], reply[told + 2] = amount[key], at[key]
           told = told + 2

@@ -35,7 +35,7 @@ async fn promoted(server: &RedisServer) -> Instant {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinel_failover() {
-    let mut primary = RedisServer::start();
+    let mut primary = RedisServer::start_primary();
     let replica = RedisServer::start_replica(&primary);
     let sentinels: Vec<_> = (0..3)
         .map(|_| RedisServer::start_sentinel("main", &primary, 2))

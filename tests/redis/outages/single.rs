@@ -178,7 +178,7 @@ async fn nothing() {
 
 /// A primary behind a proxy, and a replica that has all it has; its clock is so many seconds behind.
 async fn replicated(behind: u32) -> (RedisServer, RedisServer, Proxy) {
-    let primary = RedisServer::start();
+    let primary = RedisServer::start_primary();
     let port = primary.port().to_string();
     let mut replica = RedisServer::reserve_at(0, &["--replicaof", "127.0.0.1", &port]);
     if behind > 0 {

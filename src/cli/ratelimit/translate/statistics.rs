@@ -1,11 +1,15 @@
 //! Where statistics go.
 
+use std::{path::Path, sync::Arc};
+
 use regex::Regex;
 
 use super::{Environment, EnvironmentError, host_and_port};
 use crate::{
     cli::ratelimit::environment::{self, Stats, StatsdProtocol},
-    settings::{Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdSettings, TagStyle},
+    settings::{
+        Mapping, Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdSettings, TagStyle,
+    },
 };
 
 pub(super) fn settings(environment: &Environment) -> Result<StatisticsSettings, EnvironmentError> {
@@ -23,10 +27,26 @@ pub(super) fn settings(environment: &Environment) -> Result<StatisticsSettings, 
         on_pages: shown,
         metrics_listen: shown.then(page).transpose()?,
         metrics_path: stats.prometheus_path.clone(),
+        mapping: shown.then(|| mapping(stats)).flatten(),
         response_time_in_ms: stats.prometheus_response_time_as_milliseconds,
         near_limit_ratio: environment.counting.near_limit_ratio as f32,
         statsd: sent.then(|| statsd(stats)).transpose()?,
     })
+}
+
+/// The mapping that a file has instead of the reference's own. One that cannot be used never keeps the service from starting:
+/// Envoy Gateway names a file whether it is there or not.
+fn mapping(stats: &Stats) -> Option<Arc<Mapping>> {
+    let path = Some(&stats.prometheus_mapper_yaml).filter(|path| !path.is_empty())?;
+    match Mapping::read(Path::new(path)) {
+        Ok(mapping) => Some(Arc::new(mapping)),
+        Err(error) => {
+            tracing::warn!(
+                "PROMETHEUS_MAPPER_YAML: metrics keep their usual names: {path}: {error}"
+            );
+            None
+        }
+    }
 }
 
 // Source: envoyproxy/ratelimit: DogStatsD is spoken over UDP, StatsD as gostats does.

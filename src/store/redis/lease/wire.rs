@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::{Ask, Grant};
+use super::{super::batch::Limits, Ask, Grant};
 use crate::{
     clock::micros,
     plan::{Lease, RuleLimit},
@@ -29,6 +29,8 @@ struct Row {
     key: usize,
     /// Place among the batch's limits, from 0.
     limit: usize,
+    /// Which limit that is.
+    address: usize,
     life_us: u64,
     /// Which of the batch's asks.
     ask: Option<usize>,
@@ -57,20 +59,22 @@ impl Rows {
         key: usize,
         lease: Lease,
         limit: &'t Arc<RuleLimit>,
-        limits: &mut Vec<&'t Arc<RuleLimit>>,
+        limits: &mut Limits<'t>,
     ) -> usize {
-        let same = |row: &&Row| row.key == key && Arc::ptr_eq(limits[row.limit], limit);
+        let address = Arc::as_ptr(limit).addr();
+        let same = |row: &&Row| row.key == key && row.address == address;
         if let Some(row) = self.rows.iter().find(same) {
             return row.limit;
         }
-        limits.push(limit);
+        let place = limits.push(&limit.limit);
         self.rows.push(Row {
             key,
-            limit: limits.len() - 1,
+            limit: place,
+            address,
             life_us: micros(lease.life()),
             ask: None,
         });
-        limits.len() - 1
+        place
     }
 
     /// Adds what is asked of a key.
@@ -79,7 +83,7 @@ impl Rows {
         key: usize,
         ask: usize,
         limit: &'t Arc<RuleLimit>,
-        limits: &mut Vec<&'t Arc<RuleLimit>>,
+        limits: &mut Limits<'t>,
     ) {
         let Some(lease) = limit.lease else {
             return;

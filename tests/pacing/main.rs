@@ -1,0 +1,8 @@
+//! What becomes of requests beyond a limit that says `delay` or `penalty`. Needs nothing.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod delay;
+mod penalty;
+mod shop;
