@@ -50,6 +50,8 @@ pub struct Decision {
     pub shadowed: bool,
     /// Decided without the store.
     pub degraded: bool,
+    /// Too few replicas of the store had in time what a rule wants them to have.
+    pub not_replicated: bool,
     /// Whether any plan has the domain.
     pub known_domain: bool,
     /// How long the answer waited for tokens, or would have to, in microseconds.

@@ -86,6 +86,9 @@ pub struct DescriptorExplanation {
 pub struct LimitExplanation {
     /// The limit, as a plan says it.
     pub limit: String,
+    /// What replicas take ahead of its buckets; the tokens that lie in their leases are not in `remaining`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<String>,
     /// Whether the hits fit now.
     pub fits: bool,
     /// Hits that fit now.
@@ -187,6 +190,7 @@ impl From<&LimitState> for LimitExplanation {
         let balance = &state.balance;
         Self {
             limit: state.limit.limit.to_string(),
+            lease: state.limit.lease.map(|lease| lease.to_string()),
             fits: balance.fits,
             remaining: balance.remaining(),
             retry_after_seconds: balance.retry_after.map(|wait| wait.as_secs_f64()),

@@ -151,6 +151,7 @@ impl Limiter {
                 admitted: true,
                 balances: SmallVec::new(),
                 degraded: false,
+                not_replicated: false,
             }
         } else if domain.paces() {
             // Apart, so that the future of the usual way stays small.
@@ -190,6 +191,7 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
         passed_with_metadata: SmallVec::new(),
         shadowed: false,
         degraded: false,
+        not_replicated: false,
         known_domain: false,
         delay_us: 0,
         response: plans.response().clone(),
@@ -390,6 +392,7 @@ fn conclude(
         passed_with_metadata,
         limits,
         degraded: taken.degraded,
+        not_replicated: taken.not_replicated,
         known_domain: true,
         delay_us: match domain.paces() && taken.admitted {
             true => pacing::delay_us(&taken),

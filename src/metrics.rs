@@ -4,6 +4,7 @@
 //! and rules beyond [`MAX_RULES`] are added up as `other` when a page is written.
 
 mod process;
+pub mod snapshot;
 pub mod tls;
 pub mod traces;
 

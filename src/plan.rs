@@ -40,8 +40,8 @@ pub use self::{
     plans::Plans,
     reload::{ReloadStatus, SharedPlans, StreamStatus},
     rule::{
-        Allowance, Charge, Counting, LimitHeaders, Match, MetadataStyle, OnStoreError,
-        ResponseOptions, Role, Rule, RuleCounters, RuleLimit,
+        Allowance, Charge, Counting, Durable, Lease, LimitHeaders, MOST_REPLICAS, Match,
+        MetadataStyle, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit,
     },
     source::{Content, LARGEST_FILE, Source},
 };

@@ -21,7 +21,7 @@ use std::{
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
-    task::{JoinHandle, JoinSet},
+    task::{JoinHandle, JoinSet, spawn_blocking},
     time::timeout,
 };
 use tokio_stream::{
@@ -42,15 +42,19 @@ use crate::{
     home::{AuditLog, HomeError, Place, follow as follow_home},
     key_store::KeyAdmin,
     limiter::{Limiter, Pacing},
-    metrics::{Metrics, traces::TraceMetrics},
-    plan::{self, LoadError, SharedPlans},
+    metrics::{Metrics, snapshot::SnapshotMetrics, traces::TraceMetrics},
+    plan::{self, Domain, LoadError, Plans, Rule, SharedPlans},
     plan_store::PlanAdmin,
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
         home_of,
     },
     statistics::Statistics,
-    store::{MemoryStore, Store, redis::RedisSettings},
+    store::{
+        MemoryStore, Store,
+        memory::kept::{KeepError, Keeping, KeptBuckets},
+        redis::{RedisSettings, checks::Needs},
+    },
     tls::TlsFileError,
     traces::{MaybeTraces, Traces, TracesError, TracesSettings},
     xds::{self, XdsSettings},
@@ -59,8 +63,14 @@ use crate::{
 /// How long connections may take to end after GOAWAY before they are cut.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// How long a stop waits until the store has taken leases back.
+const STOP_LEASES: Duration = Duration::from_millis(200);
+
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
+
+/// How long a stop waits for the buckets to be written.
+const LAST_SNAPSHOT: Duration = Duration::from_secs(10);
 
 /// How often to look for changes of API keys and stored plans.
 const HOME_POLL: Duration = Duration::from_millis(200);
@@ -92,6 +102,7 @@ pub struct Server {
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
+    keeping: Option<Keeping>,
 }
 
 /// Why the service did not start.
@@ -103,6 +114,9 @@ pub enum StartError {
     /// The API keys of the state directory could not be read.
     #[error("API keys: {0}")]
     Keys(HomeError),
+    /// The buckets of the state directory cannot be kept.
+    #[error("buckets: {0}")]
+    Buckets(#[from] KeepError),
     /// The plans of the state directory that stand in the place of files could not be read.
     #[error("stored plans: {0}")]
     StoredPlans(HomeError),
@@ -153,7 +167,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, settings of traces that are none, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
+        let tls = settings.grpc_tls.clone().map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
         let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
         let admin_tls = admin_tls
@@ -184,15 +198,20 @@ impl Server {
             Arc::new(PlanAdmin::new(home, table, plans.clone()))
         });
         let keys = open_keys(place.clone(), &plans).await?;
-        let store = connect_store(
-            &settings.store,
-            settings.store_timeout,
-            settings.max_buckets,
-            settings.local_cache,
-        )
-        .await;
+        let needs = Needs::of(&plans.load());
+        if needs.replicas > 0 && matches!(settings.store, StoreChoice::Memory) {
+            tracing::warn!(
+                "a rule says `durable`, which waits for replicas of Redis: with the memory store it has no effect"
+            );
+        }
+        let (store, kept) = open_store(&settings, needs).await?;
+        note_idle_leases(&store, &plans.load());
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
+        if let Some((kept, _)) = &kept {
+            metrics.collect(SnapshotMetrics(kept.stats().clone()));
+        }
+        let keeping = kept.map(|(kept, every)| kept.keep(store.clone(), every));
         metrics.collect(pages::metrics::Collector::new(plans.clone(), store.clone()));
         let pacing = Arc::new(Pacing::default());
         metrics.collect(pages::pacing::Collector(pacing.clone()));
@@ -234,6 +253,7 @@ impl Server {
             stop: stop.clone(),
             tasks,
             sockets: Vec::new(),
+            keeping,
         };
         match settings.xds {
             Some(xds) => server.follow(xds, plans.clone()).await,
@@ -391,6 +411,14 @@ impl Server {
     /// # Errors
     /// [`ServeError`] if a listener fails meanwhile.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let served = self.serve_until(shutdown).await;
+        if let Some(keeping) = self.keeping.take() {
+            keeping.finish(LAST_SNAPSHOT).await;
+        }
+        served
+    }
+
+    async fn serve_until(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         tokio::select! {
             () = shutdown => {}
             failed = first_failure(&mut self.tasks) => return Err(failed),
@@ -419,6 +447,7 @@ impl Server {
             tracing::warn!(after = ?STOP_GRACE, "cut connections that did not end");
             self.tasks.abort_all();
         }
+        self.limiter.store().give_back_leases(STOP_LEASES).await;
         tracing::info!("stopped");
         Ok(())
     }
@@ -529,6 +558,28 @@ async fn open_keys(
     Ok(Some(keys))
 }
 
+/// The store, and where its buckets are kept and how often, if they are.
+async fn open_store(
+    settings: &Settings,
+    needs: Needs,
+) -> Result<(Store, Option<(KeptBuckets, Duration)>), StartError> {
+    let max_buckets = settings.max_buckets;
+    if let (StoreChoice::Memory, Some(folder), Some(every)) = (
+        &settings.store,
+        &settings.state_dir,
+        settings.snapshot_every,
+    ) {
+        let (folder, clock) = (folder.clone(), Arc::new(SystemClock));
+        let opened = spawn_blocking(move || KeptBuckets::open(&folder, max_buckets, clock)).await;
+        let (memory, kept) = opened.expect("reading buckets does not panic")?;
+        return Ok((Store::Memory(memory), Some((kept, every))));
+    }
+    let (store, timeout) = (&settings.store, settings.store_timeout);
+    let local_cache = settings.local_cache;
+    let store = connect_store(store, timeout, max_buckets, local_cache, needs).await;
+    Ok((store, None))
+}
+
 /// What makes spans, if they are wanted, and its task.
 fn send_traces(
     wanted: Option<&TracesSettings>,
@@ -555,6 +606,7 @@ pub async fn connect_store(
     timeout: Duration,
     max_buckets: usize,
     local_cache: bool,
+    needs: Needs,
 ) -> Store {
     match choice {
         StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
@@ -563,12 +615,24 @@ pub async fn connect_store(
             settings.per_second = choice.per_second.clone();
             settings.timeout = timeout;
             settings.local_cache = local_cache;
+            settings.needs = needs;
             let store = Store::redis(settings);
             if !store.first_connection(FIRST_CONNECTION).await {
                 tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
             }
             store
         }
+    }
+}
+
+/// Says that nobody takes tokens ahead of a store that nobody shares.
+fn note_idle_leases(store: &Store, plans: &Plans) {
+    let mut rules = plans.domains().flat_map(Domain::rules);
+    let leased = |rule: &Arc<Rule>| rule.allowance.limits().any(|limit| limit.lease.is_some());
+    if matches!(store, Store::Memory(_))
+        && let Some(rule) = rules.find(|rule| leased(rule))
+    {
+        tracing::info!(domain = %rule.domain, rule = %rule.path, "`lease` has no effect with the memory store");
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// Where this process keeps what must outlive it, where the store does not.
     pub state_dir: Option<PathBuf>,
+    /// How often the memory store writes its buckets there; never if none.
+    pub snapshot_every: Option<Duration>,
     /// The admin API; off if none.
     pub admin: Option<AdminSettings>,
     /// What is counted and shown beyond our own metrics.

@@ -23,7 +23,7 @@ use crate::{
     plan::{Charge, OnStoreError, Role, RuleLimit},
 };
 
-use self::redis::{RedisSettings, Shards, StoreStats, Topology};
+use self::redis::{RedisSettings, Shards, StoreStats, Topology, checks::Finding};
 
 pub use self::{key::BucketKey, memory::MemoryStore, redis::RedisStore};
 
@@ -66,6 +66,8 @@ pub struct Taken {
     pub balances: SmallVec<[Balance; 2]>,
     /// Decided without the store.
     pub degraded: bool,
+    /// Decided and charged; but too few replicas had that in time for the rules that wait for them.
+    pub not_replicated: bool,
 }
 
 /// Why a store did not decide.
@@ -162,6 +164,24 @@ impl Store {
                 replicas: shards.replicas(),
                 queued: shards.queued(),
             }),
+        }
+    }
+
+    /// What may harm on the servers of a store outside this process, as they said when they were last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        match self {
+            Self::Memory(_) => Vec::new(),
+            Self::Redis(redis) => redis.findings(),
+            Self::Shards(shards) => shards.findings(),
+        }
+    }
+
+    /// Gives back what has been taken ahead and is not spent. Waits for that at most `limit`.
+    pub async fn give_back_leases(&self, limit: Duration) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Redis(redis) => redis.give_back_leases(limit).await,
+            Self::Shards(shards) => shards.give_back_leases(limit).await,
         }
     }
 

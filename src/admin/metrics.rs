@@ -17,7 +17,7 @@ use prometheus_client::{
 use crate::{
     metrics::{MAX_RULES, encode_histogram},
     plan::{RuleCounters, SharedPlans, StreamStatus},
-    store::{MemoryStore, Store, StoreState},
+    store::{MemoryStore, Store, StoreState, redis::checks::Check},
 };
 
 /// Reads the plans and the store.
@@ -122,7 +122,10 @@ impl prometheus_client::collector::Collector for Collector {
             self::memory(&mut encoder, memory)?;
         }
         match self.store.state() {
-            Some(state) => shared_store(&mut encoder, &state),
+            Some(state) => {
+                findings(&mut encoder, &self.store)?;
+                shared_store(&mut encoder, &state)
+            }
             None => Ok(()),
         }
     }
@@ -145,6 +148,18 @@ fn memory(encoder: &mut DescriptorEncoder<'_>, store: &MemoryStore) -> fmt::Resu
     counter(encoder, "buckets_forgotten", help, store.forgotten())
 }
 
+fn findings(encoder: &mut DescriptorEncoder<'_>, store: &Store) -> fmt::Result {
+    let found = store.findings();
+    let help = "Servers of the store on which a check found something at the last connection";
+    let mut family = encoder.encode_descriptor("store_warnings", help, None, MetricType::Gauge)?;
+    for check in Check::ALL {
+        let servers = found.iter().filter(|found| found.check == check).count();
+        let labels = [("check", check.name())];
+        ConstGauge::new(servers as f64).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> fmt::Result {
     let stats = store.stats;
     for (name, help, count) in [
@@ -157,6 +172,11 @@ fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> 
             "store_timeouts",
             "Takes that the store did not answer in time",
             &stats.timeouts,
+        ),
+        (
+            "store_not_replicated",
+            "Decisions whose charge too few replicas of the store had in time",
+            &stats.not_replicated,
         ),
         (
             "store_trips",
@@ -187,6 +207,23 @@ fn shared_store(encoder: &mut DescriptorEncoder<'_>, store: &StoreState<'_>) -> 
             "not_charged_buckets",
             "Buckets that could not be charged afterwards",
             &stats.not_charged,
+        ),
+        (
+            "lease_decisions",
+            "Decisions made from leases alone",
+            &stats.lease_decisions,
+        ),
+        ("leases", "Leases taken", &stats.leases),
+        ("leased_tokens", "Tokens of leases taken", &stats.leased),
+        (
+            "lease_returned_tokens",
+            "Tokens of leases that were not spent and are given back",
+            &stats.lease_returned,
+        ),
+        (
+            "lease_lost_tokens",
+            "Tokens of leases that could not be given back in time",
+            &stats.lease_lost,
         ),
     ] {
         counter(encoder, name, help, count.load(Ordering::Relaxed))?;

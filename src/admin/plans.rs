@@ -53,8 +53,22 @@ fn rule(domain: &Domain, rule: &Rule) -> Value {
         "name": rule.name,
         "allows": allows(domain, &rule.allowance),
         "mode": format!("{:?}", rule.role).to_lowercase(),
+        "lease": leases(rule),
         "on_store_error": format!("{:?}", rule.on_store_error).to_lowercase(),
     })
+}
+
+/// What replicas take ahead, by limit; null where they do not.
+fn leases(rule: &Rule) -> Value {
+    let leased = rule.allowance.limits().filter_map(|limit| {
+        let lease = limit.lease?.to_string();
+        Some((limit.limit.to_string(), json!(lease)))
+    });
+    let leased: serde_json::Map<_, _> = leased.collect();
+    match leased.is_empty() {
+        true => Value::Null,
+        false => leased.into(),
+    }
 }
 
 /// A list of limits, tiers with theirs by name, or what the rule says instead of limits.

@@ -123,7 +123,14 @@ async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failu
         hits_addend: 0,
     };
     let timeout = Duration::from_secs(5);
-    let store = connect_store(&choice, timeout, 1_000, false).await;
+    let store = connect_store(
+        &choice,
+        timeout,
+        1_000,
+        false,
+        crate::store::redis::checks::Needs::default(),
+    )
+    .await;
     let limiter = Arc::new(Limiter::new(plans, Arc::new(store)));
     let audit = place.map(|place| Arc::new(AuditLog::of(place)));
     let buckets = BucketAdmin::new(limiter, audit);

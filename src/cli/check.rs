@@ -2,6 +2,7 @@
 
 mod convert;
 mod envoy;
+mod store;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -18,7 +19,7 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
     /// Plan files and folders; with --envoy, unless told, those that `serve` would take
-    #[arg(required_unless_present = "envoy", value_name = "FILES")]
+    #[arg(required_unless_present_any = ["envoy", "store"], value_name = "FILES")]
     files: Vec<PathBuf>,
     /// Take warnings for mistakes
     #[arg(long)]
@@ -32,6 +33,9 @@ pub struct CheckArgs {
     /// Envoy's configuration, or what its admin page /config_dump says: tell which limits apply to which of its routes
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     envoy: Option<PathBuf>,
+    /// Redis URL: tell what of that Redis, or of each primary of that cluster, may harm limits. Without files, only that
+    #[arg(long, value_name = "URL", conflicts_with = "from")]
+    store: Option<String>,
     /// How the answer looks
     #[arg(long, default_value = "text", requires = "envoy")]
     output: Output,
@@ -56,7 +60,17 @@ enum Output {
 }
 
 /// Tells every mistake and warning on stdout, as they are its answer. Exit 0 if the plans load, 1 if they do not, 2 if a file cannot be read.
+/// As well if the store does not answer.
 pub fn run(args: &CheckArgs) -> ExitCode {
+    match &args.store {
+        Some(url) if args.files.is_empty() && args.envoy.is_none() => {
+            store::run(url, None, args.strict)
+        }
+        _ => check_files(args),
+    }
+}
+
+fn check_files(args: &CheckArgs) -> ExitCode {
     let files = ConfigArgs::of(&args.files).sources();
     if let Some((file, error)) = super::unreadable(&files) {
         return super::fail(&format!("cannot read {}: {error}", file.display()));
@@ -92,7 +106,13 @@ fn check(args: &CheckArgs, files: Vec<PathBuf>, from: Option<Origin>) -> ExitCod
                     summary(&plans),
                 ])
                 .collect();
-            super::answer(lines, code)
+            let code = super::answer(lines, code);
+            match &args.store {
+                Some(url) if code == ExitCode::SUCCESS => {
+                    store::run(url, Some(&plans), args.strict)
+                }
+                _ => code,
+            }
         }
         Err(error) => super::answer(error, ExitCode::FAILURE),
     }

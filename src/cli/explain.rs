@@ -20,6 +20,7 @@ use crate::{
     limiter::Limiter,
     server::connect_store,
     settings::home_of,
+    store::redis::checks::Needs,
 };
 
 /// Flags of `explain`.
@@ -96,7 +97,7 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
         hits_addend: args.hits,
     };
     let timeout = Duration::from_secs(1);
-    let store = connect_store(&choice, timeout, 1_000, false).await;
+    let store = connect_store(&choice, timeout, 1_000, false, Needs::default()).await;
     let limiter = Limiter::new(plans, Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await
@@ -139,7 +140,11 @@ fn text(explanation: &Explanation) -> String {
                 (false, _, Some(_)) => "full up",
                 (false, _, None) => "never fits",
             };
-            text += &format!("    {}: {fits}, {} left\n", limit.limit, limit.remaining);
+            text += &format!("    {}: {fits}, {} left", limit.limit, limit.remaining);
+            if let Some(lease) = &limit.lease {
+                text += &format!("; each replica takes {lease}");
+            }
+            text.push('\n');
         }
     }
     text

@@ -300,6 +300,9 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     if decision.degraded {
         fields.push(("degraded", value(ValueKind::BoolValue(true))));
     }
+    if decision.not_replicated {
+        fields.push(("not_replicated", value(ValueKind::BoolValue(true))));
+    }
     if decision.is_penalised() {
         fields.push(("penalised", value(ValueKind::BoolValue(true))));
     }

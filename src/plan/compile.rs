@@ -19,13 +19,13 @@ use super::{
     options::LoadOptions,
     pacing::{cannot_wait, paces},
     rule::{
-        Allowance, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
+        Allowance, Charge, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
         RuleCounters, RuleLimit,
     },
     subject::{Variable, escaped},
 };
 use crate::{
-    limit::{Algorithm, Limit, Period},
+    limit::{Algorithm, Kind, Limit, Period},
     statistics::{KeyLevel, RuleStatistics},
 };
 
@@ -181,6 +181,8 @@ impl Compiler<'_> {
                     path: &escaped,
                     shown: &element,
                     name: name.as_ref(),
+                    durable: file.durable,
+                    lease: file.lease,
                 }),
                 secret_only: file.api_key_is.is_some(),
                 unknown: file
@@ -245,6 +247,8 @@ impl Compiler<'_> {
             path: names.escaped,
             shown: names.element,
             name: name.as_ref(),
+            durable: file.durable,
+            lease: file.lease,
         };
         let mut shared = None;
         let quota = file.quota_mode == Some(true);
@@ -274,6 +278,16 @@ impl Compiler<'_> {
                 file: Arc::clone(&self.file),
                 place: file.place,
                 path: names.path.to_string(),
+                message,
+            });
+        }
+        if file.lease.is_some()
+            && let Some(message) = unleasable(&allowance, counting)
+        {
+            self.notes.error(Mistake {
+                file: Arc::clone(&self.file),
+                place: file.place,
+                path: names.path.field("lease").to_string(),
                 message,
             });
         }
@@ -335,6 +349,8 @@ impl Compiler<'_> {
             path,
             shown: "unmatched",
             name: None,
+            durable: None,
+            lease: None,
         };
         let allowance = match &file {
             UnmatchedFile::Allow => return Unmatched::Allow,
@@ -508,6 +524,32 @@ fn shared_bucket(limits: &[(Limit, Option<&str>)]) -> Option<String> {
             "under `algorithm: fixed_window`, `{first}` and `{limit}` are of one kind and period and would share a bucket; keep one, or write another period or kind"
         ))
     })
+}
+
+/// Why no lease goes with a rule.
+fn unleasable(allowance: &Allowance, counting: Counting) -> Option<String> {
+    if counting.charge != Charge::AllOrNothing || counting.overdraw {
+        return Some(
+            "a lease goes with `charge: all_or_nothing` without `overdraw` only: what a refusal charges must reach Redis"
+                .to_owned(),
+        );
+    }
+    let mut limits = allowance.limits().peekable();
+    if limits.peek().is_none() {
+        return Some("a lease goes with limits, and this rule has none".to_owned());
+    }
+    let beyond = |limit: &&Arc<RuleLimit>| limit.limit.delay_us() > 0 || limit.guard().is_some();
+    if let Some(limit) = allowance.limits().find(beyond) {
+        let limit = &limit.limit;
+        return Some(format!(
+            "no lease goes with `{limit}`: what is beyond it is for Redis to tell"
+        ));
+    }
+    let sliding = limits.find(|limit| limit.limit.kind() == Kind::Sliding)?;
+    Some(format!(
+        "no lease goes with `{}`, which counts a hit at the moment it passes; use a token bucket, or leave `lease` out",
+        sliding.limit
+    ))
 }
 
 fn from_limits<L: FromIterator<Arc<RuleLimit>>>(

@@ -6,10 +6,11 @@ use parking_lot::Mutex;
 
 use super::{
     authentication::Authentication,
+    file::LeaseFile,
     keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
     matching::read_as,
-    rule::{Counting, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
+    rule::{Counting, Durable, Lease, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
 };
 use crate::{
@@ -239,6 +240,8 @@ impl Domain {
             path: "%override",
             shown: "override",
             name: None,
+            durable: None,
+            lease: None,
         };
         let built = Arc::new(rule_limit(names, built, None));
         let mut ready = self.overrides.ready.lock();
@@ -278,6 +281,9 @@ pub(super) struct RuleNames<'a> {
     /// Its last element, for people.
     pub shown: &'a str,
     pub name: Option<&'a Arc<str>>,
+    pub durable: Option<Durable>,
+    /// How replicas take tokens ahead.
+    pub lease: Option<LeaseFile>,
 }
 
 /// The same, to keep.
@@ -286,6 +292,8 @@ pub struct OwnedRuleNames {
     path: Box<str>,
     shown: Box<str>,
     name: Option<Arc<str>>,
+    durable: Option<Durable>,
+    lease: Option<LeaseFile>,
 }
 
 impl OwnedRuleNames {
@@ -294,6 +302,8 @@ impl OwnedRuleNames {
             path: names.path.into(),
             shown: names.shown.into(),
             name: names.name.cloned(),
+            durable: names.durable,
+            lease: names.lease,
         }
     }
 
@@ -308,6 +318,8 @@ impl OwnedRuleNames {
             path: &self.path,
             shown: &self.shown,
             name: self.name.as_ref(),
+            durable: self.durable,
+            lease: self.lease,
         };
         let own = limits
             .iter()
@@ -333,7 +345,11 @@ pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -
         (None, None) => label(&format!("{}:{limit:#}", rule.shown)),
     };
     let name = own.map(Arc::from).or_else(|| rule.name.cloned());
-    RuleLimit::new(limit, name, &key_prefix, &label)
+    let lease = rule.lease;
+    let lease = lease.and_then(|lease| Lease::new(&limit, lease.percent, lease.life_ms));
+    let mut built = RuleLimit::new(limit, name, &key_prefix, &label).leased(lease);
+    built.durable = rule.durable;
+    built
 }
 
 /// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::{
     authentication::{ErrorStyle, KeySource},
     mistake::Place,
-    rule::{Charge, OnStoreError},
+    rule::{Charge, Durable, OnStoreError},
 };
 use crate::limit::{Algorithm, Limit, Unit};
 
@@ -105,6 +105,9 @@ pub struct RuleFile {
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// What answers for this rule and those below it while the store does not.
     pub on_store_error: Option<OnStoreErrorFile>,
+    /// A request is answered only once so many replicas of Redis have what this rule charged, or the time is over.
+    #[schemars(with = "Option<DurableFile>")]
+    pub durable: Option<Durable>,
     /// How limits count that do not say it themselves: `rate_limit`, and plain `N/PERIOD`. Holds for the
     /// rules below too.
     #[schemars(with = "Option<AlgorithmText>")]
@@ -117,6 +120,41 @@ pub struct RuleFile {
     /// Under `all_or_nothing`: hits that the descriptor itself tells are charged in full though they do not fit, into debt. Holds for the
     /// rules below too.
     pub overdraw: Option<bool>,
+    /// Replicas take tokens of hot buckets ahead, and spend them without asking Redis.
+    pub lease: Option<LeaseFile>,
+}
+
+/// How replicas take tokens ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(rename = "Lease", deny_unknown_fields)]
+pub struct LeaseFile {
+    /// Most tokens that one replica takes of one bucket, in percent of its burst or count: from `1%` to `50%`, `5%` unless told.
+    #[schemars(rename = "portion", with = "Option<Percent>")]
+    pub percent: u32,
+    /// How long they may be spent: from `50ms` to `10s`, `200ms` unless told.
+    #[schemars(rename = "for", with = "Option<String>")]
+    pub life_ms: u32,
+}
+
+impl Default for LeaseFile {
+    fn default() -> Self {
+        Self {
+            percent: 5,
+            life_ms: 200,
+        }
+    }
+}
+
+/// How far what a rule charges must be handed on before a request is answered.
+#[derive(JsonSchema)]
+#[schemars(rename = "Durable", deny_unknown_fields)]
+#[allow(dead_code, reason = "for the schema alone: the reader fills `Durable`")]
+struct DurableFile {
+    /// Replicas of Redis that must have it.
+    #[schemars(range(min = 1, max = 5))]
+    replicas: u8,
+    /// Longest wait for them, from 1ms to 1s. The store timeout holds, too.
+    within: String,
 }
 
 /// One limit, in the form of envoyproxy/ratelimit: `requests_per_unit` per `unit`, counted as `algorithm` says.
@@ -315,6 +353,19 @@ impl JsonSchema for UnitText {
         let upper = names.map(str::to_uppercase);
         let all: Vec<_> = names.map(str::to_owned).into_iter().chain(upper).collect();
         json_schema!({ "enum": all })
+    }
+}
+
+/// A share of a leased limit.
+struct Percent;
+
+impl JsonSchema for Percent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^([1-9]|[1-4][0-9]|50)%$" })
     }
 }
 

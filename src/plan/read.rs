@@ -1,6 +1,7 @@
 //! Reads a plan file strictly: all mistakes at once, each with its place. What comes out is right in itself; only what two
 //! files say together is checked later.
 
+mod durable;
 mod limits;
 mod pacing;
 mod rules;

@@ -2,14 +2,17 @@
 
 use std::{
     borrow::Cow,
+    fmt,
+    num::NonZeroU32,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use smallvec::SmallVec;
 
 use crate::{
     descriptor::{Descriptor, Hits},
-    limit::{Algorithm, Limit},
+    limit::{Algorithm, Kind, Limit},
     statistics::RuleStatistics,
 };
 
@@ -61,14 +64,47 @@ pub enum Allowance {
 }
 
 impl Allowance {
-    /// Every limit that may hold, of all tiers.
+    /// Its limits, those of every tier.
     pub fn limits(&self) -> impl Iterator<Item = &Arc<RuleLimit>> {
-        let (own, tiers): (&[_], &[_]) = match self {
+        let (limits, tiers): (&[_], &[_]) = match self {
             Self::Limits(limits) => (limits, &[]),
             Self::Tiers(tiers) => (&[], tiers),
             Self::Unlimited | Self::Listed | Self::Denied => (&[], &[]),
         };
-        own.iter().chain(tiers.iter().flatten())
+        limits.iter().chain(tiers.iter().flatten())
+    }
+}
+
+/// How far what a rule charges must be handed on before a request is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Durable {
+    /// Replicas of Redis that must have it, from 1 to [`MOST_REPLICAS`].
+    pub replicas: u8,
+    /// Longest wait for them, in milliseconds.
+    pub within_ms: u16,
+}
+
+/// The most replicas that a rule may wait for.
+pub const MOST_REPLICAS: u8 = 5;
+
+impl Durable {
+    /// Longest wait.
+    pub fn within(self) -> Duration {
+        Duration::from_millis(self.within_ms.into())
+    }
+
+    /// What both ask for.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            replicas: self.replicas.max(other.replicas),
+            within_ms: self.within_ms.max(other.within_ms),
+        }
+    }
+}
+
+impl fmt::Display for Durable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} replicas within {} ms", self.replicas, self.within_ms)
     }
 }
 
@@ -79,6 +115,10 @@ pub struct RuleLimit {
     pub limit: Limit,
     /// The limit's or its rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Arc<str>>,
+    /// Whether a request is answered only once replicas of Redis have what it charged.
+    pub durable: Option<Durable>,
+    /// Whether replicas take tokens ahead, in a store that they share.
+    pub lease: Option<Lease>,
     /// Key prefix and policy in one piece: a decision reads both, and with many rules neither is in a near cache.
     texts: Box<str>,
     /// Where the policy begins in it.
@@ -103,12 +143,19 @@ impl RuleLimit {
             }),
             limit,
             name,
+            durable: None,
+            lease: None,
         }
     }
 
     /// The limit's penalty, if it has one.
     pub fn guard(&self) -> Option<&Arc<RuleLimit>> {
         self.guard.as_ref()
+    }
+
+    /// The same with such leases.
+    pub fn leased(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
@@ -124,6 +171,41 @@ impl RuleLimit {
     /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.
     pub fn policy(&self) -> &str {
         &self.texts[self.policy as usize..]
+    }
+}
+
+/// How replicas take tokens of a limit ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Most tokens that one replica holds of one bucket.
+    pub portion: NonZeroU32,
+    life_ms: NonZeroU32,
+}
+
+impl Lease {
+    /// At most so many percent of `limit` and at least one token, for so many milliseconds and at least one; none of a limit that
+    /// allows nothing, or that counts when its hits come.
+    pub fn new(limit: &Limit, percent: u32, life_ms: u32) -> Option<Self> {
+        if limit.kind() == Kind::Sliding {
+            return None;
+        }
+        let capacity = u64::from(limit.capacity());
+        let portion = (capacity * u64::from(percent) / 100).clamp(capacity.min(1), capacity);
+        Some(Self {
+            portion: NonZeroU32::new(portion as u32)?,
+            life_ms: NonZeroU32::new(life_ms).unwrap_or(NonZeroU32::MIN),
+        })
+    }
+
+    /// How long they may be spent.
+    pub fn life(self) -> Duration {
+        Duration::from_millis(self.life_ms.get().into())
+    }
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "up to {} ahead for {:?}", self.portion, self.life())
     }
 }
 

@@ -73,11 +73,27 @@ pub const RULE: Shape = Shape {
         "value_to_metric",
         "metadata",
         "on_store_error",
+        "durable",
         "algorithm",
         "charge",
         "overdraw",
+        "lease",
     ],
     reference: true,
+};
+
+/// `durable`.
+pub const DURABLE: Shape = Shape {
+    what: "durable",
+    fields: &["replicas", "within"],
+    reference: false,
+};
+
+/// `lease`.
+pub const LEASE: Shape = Shape {
+    what: "a lease",
+    fields: &["portion", "for"],
+    reference: false,
 };
 
 /// `rate_limit`.
@@ -152,9 +168,10 @@ pub const RESPONSE: Shape = Shape {
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 11] = [
+pub const SHAPES: [&Shape; 13] = [
     &PLAN,
     &RULE,
+    &DURABLE,
     &RATE_LIMIT,
     &REPLACES,
     &TIER,
@@ -164,4 +181,5 @@ pub const SHAPES: [&Shape; 11] = [
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,
     &RESPONSE,
+    &LEASE,
 ];

@@ -65,6 +65,7 @@ pub fn judge(
             admitted,
             balances,
             degraded: false,
+            not_replicated: false,
         },
         changed,
     )

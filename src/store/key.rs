@@ -66,7 +66,7 @@ impl BucketKey {
     }
 
     /// A keyed hash that stands for the bucket in this process's tables. Its key is drawn at random when the process starts,
-    /// so that no client can make two names collide.
+    /// or was when the buckets were first kept in its state directory, so that no client can make two names collide.
     pub fn hash(&self) -> u128 {
         self.hash
     }
@@ -123,10 +123,22 @@ fn tag_of(prefix: &str, subject: &[u8]) -> u8 {
     TagHasher::new().hash(named) as u8
 }
 
+static HASH_KEY: OnceLock<[u64; 2]> = OnceLock::new();
+
+/// The key of [`BucketKey::hash`] in this process; drawn now, if it was not yet. A secret.
+pub fn hash_key() -> [u64; 2] {
+    *HASH_KEY.get_or_init(rand::random)
+}
+
+/// Has this process hash as the one did that drew `key`, so that what is named by hashes in a file is found. Returns whether
+/// it does: once a process has hashed, its key stays.
+pub fn adopt_hash_key(key: [u64; 2]) -> bool {
+    *HASH_KEY.get_or_init(|| key) == key
+}
+
 fn hash(bytes: &[u8]) -> u128 {
-    static KEY: OnceLock<(u64, u64)> = OnceLock::new();
-    let (k0, k1) = KEY.get_or_init(|| (rand::random(), rand::random()));
-    let mut hasher = SipHasher13::new_with_keys(*k0, *k1);
+    let [k0, k1] = hash_key();
+    let mut hasher = SipHasher13::new_with_keys(k0, k1);
     hasher.write(bytes);
     hasher.finish128().as_u128()
 }

@@ -1,7 +1,11 @@
 //! Buckets in this process: exact, all-or-nothing over any set of buckets, bounded.
 //!
 //! A full bucket equals no bucket, so full ones are forgotten first. Only when all are part-used does the store forget the
-//! one nearest to full, which is counted, as its client then gets up to a burst too much.
+//! one nearest to full, which is counted, as its client then gets up to a burst too much. With a state directory buckets outlive
+//! the process: [`kept`].
+
+pub mod kept;
+pub mod snapshot;
 
 use std::{
     cmp::Reverse,

@@ -1,20 +1,24 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
 //! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
-//! reached and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it.
+//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it,
+//! `replicated.rs` waits until replicas of Redis have it.
 //! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
-//! never leave the process: [`Seen`]. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
+//! never leave the process: [`Seen`], and `lease.rs` spends what was taken ahead. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
+pub mod checks;
 mod cluster;
 mod connect;
 mod dial;
 mod fallback;
 mod lane;
+mod lease;
 mod ledger;
 mod local_cache;
 mod reference;
+mod replicated;
 mod shards;
 mod stats;
 mod url;
@@ -27,6 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use redis::RedisError;
 use smallvec::SmallVec;
 use tokio::{
@@ -40,12 +45,15 @@ use tokio::{
 
 use self::{
     breaker::{Breaker, Failure},
+    checks::{Finding, Needs},
     cluster::{Membership, Redirect},
     connect::supervise,
     dial::Dialer,
     lane::{Asked, Job, Reply, Undecided, Way},
+    lease::{Leases, Leasing},
     ledger::Ledger,
     local_cache::Split,
+    replicated::Fences,
 };
 use super::{
     Item, MemoryStore, StoreError, Take, Taken,
@@ -81,6 +89,8 @@ pub struct RedisSettings {
     pub max_local_buckets: usize,
     /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
     pub local_cache: bool,
+    /// What the plans ask of it, for the checks after a connection is made.
+    pub needs: Needs,
     /// Takes the place of Redis' own time, for tests that move time; switches the deny cache off.
     pub clock: Option<Arc<dyn Clock>>,
 }
@@ -96,6 +106,7 @@ impl RedisSettings {
             queue: 4_096,
             max_local_buckets: 100_000,
             local_cache: false,
+            needs: Needs::default(),
             clock: None,
         }
     }
@@ -120,8 +131,13 @@ struct Shared {
     seen: Seen,
     local: MemoryStore,
     ledger: Ledger,
+    leases: Arc<Leases>,
     stats: Arc<StoreStats>,
     replicas: AtomicU32,
+    /// What the checks found at the last connection.
+    findings: Mutex<Vec<Finding>>,
+    dialer: Option<Arc<Dialer>>,
+    fences: Fences,
     /// Microseconds that Redis' clock is ahead of this machine's, as far as that has mattered.
     ahead_us: AtomicI64,
     nudge: mpsc::WeakSender<Job>,
@@ -143,11 +159,22 @@ impl RedisStore {
     /// # Panics
     /// If the settings name a cluster, which is for [`Shards`].
     pub fn connect(settings: RedisSettings) -> Self {
-        Self::connect_counting(settings, Arc::default())
+        let stats = Arc::<StoreStats>::default();
+        let leases = Arc::new(Leases::new(settings.clock.clone(), stats.clone()));
+        let mut store = Self::connect_beside(settings, leases, stats);
+        let (shared, queues) = (store.shared.clone(), store.queues.clone());
+        let tell = move |item: &Item| shared.tell(&queues, item);
+        let keeping = lease::keep(store.shared.leases.clone(), tell);
+        store._tasks.push(Task(tokio::spawn(keeping)));
+        store
     }
 
-    /// The same, with counters that others share.
-    fn connect_counting(settings: RedisSettings, stats: Arc<StoreStats>) -> Self {
+    /// The same, with leases, which somebody else keeps, and counters that others share.
+    fn connect_beside(
+        settings: RedisSettings,
+        leases: Arc<Leases>,
+        stats: Arc<StoreStats>,
+    ) -> Self {
         let (url, lanes) = (&settings.url, settings.lanes.max(1));
         let dialer = match &url.topology {
             Topology::Single(endpoint) => Dialer::of_server(url, endpoint.clone(), lanes),
@@ -157,7 +184,7 @@ impl RedisStore {
             Topology::Cluster(_) => panic!("a cluster is for shards"),
         };
         let node = url.to_string().into();
-        Self::start(settings, node, Some(dialer), None, stats)
+        Self::start(settings, node, Some(dialer), None, leases, stats)
     }
 
     /// A store that dials by `dialer`; without one it is never in use, and remembers what another must be told.
@@ -166,8 +193,10 @@ impl RedisStore {
         node: Arc<str>,
         dialer: Option<Dialer>,
         membership: Option<Membership>,
+        leases: Arc<Leases>,
         stats: Arc<StoreStats>,
     ) -> Self {
+        let dialer = dialer.map(Arc::new);
         let (queues, receivers): (Vec<_>, Vec<_>) = (0..settings.lanes.max(1))
             .map(|_| mpsc::channel(settings.queue.max(1)))
             .unzip();
@@ -178,8 +207,12 @@ impl RedisStore {
             seen: Seen::new(settings.max_local_buckets).as_local_cache(settings.local_cache),
             local: MemoryStore::new(settings.max_local_buckets, Arc::new(SystemClock)),
             ledger: Ledger::default(),
+            leases,
             stats,
             replicas: AtomicU32::new(1),
+            findings: Mutex::default(),
+            dialer: dialer.clone(),
+            fences: Fences::default(),
             ahead_us: AtomicI64::new(0),
             nudge: queues[0].downgrade(),
             settings,
@@ -211,6 +244,14 @@ impl RedisStore {
     /// As Redis did not decide in time and an item's `on_store_error` is
     /// [`OnStoreError::Error`](crate::plan::OnStoreError::Error).
     pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        if lease::is_leasable(&take) {
+            // Apart, so that the future of the usual way stays small.
+            return Box::pin(lease::take(self, take, deadline)).await;
+        }
+        self.take_past_leases(take, deadline).await
+    }
+
+    async fn take_past_leases(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
         let settings = &self.shared.settings;
         // Redis' time is not that of tests that bring a clock.
         if settings.local_cache && settings.clock.is_none() {
@@ -256,6 +297,14 @@ impl RedisStore {
 
     /// Asks Redis, whatever is remembered of refusals, and decides without it if it does not answer by `until`.
     async fn ask(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
+        if let Some(durable) = replicated::asked_by(&asked.take) {
+            // Apart, so that the future of the usual way stays small.
+            return Box::pin(self.ask_durably(asked, until, way, durable)).await;
+        }
+        self.ask_now(asked, until, way).await
+    }
+
+    async fn ask_now(&self, asked: &Arc<Asked>, until: Instant, way: Way) -> Reply {
         let shared = &self.shared;
         let alone = |error, charge| {
             let decided = shared.without_redis(&asked.take, error, charge);
@@ -270,7 +319,9 @@ impl RedisStore {
             way,
             reply: Some(sender),
         };
-        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) = self.queue().try_send(job) {
+        if let Err(TrySendError::Full(_) | TrySendError::Closed(_)) =
+            queue(&self.queues).try_send(job)
+        {
             shared.stats.shed.fetch_add(1, Relaxed);
             return alone(shared.overloaded(), true);
         }
@@ -290,6 +341,11 @@ impl RedisStore {
         }
     }
 
+    /// Gives back what has been taken ahead and is not spent. Waits for that at most `limit`.
+    pub async fn give_back_leases(&self, limit: Duration) {
+        lease::give_back(self, limit).await;
+    }
+
     /// What has been counted.
     pub fn stats(&self) -> &StoreStats {
         &self.shared.stats
@@ -306,6 +362,11 @@ impl RedisStore {
         self.shared.replicas.load(Relaxed)
     }
 
+    /// What may harm on this server, as found when it was last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.shared.findings.lock().clone()
+    }
+
     /// Takes that wait for a lane now.
     pub fn queued(&self) -> usize {
         let waiting = |queue: &mpsc::Sender<Job>| queue.max_capacity() - queue.capacity();
@@ -316,19 +377,34 @@ impl RedisStore {
     pub fn node(&self) -> &str {
         self.shared.node()
     }
+}
 
-    /// The first lane whose next batch has room, so that batches are large before they are many; else the one with the
-    /// shortest queue.
-    fn queue(&self) -> &mpsc::Sender<Job> {
-        let has_room =
-            |queue: &&mpsc::Sender<Job>| queue.max_capacity() - queue.capacity() < lane::BATCH;
-        let shortest = || self.queues.iter().max_by_key(|queue| queue.capacity());
-        self.queues
-            .iter()
-            .find(has_room)
-            .or_else(shortest)
-            .expect("there is a lane")
+impl Leasing for RedisStore {
+    fn leases(&self) -> &Leases {
+        &self.shared.leases
     }
+
+    fn timeout(&self) -> Duration {
+        self.shared.settings.timeout
+    }
+
+    fn tell(&self, item: &Item) {
+        self.shared.tell(&self.queues, item);
+    }
+
+    async fn take_unleased(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        self.take_past_leases(take, deadline).await
+    }
+}
+
+/// The first lane whose next batch has room, so that batches are large before they are many; else the one with the
+/// shortest queue.
+fn queue(queues: &[mpsc::Sender<Job>]) -> &mpsc::Sender<Job> {
+    let has_room =
+        |queue: &&mpsc::Sender<Job>| queue.max_capacity() - queue.capacity() < lane::BATCH;
+    let shortest = || queues.iter().max_by_key(|queue| queue.capacity());
+    let room = queues.iter().find(has_room);
+    room.or_else(shortest).expect("there is a lane")
 }
 
 impl Shared {
@@ -406,6 +482,7 @@ impl Shared {
                 admitted: false,
                 balances: SmallVec::new(),
                 degraded: true,
+                not_replicated: false,
             },
         });
         answer.close();
@@ -529,14 +606,27 @@ impl Shared {
         }
     }
 
+    /// Has Redis told of a bucket's leases and asked for one, unless that has to wait.
+    fn tell(&self, queues: &[mpsc::Sender<Job>], item: &Item) {
+        if !self.breaker.is_open() {
+            // What is not told now is told by a later job.
+            let _ = queue(queues).try_send(Job::lease(item));
+        }
+    }
+
     /// The key of the replicas that have said lately that they live; none on a node that has no slot for it.
     fn replicas_key(&self) -> Option<String> {
+        self.own_key("replicas")
+    }
+
+    /// A key of no bucket; none on a node that has no slot for it.
+    fn own_key(&self, name: &str) -> Option<String> {
         let tag = match &self.membership {
             Some(membership) => membership.tag()?,
             None => 0,
         };
         let tag = tag_text(tag);
-        Some(format!("{PREFIX}{}replicas", tag.escape_ascii()))
+        Some(format!("{PREFIX}{}{name}", tag.escape_ascii()))
     }
 
     fn next_correction(&self) -> Option<Take> {

@@ -61,6 +61,8 @@ pub struct News<'a> {
     pub at: Timestamp,
     /// When the take was sent that was answered so.
     pub sent_at: Instant,
+    /// Whether tokens may come back to it that replicas have taken ahead, so that it refuses nobody.
+    pub lent: bool,
 }
 
 /// Two halves: when the young one is full it becomes the old one, whose reports nobody has renewed for longest.
@@ -82,6 +84,7 @@ struct Report {
     /// Whether the store refused when it reported.
     over: bool,
     renewing: bool,
+    lent: bool,
 }
 
 type Numbers = (u32, Period, Kind);
@@ -117,6 +120,7 @@ impl Seen {
             sent_at: news.sent_at,
             over: news.over,
             renewing: false,
+            lent: news.lent,
         };
         let mut shard = self.shard(&item.key).lock();
         shard.put(item.key.hash(), report, self.half);
@@ -240,7 +244,8 @@ impl Seen {
         let mut shard = self.shard(&item.key).lock();
         let report = shard.get(item.key.hash())?;
         let age = now.saturating_duration_since(report.sent_at);
-        if age >= LIFE || !report.fits_limit(item) || self.local_cache && !report.over {
+        let useless = report.lent || self.local_cache && !report.over;
+        if age >= LIFE || useless || !report.fits_limit(item) {
             return None;
         }
         if age >= RENEW && !report.renewing {
@@ -412,6 +417,7 @@ mod tests {
             over: false,
             at,
             sent_at,
+            lent: false,
         }
     }
 

@@ -89,6 +89,8 @@ impl RedisServer {
         let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
+        // Replicas follow at once, not in five seconds.
+        arguments.extend(["--repl-diskless-sync-delay", "0"].map(str::to_owned));
         arguments.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned()]);
         arguments.push(folder.path().display().to_string());
         Self {
@@ -160,6 +162,15 @@ impl RedisServer {
         }
     }
 
+    /// Waits until it has all that its primary has.
+    pub fn wait_until_it_follows(&self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !self.info("replication").contains("master_link_status:up") {
+            assert!(Instant::now() < end, "the replica does not follow");
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Stops it, or lets it go on.
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.pid);
@@ -168,13 +179,7 @@ impl RedisServer {
 
     /// A section of INFO.
     pub fn info(&self, section: &str) -> String {
-        self.try_info(section).expect("Redis says")
-    }
-
-    /// The same of a server that may close connections just now.
-    pub fn try_info(&self, section: &str) -> redis::RedisResult<String> {
-        let mut admin = redis::Client::open(self.url())?.get_connection()?;
-        redis::cmd("INFO").arg(section).query(&mut admin)
+        redis::from_redis_value(self.send(&format!("INFO {section}"))).expect("text")
     }
 
     /// `redis://127.0.0.1:PORT`

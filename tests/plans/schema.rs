@@ -35,6 +35,7 @@ fn the_reader_knows_exactly_the_fields_of_the_schema() {
     for (shape, schema) in [
         (&shapes::PLAN, &schema),
         (&shapes::RULE, &defs["Rule"]),
+        (&shapes::DURABLE, &defs["Durable"]),
         (&shapes::RATE_LIMIT, &defs["RateLimit"]),
         (&shapes::REPLACES, &defs["Replaces"]),
         (&shapes::TIER, &defs["Tier"]),
@@ -43,6 +44,7 @@ fn the_reader_knows_exactly_the_fields_of_the_schema() {
         (&shapes::UPSTREAM_HEADERS, &defs["UpstreamHeaders"]),
         (&shapes::API_KEY, &defs["ApiKey"]),
         (&shapes::RESPONSE, &defs["Response"]),
+        (&shapes::LEASE, &defs["Lease"]),
     ] {
         let known: BTreeSet<_> = shape.fields.iter().copied().collect();
         assert_eq!(known, names(schema), "{}", shape.what);

@@ -81,14 +81,7 @@ impl Nodes {
     pub async fn replicate(&self) {
         let replica = &self.servers[3];
         replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
-        let end = Instant::now() + Duration::from_secs(20);
-        while !replica
-            .info("replication")
-            .contains("master_link_status:up")
-        {
-            assert!(Instant::now() < end, "the replica does not follow");
-            sleep(Duration::from_millis(20)).await;
-        }
+        replica.wait_until_it_follows();
     }
 
     /// Waits until every node has met all others.

@@ -280,7 +280,9 @@ impl Row {
         );
         assert!(self.exact, "limits are not exact afterwards");
         assert_eq!(self.restarts, 0);
-        assert!(self.back < Duration::from_secs(1) + free, "{:?}", self.back);
+        // A dial has many steps, and the machine may spoil each.
+        let goal = Duration::from_secs(1) + 20 * free;
+        assert!(self.back < goal, "{:?}, not {goal:?}", self.back);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a change of a rule means.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Effect, charge, charges, compare, differences, lower, texts};
 use crate::plan::{
@@ -129,6 +129,8 @@ impl Placed<'_> {
         let mut facts = vec![
             ("mode", mode(rule)),
             ("on_store_error", lower(rule.on_store_error)),
+            ("durable", durable(rule)),
+            ("lease", lease(rule)),
             ("name", rule.name.as_deref().unwrap_or("none").to_owned()),
             ("replaces", listed(&rule.replaces)),
             ("metadata", format!("{:?}", rule.metadata)),
@@ -158,10 +160,24 @@ impl Placed<'_> {
     }
 }
 
+fn durable(rule: &Rule) -> String {
+    let durable = rule.allowance.limits().find_map(|limit| limit.durable);
+    durable.map_or("no".to_owned(), |durable| durable.to_string())
+}
+
 fn mode(rule: &Rule) -> String {
     match (rule.role, rule.quota) {
         (Role::Shadow, true) => "shadow of a quota".to_owned(),
         (role, _) => lower(role),
+    }
+}
+
+fn lease(rule: &Rule) -> String {
+    let leases = rule.allowance.limits().filter_map(|limit| limit.lease);
+    let leases: BTreeSet<_> = leases.map(|lease| lease.to_string()).collect();
+    match leases.is_empty() {
+        true => "none".to_owned(),
+        false => leases.into_iter().collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -9,11 +9,11 @@ use crate::{
     limit::Algorithm,
     plan::{
         fields::{Fields, NOT_A_MAP, Reader},
-        file::{ApiKeyIsFile, LimitsFromFile, RuleFile},
+        file::{ApiKeyIsFile, LeaseFile, LimitsFromFile, RuleFile},
         mistake::{Path, first_at},
         rule::Charge,
         scalar,
-        shapes::RULE,
+        shapes::{LEASE, RULE},
         tree::{Node, Value},
     },
 };
@@ -112,9 +112,11 @@ impl Reader<'_> {
             value_to_metric: self.flag(fields, path, "value_to_metric"),
             metadata: self.metadata(fields, path),
             on_store_error: self.choice(fields, path, "on_store_error", ON_STORE_ERROR),
+            durable: self.durable(fields, path),
             algorithm: self.choice(fields, path, "algorithm", Algorithm::NAMES),
             charge: self.choice(fields, path, "charge", Charge::NAMES),
             overdraw: self.flag(fields, path, "overdraw"),
+            lease: self.lease(fields, path),
         };
         self.name_and_replaces(fields, path, &mut rule);
         self.check_rule(fields, path, context, &rule);
@@ -164,6 +166,10 @@ impl Reader<'_> {
                 "a rule has one of `limits`, `limits_from` and `rate_limit`; this one has {names}"
             );
             self.error(place, path, message);
+        }
+        if let (Some(node), []) = (fields.get("durable"), &ways[..]) {
+            let message = "goes with a limit: this rule has none";
+            self.error(node.place, &path.field("durable"), message);
         }
         if let (Some(node), true) = (fields.get("cidr"), rule.value.is_some()) {
             let message = "a rule has `value` or `cidr`, not both";
@@ -259,6 +265,36 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn lease(&mut self, fields: &Fields<'_>, path: &Path<'_>) -> Option<LeaseFile> {
+        let path = path.field("lease");
+        let fields = self.fields(fields.get("lease")?, &path, &LEASE)?;
+        let mut lease = LeaseFile::default();
+        if let (Some(node), Some(text)) = (
+            fields.get("portion"),
+            self.text_of(&fields, &path, "portion"),
+        ) {
+            let percent = text.strip_suffix('%').and_then(|text| text.parse().ok());
+            match percent.filter(|percent| (1..=50).contains(percent)) {
+                Some(percent) => lease.percent = percent,
+                None => {
+                    let message = format!("`{text}` is not a portion: write `1%` to `50%`");
+                    self.error(node.place, &path.field("portion"), message);
+                }
+            }
+        }
+        if let (Some(node), Some(text)) = (fields.get("for"), self.text_of(&fields, &path, "for")) {
+            let life = humantime::parse_duration(text).map(|life| life.as_millis());
+            match life.ok().filter(|life| (50..=10_000).contains(life)) {
+                Some(life) => lease.life_ms = life as u32,
+                None => {
+                    let message = format!("`{text}` is not a time from `50ms` to `10s`");
+                    self.error(node.place, &path.field("for"), message);
+                }
+            }
+        }
+        Some(lease)
     }
 
     /// YAML's plain scalars as the values they stand for.

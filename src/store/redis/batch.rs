@@ -41,6 +41,8 @@ use crate::{
     },
 };
 
+use super::lease::{Ask, Grant, Rows, Told};
+
 /// Numbers per limit.
 const FIELDS: u64 = 7;
 
@@ -58,8 +60,11 @@ pub struct Wanted<'a> {
 pub struct Request {
     /// `ARGV[2]`.
     pub payload: Vec<u8>,
-    /// For each distinct key, in order, the take and the item that name it.
+    /// The last argument, where buckets may be leased from.
+    pub leases: Option<Vec<u8>>,
+    /// For each distinct key, in order, the take and the item that name it; behind the takes, the asks.
     pub keys: Vec<(usize, usize)>,
+    rows: Rows,
     /// For which times of Redis' clock the bounds of time zones hold: from, and before; none where there are no such bounds.
     pub holds: Option<[Timestamp; 2]>,
     /// For each item of the batch, the number of its key from 0.
@@ -83,8 +88,9 @@ pub struct Answer {
 pub struct Malformed;
 
 impl Request {
-    /// Writes a batch. `now` is asked where the limits of time zones are among its own: about what Redis' clock shows.
-    pub fn encode(takes: &[Wanted<'_>], now: impl FnOnce() -> Timestamp) -> Self {
+    /// Writes a batch, with what is told and asked of leases. `now` is asked where the limits of time zones are among its own:
+    /// about what Redis' clock shows.
+    pub fn encode(takes: &[Wanted<'_>], asks: &[Ask], now: impl FnOnce() -> Timestamp) -> Self {
         let items = takes.iter().map(|wanted| wanted.take.items.len()).sum();
         let mut keys = Vec::with_capacity(items);
         let mut places = Vec::with_capacity(items);
@@ -93,6 +99,7 @@ impl Request {
         let mut body = Numbers::with_capacity(16 * items + 64);
         let mut limit_places = Vec::with_capacity(items);
         let mut named = Vec::with_capacity(items);
+        let mut rows = Rows::default();
         for (t, wanted) in takes.iter().enumerate() {
             for (i, item) in wanted.take.items.iter().enumerate() {
                 let place = *by_hash.entry(item.key.hash()).or_insert_with(|| {
@@ -102,8 +109,18 @@ impl Request {
                 });
                 named[place] += 1;
                 places.push(place);
-                limit_places.push(limits.place(item));
+                limit_places.push(match item.limit.lease {
+                    Some(lease) => rows.place(place, lease, &item.limit, &mut limits),
+                    None => limits.place(item),
+                });
             }
+        }
+        for (number, ask) in asks.iter().enumerate() {
+            let place = *by_hash.entry(ask.item.key.hash()).or_insert_with(|| {
+                keys.push((takes.len() + number, 0));
+                keys.len() - 1
+            });
+            rows.ask(place, number, &ask.item.limit, &mut limits);
         }
         let holds = body.limits(&limits, now);
         body.push(takes.len() as u64);
@@ -111,10 +128,7 @@ impl Request {
         for wanted in takes {
             let items = next..next + wanted.take.items.len();
             next = items.end;
-            let place = |item: usize| {
-                let limit = limit_places[item] as u64 * FIELDS + 2;
-                [places[item] as u64 + 1, limit]
-            };
+            let place = |item: usize| [places[item] as u64 + 1, limit_number(limit_places[item])];
             match usual(wanted) {
                 Some((how, hits)) if named[places[items.start]] == 1 => {
                     let [key, limit] = place(items.start);
@@ -125,6 +139,13 @@ impl Request {
         }
         Self {
             payload: body.finish(),
+            leases: (!rows.is_empty()).then(|| {
+                let mut body = Numbers::with_capacity(64);
+                let numbers = rows.numbers(asks, limit_number);
+                numbers.into_iter().for_each(|number| body.push(number));
+                body.finish()
+            }),
+            rows,
             keys,
             holds,
             places,
@@ -142,18 +163,23 @@ impl Request {
             .map(Timestamp::from_micros)
     }
 
-    /// Reads the reply to this batch, which was encoded from the same `takes`.
+    /// Reads the reply to this batch, which was encoded from the same `takes` and `asks`.
     ///
     /// # Errors
     /// [`Malformed`]
-    pub fn decode(&self, reply: &[u8], takes: &[Wanted<'_>]) -> Result<Vec<Answer>, Malformed> {
+    pub fn decode(
+        &self,
+        reply: &[u8],
+        takes: &[Wanted<'_>],
+        asks: &[Ask],
+    ) -> Result<(Vec<Answer>, Vec<Told>), Malformed> {
         let mut reply = Reply(Bytes::new(reply));
         read_array_len(&mut reply.0).map_err(|_| Malformed)?;
         let now = Timestamp::from_micros(reply.next()?);
         let mut told: Vec<Option<Bucket>> = vec![None; self.keys.len()];
         let mut asked = vec![0_u64; self.keys.len()];
         let mut rest = &self.places[..];
-        takes
+        let answers = takes
             .iter()
             .map(|wanted| {
                 let (places, others) = rest
@@ -162,13 +188,23 @@ impl Request {
                 rest = others;
                 reply.answer(wanted, places, &mut told, &mut asked, now)
             })
-            .collect()
+            .collect::<Result<_, _>>()?;
+        let grant = |reply: &mut Reply<'_>, ask: &Ask| {
+            Ok(Grant {
+                tokens: reply.next()?,
+                date_us: reply.next()?,
+                bucket: reply.bucket(&ask.item.limit.limit, now)?,
+                at: now,
+            })
+        };
+        let leases = self.rows.read(asks, &mut reply, Reply::next, grant)?;
+        Ok((answers, leases))
     }
 }
 
 /// The distinct limits of a batch, in the order of their places.
-#[derive(Default)]
-struct Limits<'a> {
+#[derive(Debug, Default)]
+pub struct Limits<'a> {
     all: Vec<(&'a Limit, u32)>,
     by_address: ByHash<usize>,
     /// Those whose answers wait, by how long, too.
@@ -181,21 +217,33 @@ impl<'a> Limits<'a> {
     fn place(&mut self, item: &'a Item) -> usize {
         let limit = &item.limit.limit;
         let address = Arc::as_ptr(&item.limit).addr();
-        let delayed = limit.delay_us() > 0;
-        let place = match delayed {
-            false => self.by_address.entry(address).or_insert(self.length),
-            true => {
+        let place = match limit.delay_us() {
+            0 => self.by_address.entry(address).or_insert(self.length),
+            _ => {
                 let by_patience = self.by_patience.get_or_insert_default();
                 let entry = by_patience.entry((address, item.patience_us));
                 entry.or_insert(self.length)
             }
         };
-        if *place == self.length {
-            self.all.push((limit, item.patience_us));
-            self.length += 1 + usize::from(delayed);
+        let place = *place;
+        if place == self.length {
+            self.add(limit, item.patience_us);
         }
-        *place
+        place
     }
+
+    /// Adds a limit, though it may stand there already; answers its place from 0.
+    pub fn add(&mut self, limit: &'a Limit, patience_us: u32) -> usize {
+        self.all.push((limit, patience_us));
+        let place = self.length;
+        self.length += 1 + usize::from(limit.delay_us() > 0);
+        place
+    }
+}
+
+/// Where a limit stands in the payload, from 1.
+fn limit_number(place: usize) -> u64 {
+    place as u64 * FIELDS + 2
 }
 
 /// How the script decides a take the short way, if its bucket stands in no other take of the batch; and its hits.
@@ -306,7 +354,7 @@ impl Numbers {
                 .windows(2)
                 .map(|pair| micros(pair[1].since(pair[0])))
                 .max();
-            let place = (limits.length + all.len()) as u64 * FIELDS + 2;
+            let place = limit_number(limits.length + all.len());
             let (count, most) = (u64::from(limit.count()), calendar::most(limit));
             self.extend([3, count, 0, longest.unwrap_or_default(), 0, most, place]);
             all.push(bounds);
@@ -442,6 +490,7 @@ impl Reply<'_> {
             admitted,
             balances,
             degraded: false,
+            not_replicated: false,
         };
         Ok(Answer {
             now,

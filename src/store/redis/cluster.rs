@@ -25,7 +25,8 @@ use super::{
     RedisSettings, RedisStore, StoreStats,
     dial::{DIAL_TIMEOUT, DialError, Dialer, connect, within},
     lane::{Asked, Reply, Undecided, Way},
-    url::Endpoint,
+    lease::Leases,
+    url::{Endpoint, RedisUrl},
 };
 use crate::store::{
     StoreError, Take,
@@ -119,6 +120,7 @@ impl Endpoint {
 pub struct Cluster {
     settings: RedisSettings,
     seeds: Vec<Endpoint>,
+    leases: Arc<Leases>,
     stats: Arc<StoreStats>,
     /// By tag.
     owners: ArcSwap<Vec<Arc<RedisStore>>>,
@@ -141,9 +143,15 @@ type Range = (RangeInclusive<u16>, Endpoint);
 
 impl Cluster {
     /// A cluster of which nothing but some nodes is known. [`Cluster::keep_map`] finds the others.
-    pub fn new(settings: RedisSettings, seeds: &[Endpoint], stats: Arc<StoreStats>) -> Self {
+    pub fn new(
+        settings: RedisSettings,
+        seeds: &[Endpoint],
+        leases: Arc<Leases>,
+        stats: Arc<StoreStats>,
+    ) -> Self {
         let name = Arc::from(settings.url.to_string());
-        let nobody = RedisStore::start(settings.clone(), name, None, None, stats.clone());
+        let (mine, counters) = (leases.clone(), stats.clone());
+        let nobody = RedisStore::start(settings.clone(), name, None, None, mine, counters);
         let nobody = Arc::new(nobody);
         Self {
             owners: ArcSwap::from_pointee(vec![nobody.clone(); TAGS]),
@@ -152,6 +160,7 @@ impl Cluster {
             doubt: Arc::default(),
             well: watch::Sender::new(false),
             settings,
+            leases,
             stats,
             nobody,
         }
@@ -273,8 +282,9 @@ impl Cluster {
             doubt: self.doubt.clone(),
         };
         let name = Arc::from(endpoint.to_string());
-        let stats = self.stats.clone();
-        RedisStore::start(settings, name, Some(dialer), Some(membership), stats)
+        let (leases, stats) = (self.leases.clone(), self.stats.clone());
+        let (dialer, membership) = (Some(dialer), Some(membership));
+        RedisStore::start(settings, name, dialer, membership, leases, stats)
     }
 
     /// What the first node says that answers; those in use are asked first.
@@ -302,14 +312,7 @@ impl Cluster {
     }
 
     async fn ask_for_map(&self, endpoint: &Endpoint) -> Result<Vec<Range>, DialError> {
-        let mut connection = connect(&self.settings.url, endpoint).await?;
-        let mut command = redis::cmd("CLUSTER");
-        command.arg("SLOTS");
-        let answer = command.query_async::<Vec<Vec<Value>>>(&mut connection);
-        let rows = within(DIAL_TIMEOUT, "CLUSTER SLOTS", answer).await?;
-        rows.iter()
-            .map(|row| range(row, endpoint).ok_or(DialError::NoMap))
-            .collect()
+        ask_for_map(&self.settings.url, endpoint).await
     }
 
     /// Uses a map. Returns whether every tag has a node, and each of them is in use.
@@ -356,6 +359,38 @@ impl Cluster {
         });
         listed
     }
+}
+
+async fn ask_for_map(url: &RedisUrl, endpoint: &Endpoint) -> Result<Vec<Range>, DialError> {
+    let mut connection = connect(url, endpoint).await?;
+    let mut command = redis::cmd("CLUSTER");
+    command.arg("SLOTS");
+    let answer = command.query_async::<Vec<Vec<Value>>>(&mut connection);
+    let rows = within(DIAL_TIMEOUT, "CLUSTER SLOTS", answer).await?;
+    rows.iter()
+        .map(|row| range(row, endpoint).ok_or(DialError::NoMap))
+        .collect()
+}
+
+/// The primaries of a cluster, as the first of `seeds` says that answers.
+pub async fn primaries(url: &RedisUrl, seeds: &[Endpoint]) -> Result<Vec<Endpoint>, DialError> {
+    let mut last = DialError::NoMap;
+    for seed in seeds {
+        match ask_for_map(url, seed).await {
+            Ok(ranges) if !ranges.is_empty() => {
+                let mut found: Vec<Endpoint> = Vec::new();
+                for (_, endpoint) in ranges {
+                    if !found.contains(&endpoint) {
+                        found.push(endpoint);
+                    }
+                }
+                return Ok(found);
+            }
+            Ok(_) => {}
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 fn has_several_keys(take: &Take) -> bool {

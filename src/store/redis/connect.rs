@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{
     Shared,
     breaker::{Failure, Wires},
+    checks,
     dial::{DIAL_TIMEOUT, DialError, Dialer, within},
 };
 
@@ -33,21 +34,22 @@ return redis.call("ZCARD", KEYS[1])
 "#;
 
 /// Dials whenever the breaker is open, and says every second that this replica lives.
-pub async fn supervise(shared: Arc<Shared>, dialer: Dialer) {
+pub async fn supervise(shared: Arc<Shared>, dialer: Arc<Dialer>) {
     let replica = format!("{:032x}", rand::random::<u128>());
     let mut said = Said::default();
     for generation in 1.. {
         let connections = dial_until_well(&shared, &dialer, &replica, &mut said).await;
-        if generation == 1 {
-            warn_of_eviction(connections[0].clone(), shared.node()).await;
-        }
+        let first = connections[0].clone();
         let wires = Wires {
             generation,
             connections: connections.into(),
         };
         said.closed(&shared, &dialer);
         shared.breaker.close(wires.clone());
-        beat_while_closed(&shared, wires, &replica).await;
+        tokio::join!(
+            beat_while_closed(&shared, wires, &replica),
+            checks::look(&shared, first)
+        );
         said.opened(&shared);
     }
 }
@@ -142,26 +144,6 @@ async fn beat_while_closed(shared: &Shared, wires: Wires, replica: &str) {
             Err(_) => {}
         }
         shared.nudge_ledger();
-    }
-}
-
-/// A Redis that evicts keys forgets what was taken.
-async fn warn_of_eviction(mut connection: MultiplexedConnection, node: &str) {
-    let mut command = redis::cmd("INFO");
-    command.arg("memory");
-    let Ok(Ok(info)) = timeout(DIAL_TIMEOUT, command.query_async::<String>(&mut connection)).await
-    else {
-        return;
-    };
-    let policy = info
-        .lines()
-        .find_map(|line| line.strip_prefix("maxmemory_policy:"));
-    if let Some(policy) = policy.filter(|policy| *policy != "noeviction") {
-        tracing::warn!(
-            node,
-            policy,
-            "this Redis may evict buckets, and an evicted bucket is full again: set `maxmemory-policy noeviction`"
-        );
     }
 }
 

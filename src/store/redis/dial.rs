@@ -140,9 +140,10 @@ impl Dialer {
         for _ in 0..self.lanes {
             connections.push(Connection::take(pool.get().await?));
         }
-        // The first word is short: a Redis that has not let us in says so only to those who do not bring 16 KiB at once.
-        let hello = redis::cmd("TIME");
-        within(DIAL_TIMEOUT, "TIME", hello.exec_async(&mut connections[0])).await?;
+        // Redis takes no more than 16 KiB from a client that it has not let in, and then says something else than what is wrong.
+        let ping = redis::cmd("PING");
+        let let_in = ping.exec_async(&mut connections[0]);
+        within(DIAL_TIMEOUT, "PING", let_in).await?;
         let mut load = redis::cmd("SCRIPT");
         load.arg("LOAD").arg(script().code());
         let loaded = load.exec_async(&mut connections[0]);
@@ -209,7 +210,7 @@ async fn connect_as(
 
 /// Whom the first sentinel to answer names. One that still names `last`, which was just lost, is believed only if the others
 /// do so too, or say nothing.
-async fn primary(
+pub async fn primary(
     url: &RedisUrl,
     service: &str,
     sentinels: &[Endpoint],

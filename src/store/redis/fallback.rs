@@ -66,6 +66,7 @@ pub fn decide(take: &Take, local: &MemoryStore, seen: &Seen, replicas: u32) -> O
         admitted,
         balances,
         degraded: true,
+        not_replicated: false,
     })
 }
 

@@ -23,10 +23,12 @@ use super::{
     batch::{Answer, Request, Wanted},
     breaker::Wires,
     cluster::Redirect,
+    lease::{Ask, Told},
 };
 use crate::{
     clock::micros,
-    store::{StoreError, Take, Taken, key::TAGS, seen::News},
+    descriptor::Hits,
+    store::{Item, StoreError, Take, Taken, key::TAGS, seen::News},
 };
 
 /// Most takes per batch.
@@ -66,6 +68,8 @@ pub struct Way {
     pub alone: bool,
     /// To the server that the slot is on its way to.
     pub asking: bool,
+    /// Not a take: names a bucket of whose leases Redis is told.
+    pub lease: bool,
 }
 
 /// A take on its way, shared by the lane and the request that waits for it.
@@ -112,6 +116,28 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Has Redis told of the leases of a bucket, and asked for one.
+    pub fn lease(item: &Item) -> Self {
+        let nothing = Item {
+            hits: Hits::Take(0),
+            ..item.clone()
+        };
+        let take = Take {
+            items: SmallVec::from_iter([nothing]),
+            dry: false,
+        };
+        Self {
+            asked: Arc::new(Asked::new(take)),
+            way: Way {
+                lease: true,
+                ..Way::default()
+            },
+            reply: None,
+        }
+    }
+}
+
 /// `take.lua` as it is sent, and its hash.
 pub struct TakeScript {
     script: Script,
@@ -129,7 +155,7 @@ impl TakeScript {
 pub fn script() -> &'static TakeScript {
     static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
     SCRIPT.get_or_init(|| {
-        // Without its comments and indents, as it travels with each new connection.
+        // Without its comments and indents, which Redis need not read.
         let code: String = include_str!("take.lua")
             .lines()
             .map(str::trim_start)
@@ -243,7 +269,7 @@ async fn exchange(
     let asking = jobs.iter().any(|job| job.way.asking);
     let mut jobs = jobs;
     for _ in 0..CLOCKS {
-        let batch = Batch::new(shared, jobs);
+        let batch = Batch::new(shared, jobs)?;
         let connection = wires.connections[index].clone();
         let mut call: Call = Box::pin(call(connection, batch.command.clone(), asking));
         match timeout(shared.patience(), &mut call).await {
@@ -292,20 +318,30 @@ fn by_slot(jobs: Vec<Job>) -> Vec<Vec<Job>> {
 /// A batch that is sent.
 struct Batch {
     jobs: Vec<Job>,
+    asks: Vec<Ask>,
     request: Request,
     command: Arc<redis::Cmd>,
     sent_at: Instant,
 }
 
 impl Batch {
-    fn new(shared: &Shared, jobs: Vec<Job>) -> Self {
-        let request = Request::encode(&wanted(&jobs), || shared.redis_time());
+    /// None if there is nothing to send.
+    fn new(shared: &Shared, mut jobs: Vec<Job>) -> Option<Self> {
+        let asks = drawn(shared, &mut jobs);
+        if jobs.is_empty() && asks.is_empty() {
+            return None;
+        }
+        let request = Request::encode(&wanted(&jobs), &asks, || shared.redis_time());
         let mut command = redis::cmd("EVALSHA");
         command
             .arg(script().script.get_hash())
             .arg(request.keys.len());
         for (job, item) in &request.keys {
-            command.arg(jobs[*job].asked.take.items[*item].key.as_bytes());
+            let item = match jobs.get(*job) {
+                Some(job) => &job.asked.take.items[*item],
+                None => &asks[*job - jobs.len()].item,
+            };
+            command.arg(item.key.as_bytes());
         }
         match &shared.settings.clock {
             Some(clock) => command.arg(clock.now().as_micros()),
@@ -315,14 +351,18 @@ impl Batch {
         for bound in request.holds.iter().flatten() {
             command.arg(bound.as_micros());
         }
+        if let Some(leases) = &request.leases {
+            command.arg(&leases[..]);
+        }
         shared.stats.batch_size.observe(jobs.len() as u64);
         shared.stats.script_calls.fetch_add(1, Relaxed);
-        Self {
+        Some(Self {
             jobs,
+            asks,
             request,
             command: Arc::new(command),
             sent_at: Instant::now(),
-        }
+        })
     }
 
     /// Answers everyone. What comes back must be asked again: Redis' clock was elsewhere than thought, and nothing was taken.
@@ -333,10 +373,21 @@ impl Batch {
         answer: Result<Value, RedisError>,
     ) -> Vec<Job> {
         match answer {
-            Ok(value) if self.was_outside(shared, &value) => return self.jobs,
+            Ok(value) if self.was_outside(shared, &value) => {
+                let asks = self.asks.into_iter();
+                asks.for_each(|ask| shared.leases.not_heard(ask));
+                return self.jobs;
+            }
             Ok(value) => self.answered(shared, generation, value),
             Err(error) => {
                 let undecided = shared.undecided(generation, &error);
+                let lost = matches!(undecided, Undecided::Failed(StoreError::Lost { .. }));
+                for ask in self.asks {
+                    match lost {
+                        true => shared.leases.lost(&ask),
+                        false => shared.leases.not_heard(ask),
+                    }
+                }
                 for job in self.jobs {
                     shared.failed(job, &undecided);
                 }
@@ -363,15 +414,19 @@ impl Batch {
             .latency_us
             .observe(micros(self.sent_at.elapsed()));
         let answers = match &value {
-            Value::BulkString(bytes) => self.request.decode(bytes, &wanted(&self.jobs)).ok(),
+            Value::BulkString(bytes) => {
+                let jobs = wanted(&self.jobs);
+                self.request.decode(bytes, &jobs, &self.asks).ok()
+            }
             _ => None,
         };
         match answers {
-            Some(answers) => self.hand_out(shared, answers),
+            Some((answers, leases)) => self.hand_out(shared, answers, leases),
             None => {
                 let reason = "the reply of take.lua has another shape";
                 shared.trip(generation, reason);
                 let error = Undecided::Failed(shared.lost(reason));
+                self.asks.iter().for_each(|ask| shared.leases.lost(ask));
                 for job in self.jobs {
                     shared.failed(job, &error);
                 }
@@ -379,7 +434,26 @@ impl Batch {
         }
     }
 
-    fn hand_out(self, shared: &Shared, answers: Vec<Answer>) {
+    /// The buckets from which tokens are lent, by their keys' hashes.
+    fn lent(&self, leases: &[Told]) -> Vec<u128> {
+        let lent = leases.iter().filter(|told| told.lent > 0);
+        lent.map(|told| {
+            let (job, item) = self.request.keys[told.key];
+            match self.jobs.get(job) {
+                Some(job) => job.asked.take.items[item].key.hash(),
+                None => self.asks[job - self.jobs.len()].item.key.hash(),
+            }
+        })
+        .collect()
+    }
+
+    fn hand_out(self, shared: &Shared, answers: Vec<Answer>, leases: Vec<Told>) {
+        let lent = self.lent(&leases);
+        let only_told = self.asks.iter().filter(|ask| ask.portion == 0);
+        only_told.for_each(|_| shared.leases.told());
+        for (ask, grant) in leases.into_iter().filter_map(|told| told.grant) {
+            shared.leases.granted(&self.asks[ask], grant);
+        }
         for (job, answer) in self.jobs.into_iter().zip(answers) {
             let balances = &answer.taken.balances;
             for (index, item) in job.asked.take.items.iter().enumerate() {
@@ -388,12 +462,21 @@ impl Batch {
                     over: !balances[index].fits,
                     at: answer.now,
                     sent_at: self.sent_at,
+                    lent: lent.contains(&item.key.hash()),
                 };
                 shared.seen.report(item, news);
             }
             shared.answered(job, answer.taken);
         }
     }
+}
+
+/// Takes the jobs out that are about leases.
+fn drawn(shared: &Shared, jobs: &mut Vec<Job>) -> Vec<Ask> {
+    let about = jobs.extract_if(.., |job| job.way.lease);
+    about
+        .filter_map(|job| shared.leases.ask(&job.asked.take.items[0]))
+        .collect()
 }
 
 fn wanted(jobs: &[Job]) -> Vec<Wanted<'_>> {

@@ -58,6 +58,7 @@ impl Split {
     /// The answer to `take`, when Redis has decided the `rest`.
     pub fn join(self, take: &Take, rest: Option<Taken>) -> Taken {
         let degraded = rest.as_ref().is_some_and(|rest| rest.degraded);
+        let not_replicated = rest.as_ref().is_some_and(|rest| rest.not_replicated);
         let mut asked = rest
             .map(|rest| rest.balances)
             .unwrap_or_default()
@@ -72,6 +73,7 @@ impl Split {
             admitted: judge::admits(judge::roles(take).zip(fits)),
             balances,
             degraded,
+            not_replicated,
         }
     }
 }

@@ -16,8 +16,10 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     RedisSettings, RedisStore, StoreStats, Task,
+    checks::Finding,
     cluster::Cluster,
     lane::{Asked, Reply, Undecided, Way},
+    lease::{self, Leases, Leasing},
     url::Topology,
 };
 use crate::{
@@ -42,6 +44,7 @@ struct Places {
     main: Place,
     per_second: Option<Place>,
     timeout: Duration,
+    leases: Arc<Leases>,
     stats: Arc<StoreStats>,
     name: String,
 }
@@ -69,22 +72,28 @@ impl Shards {
     /// Starts to connect in the background and returns at once. Needs a Tokio runtime.
     pub fn connect(settings: RedisSettings) -> Self {
         let stats = Arc::new(StoreStats::default());
+        let leases = Arc::new(Leases::new(settings.clock.clone(), stats.clone()));
         let mut tasks = Vec::new();
         let name = settings.url.to_string();
         let mut place = |url: &_| {
             let mut settings = settings.clone();
             settings.url = Clone::clone(url);
-            Place::start(settings, stats.clone(), &mut tasks)
+            Place::start(settings, leases.clone(), stats.clone(), &mut tasks)
         };
         let places = Places {
             main: place(&settings.url),
             per_second: settings.per_second.as_ref().map(place),
             timeout: settings.timeout,
+            leases: leases.clone(),
             stats,
             name,
         };
+        let places = Arc::new(places);
+        let lender = places.clone();
+        let keeping = lease::keep(leases, move |item| lender.tell(item));
+        tasks.push(Task(tokio::spawn(keeping)));
         Self {
-            places: Arc::new(places),
+            places,
             _tasks: tasks,
         }
     }
@@ -110,6 +119,13 @@ impl Shards {
     /// # Errors
     /// As [`RedisStore::take`].
     pub async fn take(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        match lease::is_leasable(&take) {
+            true => Box::pin(lease::take(self, take, deadline)).await,
+            false => self.take_past_leases(take, deadline).await,
+        }
+    }
+
+    async fn take_past_leases(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
         let until = deadline.min(Instant::now() + self.places.timeout);
         let asked = Arc::new(Asked::new(take));
         if self.places.has_together(&asked.take) {
@@ -130,6 +146,11 @@ impl Shards {
         })
     }
 
+    /// Gives back what has been taken ahead and is not spent. Waits for that at most `limit`.
+    pub async fn give_back_leases(&self, limit: Duration) {
+        lease::give_back(self, limit).await;
+    }
+
     /// What has been counted, over all servers.
     pub fn stats(&self) -> &StoreStats {
         &self.places.stats
@@ -144,6 +165,12 @@ impl Shards {
     pub fn replicas(&self) -> u32 {
         let replicas = self.servers().iter().map(|node| node.replicas()).max();
         replicas.unwrap_or(1)
+    }
+
+    /// What may harm on any of the servers, as found when they were last connected to.
+    pub fn findings(&self) -> Vec<Finding> {
+        let servers = self.servers().into_iter();
+        servers.flat_map(|server| server.findings()).collect()
     }
 
     /// Takes that wait for a lane now.
@@ -161,14 +188,21 @@ impl Shards {
 }
 
 impl Place {
-    fn start(settings: RedisSettings, stats: Arc<StoreStats>, tasks: &mut Vec<Task>) -> Self {
+    fn start(
+        settings: RedisSettings,
+        leases: Arc<Leases>,
+        stats: Arc<StoreStats>,
+        tasks: &mut Vec<Task>,
+    ) -> Self {
         if let Topology::Cluster(seeds) = &settings.url.topology {
             let seeds = seeds.clone();
-            let cluster = Arc::new(Cluster::new(settings, &seeds, stats));
+            let cluster = Arc::new(Cluster::new(settings, &seeds, leases, stats));
             tasks.push(Task(tokio::spawn(cluster.clone().keep_map())));
             return Self::Cluster(cluster);
         }
-        Self::One(Arc::new(RedisStore::connect_counting(settings, stats)))
+        Self::One(Arc::new(RedisStore::connect_beside(
+            settings, leases, stats,
+        )))
     }
 
     /// The server that has the bucket of `item`.
@@ -180,7 +214,30 @@ impl Place {
     }
 }
 
+impl Leasing for Shards {
+    fn leases(&self) -> &Leases {
+        &self.places.leases
+    }
+
+    fn timeout(&self) -> Duration {
+        self.places.timeout
+    }
+
+    fn tell(&self, item: &Item) {
+        self.places.tell(item);
+    }
+
+    async fn take_unleased(&self, take: Take, deadline: Instant) -> Result<Taken, StoreError> {
+        self.take_past_leases(take, deadline).await
+    }
+}
+
 impl Places {
+    /// As [`Leasing::tell`].
+    fn tell(&self, item: &Item) {
+        self.place(item).1.server(item).tell(item);
+    }
+
     fn all(&self) -> impl Iterator<Item = &Place> {
         std::iter::once(&self.main).chain(&self.per_second)
     }
@@ -215,6 +272,7 @@ impl Places {
                 admitted: true,
                 balances: SmallVec::new(),
                 degraded: false,
+                not_replicated: false,
             }),
         }
     }
@@ -472,6 +530,7 @@ fn is_quota(item: &Item) -> bool {
 struct Answer {
     balances: Vec<Option<Balance>>,
     degraded: bool,
+    not_replicated: bool,
 }
 
 impl Answer {
@@ -479,11 +538,13 @@ impl Answer {
         Self {
             balances: vec![None; take.items.len()],
             degraded: false,
+            not_replicated: false,
         }
     }
 
     fn add(&mut self, part: &Part, taken: Taken) {
         self.degraded |= taken.degraded;
+        self.not_replicated |= taken.not_replicated;
         for (place, balance) in part.items.iter().zip(taken.balances) {
             self.balances[*place] = Some(balance);
         }
@@ -513,6 +574,7 @@ impl Answer {
                 .map(|balance| balance.expect("every part has answered"))
                 .collect(),
             degraded: self.degraded,
+            not_replicated: self.not_replicated,
         }
     }
 }

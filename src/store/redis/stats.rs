@@ -13,6 +13,8 @@ pub struct StoreStats {
     pub shed: AtomicU64,
     /// Of these, those that Redis did not answer in time.
     pub timeouts: AtomicU64,
+    /// Decisions whose charge too few replicas of Redis had in time.
+    pub not_replicated: AtomicU64,
     /// Refusals from the deny cache.
     pub deny_cache_hits: AtomicU64,
     /// Calls of `take.lua`: one per batch.
@@ -29,6 +31,16 @@ pub struct StoreStats {
     pub given_back: AtomicU64,
     /// Buckets that could not be charged afterwards, as too many had to be remembered.
     pub not_charged: AtomicU64,
+    /// Leases taken.
+    pub leases: AtomicU64,
+    /// Their tokens.
+    pub leased: AtomicU64,
+    /// Decisions made from leases alone.
+    pub lease_decisions: AtomicU64,
+    /// Tokens of leases that were not spent and are given back.
+    pub lease_returned: AtomicU64,
+    /// Tokens of leases that were neither spent nor given back in time.
+    pub lease_lost: AtomicU64,
 }
 
 impl Default for StoreStats {
@@ -37,6 +49,7 @@ impl Default for StoreStats {
             degraded: AtomicU64::default(),
             shed: AtomicU64::default(),
             timeouts: AtomicU64::default(),
+            not_replicated: AtomicU64::default(),
             deny_cache_hits: AtomicU64::default(),
             script_calls: AtomicU64::default(),
             batch_size: Histogram::new(&[1, 2, 4, 8, 16, 32, 64, 128]),
@@ -48,6 +61,11 @@ impl Default for StoreStats {
             charged_back: AtomicU64::default(),
             given_back: AtomicU64::default(),
             not_charged: AtomicU64::default(),
+            leases: AtomicU64::default(),
+            leased: AtomicU64::default(),
+            lease_decisions: AtomicU64::default(),
+            lease_returned: AtomicU64::default(),
+            lease_lost: AtomicU64::default(),
         }
     }
 }

@@ -3,14 +3,16 @@
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
 -- ARGV[3]  and ARGV[4], if the limits of time zones are in the batch: from when, and before when, their bounds hold; at another
 --          time nothing is done, and the reply is now alone
+-- ARGV[3]  or ARGV[5], behind those, only where buckets may be leased from: another such array, see lease/wire.rs
 -- returns  one flat MessagePack array of integers: now, then per take: admitted, then per item: fits (+2 if its bucket is as
 --          last told in this reply), if it is independent what its bucket held then, and unless told already its bucket
---          after the decision; for a usual take admitted + 2, then its bucket
+--          after the decision; for a usual take admitted + 2, then its bucket; then what is asked of leases
 -- twin     src/bucket.rs and src/bucket/*.rs for the arithmetic, src/store/judge.rs for the decision
 --
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
 --   tokens    tokens, fraction, denominator, at_us, ends_s    calendar, fixed   used, start_us
 --   sliding   [slot, hits, slot, hits, …], oldest first    penalty   strikes, since_us, last_us, until_us
+-- Behind the first two stand the leases taken from the bucket, if any: ends_us, tokens, ends_us, tokens, …, oldest first.
 -- A token bucket says when its key expires, since a write that leaves the expiry as it is costs Redis a sixth less.
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; (a - a % b) / b divides them without rounding. What
 -- is stored under a key but is not a bucket counts as a full one, and is replaced when something is taken. A refusal writes
@@ -34,7 +36,7 @@ if ARGV[1] == "" then
 else
   now = tonumber(ARGV[1])
 end
-if ARGV[3] and (now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4])) then return pack_numbers({ now }) end
+if ARGV[4] and (now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4])) then return pack_numbers({ now }) end
 
 local values = {}
 for first = 1, #KEYS, 1000 do
@@ -610,6 +612,184 @@ local function open_books()
   return take_together, write_all
 end
 
+-- Leases: before the takes their buckets are brought up to now, with what replicas tell of them; after the takes what is asked
+-- for is taken, and buckets that takes have written get their leases back. Proof and words: lease.rs.
+local close_leases
+if ARGV[3] and #ARGV % 2 == 1 then
+  local asked = unpack_numbers(ARGV[#ARGV])
+  local read_spent = open_periods()
+  -- By key: what Redis held, when each lease ends, its tokens, their sum.
+  local found, ends, lent, sum = {}, {}, {}, {}
+
+  local function read_leases(value, own)
+    if own == 5 then read_tokens(value) else read_spent(value) end
+    local all, dates, tokens = { unpack_numbers(value) }, {}, {}
+    for i = own + 1, #all, 2 do
+      local date, count = all[i], all[i + 1]
+      if date % 1 + count % 1 ~= 0 or date < 0 or date >= EXACT or count <= 0 or count >= EXACT then error("not a lease") end
+      dates[#dates + 1], tokens[#tokens + 1] = date, count
+    end
+    return dates, tokens
+  end
+
+  local function drop_first(key)
+    sum[key] = sum[key] - lent[key][1]
+    table.remove(ends[key], 1)
+    table.remove(lent[key], 1)
+  end
+
+  -- Brings a token bucket up to now. A lease kept its place free until it ended, whenever that was noticed.
+  local function bring_up(key, limit)
+    local capacity, present = data[limit + 1], now
+    local tokens, part, parts, time, expires = stored_tokens(key, limit)
+    while ends[key][1] and ends[key][1] <= present do
+      if ends[key][1] > time then
+        now, data[limit + 1] = ends[key][1], math.max(capacity - sum[key], 0)
+        tokens, part, time = refilled_tokens(limit, tokens, part, parts, time)
+        parts = data[limit + 5]
+      end
+      drop_first(key)
+    end
+    now, data[limit + 1] = present, math.max(capacity - sum[key], 0)
+    tokens, part, time = refilled_tokens(limit, tokens, part, parts, time)
+    data[limit + 1] = capacity
+    return tokens, part, data[limit + 5], time, expires
+  end
+
+  -- Takes from a lease what was spent of it or comes back, and says how much that was.
+  local function settle(key, date, count)
+    for i = 1, #ends[key] do
+      if ends[key][i] == date then
+        if count > lent[key][i] then count = lent[key][i] end
+        lent[key][i], sum[key] = lent[key][i] - count, sum[key] - count
+        return count
+      end
+    end
+    return 0
+  end
+
+  local function add(key, date, count)
+    local dates, place = ends[key], #ends[key]
+    while place > 0 and dates[place] > date do place = place - 1 end
+    if dates[place] == date then
+      lent[key][place] = lent[key][place] + count
+    else
+      table.insert(dates, place + 1, date)
+      table.insert(lent[key], place + 1, count)
+    end
+    sum[key] = sum[key] + count
+  end
+
+  -- What Redis holds; a value of another kind of Redis' counts as none.
+  local function stored(key)
+    return call("MGET", KEYS[key])[1]
+  end
+
+  local function write_leases(key)
+    local all = {}
+    for i = 1, #ends[key] do
+      if lent[key][i] > 0 then all[#all + 1], all[#all + 2] = ends[key][i], lent[key][i] end
+    end
+    if #all > 0 then call("SET", KEYS[key], stored(key) .. pack_numbers(unpack(all)), "KEEPTTL") end
+  end
+
+  local rows, capacities, at = {}, {}, 1
+  while asked[at] do
+    local key, limit, settled = asked[at], asked[at + 1], asked[at + 4]
+    local is_tokens = data[limit] == TOKENS
+    if not ends[key] then
+      local value, ok = values[key], false
+      found[key], ends[key], lent[key], sum[key] = value, {}, {}, 0
+      if value then
+        local dates, tokens
+        ok, dates, tokens = pcall(read_leases, value, is_tokens and 5 or 2)
+        if ok then
+          ends[key], lent[key] = dates, tokens
+          for i = 1, #tokens do sum[key] = sum[key] + tokens[i] end
+        end
+      end
+    end
+    rows[#rows + 1], capacities[#rows + 1] = at, data[limit + 1]
+    if is_tokens then
+      local tokens, part, parts, time, expires = bring_up(key, limit)
+      for i = at + 5, at + 4 + 4 * settled, 4 do
+        settle(key, asked[i], asked[i + 2])
+        tokens = tokens + settle(key, asked[i], asked[i + 3])
+      end
+      values[key] = pack_numbers(tokens, part, parts, time, expires)
+      data[limit + 1] = math.max(data[limit + 1] - sum[key], 0)
+    else
+      while ends[key][1] and ends[key][1] <= now do drop_first(key) end
+      local ok, used, start = false
+      if values[key] then ok, used, start = pcall(read_spent, values[key]) end
+      for i = at + 5, at + 4 + 4 * settled, 4 do
+        settle(key, asked[i], asked[i + 2] + asked[i + 3])
+        -- Another period owes nothing to this one.
+        if ok and start == asked[i + 1] then used = math.max(used - asked[i + 3], 0) end
+      end
+      if ok then values[key] = pack_numbers(used, start) end
+    end
+    if found[key] and settled > 0 then
+      -- So that what takes write is told from what they leave: they may make it the same again as it was found.
+      found[key] = values[key]
+      call("SET", KEYS[key], found[key], "KEEPTTL")
+    end
+    at = at + 5 + 4 * settled
+  end
+
+  -- Takes up to `portion` from what is left, and writes the bucket if it is another one than it was found. Gives the tokens
+  -- taken, then the bucket's numbers.
+  local function close(key, limit, capacity, portion, date, changed)
+    if data[limit] == TOKENS then
+      local tokens, part, parts, time, expires = stored_tokens(key, limit)
+      tokens, part, time = refilled_tokens(limit, tokens, part, parts, time)
+      local granted = math.max(math.min(portion, tokens), 0)
+      if granted > 0 then add(key, date, granted) end
+      -- It expires when it is full without leases.
+      data[limit + 1] = capacity
+      if changed then write_tokens(key, limit, tokens - granted, part, time, expires) end
+      return granted, tokens - granted, part, time - now
+    end
+    local ok, used, start = false
+    if values[key] then ok, used, start = pcall(read_spent, values[key]) end
+    if not ok then return 0, 0, 0 end
+    local granted = math.max(math.min(portion, capacity - used), 0)
+    if granted > 0 then add(key, date, granted) end
+    if changed then call("SET", KEYS[key], pack_numbers(used + granted, start), "KEEPTTL") end
+    return granted, used + granted, start
+  end
+
+  close_leases = function()
+    for row = 1, #rows do
+      local at = rows[row]
+      local key, limit, life, portion, settled = asked[at], asked[at + 1], asked[at + 2], asked[at + 3], asked[at + 4]
+      local value = stored(key)
+      local written = value ~= found[key]
+      if written then values[key] = value end
+      local changed = written or portion > 0 or settled > 0
+      -- In steps of a quarter of their lives, so that a bucket has few of them to remember.
+      local step = math.ceil(life / 4)
+      local date = now + 2 * life + step - (now + 2 * life) % step
+      local granted, first, second, third = close(key, limit, capacities[row], portion, date, changed)
+      if changed and values[key] then
+        write_leases(key)
+        found[key] = stored(key)
+        values[key] = found[key]
+      end
+      told = told + 1
+      reply[told] = sum[key]
+      if portion > 0 then
+        reply[told + 1], reply[told + 2], reply[told + 3], reply[told + 4] = granted, date, first, second
+        told = told + 4
+        if third then
+          told = told + 1
+          reply[told] = third
+        end
+      end
+    end
+  end
+end
+
 local take_period, take_together, write_all
 local cursor = 1 + FIELDS * data[1] + 1
 for number = 1, data[cursor] do
@@ -634,5 +814,6 @@ for number = 1, data[cursor] do
   end
 end
 if write_all then write_all() end
+if close_leases then close_leases() end
 
 return pack_numbers(reply)

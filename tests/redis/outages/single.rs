@@ -189,14 +189,7 @@ async fn replicated(behind: u32) -> (RedisServer, RedisServer, Proxy) {
         replica.set_environment(&[("LD_PRELOAD", &library), ("CLOCK_BEHIND", &behind)]);
     }
     replica.restart();
-    let end = Instant::now() + Duration::from_secs(20);
-    while !replica
-        .info("replication")
-        .contains("master_link_status:up")
-    {
-        assert!(Instant::now() < end, "the replica does not follow");
-        sleep(Duration::from_millis(10)).await;
-    }
+    replica.wait_until_it_follows();
     let proxy = Proxy::start(redis_port(), primary.port()).await;
     (primary, replica, proxy)
 }

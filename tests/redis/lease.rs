@@ -1,0 +1,410 @@
+//! Tokens taken ahead: never over, all or nothing, few calls, and what is not spent comes back.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use proptest::{collection::vec, prelude::*};
+use tollgate::{
+    clock::{Clock, ManualClock, Timestamp},
+    descriptor::Hits,
+    limit::{Kind, Limit},
+    plan::{Lease, RuleLimit},
+    store::{RedisStore, Take, redis::RedisSettings},
+};
+
+use crate::{
+    ask::{ask, connected, item, one, patient, patient_at, rule},
+    cluster::{self, Nodes},
+    redis_server::RedisServer,
+};
+
+/// A limit whose replicas take `percent` of it ahead for `life_ms`.
+fn leased(text: &str, percent: u32, life_ms: u32) -> Arc<RuleLimit> {
+    let limit: Limit = text.parse().expect("a limit");
+    let lease = Lease::new(&limit, percent, life_ms);
+    assert!(lease.is_some(), "{text}");
+    let key_prefix = format!("leased/{text}#");
+    Arc::new(RuleLimit::new(limit, None, &key_prefix, text).leased(lease))
+}
+
+fn count(store: &RedisStore, what: &str) -> u64 {
+    let stats = store.stats();
+    match what {
+        "calls" => stats.script_calls.load(Relaxed),
+        "leases" => stats.leases.load(Relaxed),
+        "leased" => stats.leased.load(Relaxed),
+        "decisions" => stats.lease_decisions.load(Relaxed),
+        "returned" => stats.lease_returned.load(Relaxed),
+        "lost" => stats.lease_lost.load(Relaxed),
+        "degraded" => stats.degraded.load(Relaxed),
+        _ => unreachable!("{what}"),
+    }
+}
+
+/// Takes one after another until one is refused by Redis, and counts those before.
+async fn drain(store: &RedisStore, take: &Take) -> u64 {
+    let mut admitted = 0;
+    while ask(store, take.clone()).await.admitted {
+        admitted += 1;
+    }
+    admitted
+}
+
+#[derive(Debug, Clone)]
+struct Step {
+    moves_us: u64,
+    /// Which limits' buckets it asks for.
+    limits: Vec<usize>,
+    /// Which replica, and how many hits.
+    asks: Vec<(usize, u64)>,
+    /// How many of them at once; what comes later finds the leases of those before.
+    at_once: usize,
+}
+
+const LIMITS: [(&str, u32, u32); 5] = [
+    ("50/second burst 100", 50, 400),
+    ("7/second", 30, 200),
+    ("1000/second burst 60", 20, 100),
+    ("40/second calendar", 50, 400),
+    ("30/2s fixed", 20, 300),
+];
+
+fn step() -> impl Strategy<Value = Step> {
+    let moves_us = prop_oneof![
+        4 => 0..20_000_u64,
+        2 => 0..500_000_u64,
+        1 => 0..3_000_000_u64,
+    ];
+    let limits = prop_oneof![
+        4 => (0..LIMITS.len()).prop_map(|limit| vec![limit]),
+        1 => vec(0..LIMITS.len(), 2..4),
+    ];
+    let asks = prop_oneof![
+        3 => vec((0..3_usize, 1..4_u64), 1..10),
+        // Many at one replica, so that it takes a lease; or all that is there.
+        3 => (0..3_usize, 10..50_usize).prop_map(|(replica, times)| vec![(replica, 1); times]),
+    ];
+    let at_once = prop_oneof![2 => Just(4_usize), 1 => Just(50)];
+    (moves_us, limits, asks, at_once).prop_map(|(moves_us, mut limits, asks, at_once)| {
+        limits.sort_unstable();
+        limits.dedup();
+        Step {
+            moves_us,
+            limits,
+            asks,
+            at_once,
+        }
+    })
+}
+
+/// What is over, of hits that passed at these times.
+fn over(limit: &Limit, passed: &[(u64, u64)]) -> Option<String> {
+    let period = u128::from(limit.period().micros());
+    for (first, (from, _)) in passed.iter().enumerate() {
+        let mut sum = 0;
+        for (to, hits) in &passed[first..] {
+            sum += u128::from(*hits);
+            let most = match limit.kind() {
+                Kind::Bucket { burst } => {
+                    // Rounded up: a part of a token may have been earned before.
+                    u128::from(burst)
+                        + (u128::from(limit.count()) * u128::from(to - from)).div_ceil(period)
+                }
+                _ if u128::from(*from) / period != u128::from(*to) / period => break,
+                _ => u128::from(limit.count()),
+            };
+            if sum > most {
+                return Some(format!("{limit}: {sum} > {most} from {from} to {to}"));
+            }
+        }
+    }
+    None
+}
+
+/// Three replicas, of which any may hold leases while any other asks; every interval is looked at.
+#[test]
+fn no_interval_admits_more_than_the_limit_over_all_replicas() {
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_700_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient(&server)
+    };
+    let replicas: Vec<_> = (0..3)
+        .map(|_| runtime.block_on(connected(settings.clone())))
+        .collect();
+    let limits = LIMITS.map(|(text, percent, life_ms)| leased(text, percent, life_ms));
+    let case = std::cell::Cell::new(0);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(150)
+    };
+    proptest!(config, |(steps in vec(step(), 1..60))| {
+        case.set(case.get() + 1);
+        clock.advance(Duration::from_secs(10));
+        let subject = case.get().to_string();
+        let mut passed = vec![Vec::new(); LIMITS.len()];
+        for step in steps {
+            clock.advance(Duration::from_micros(step.moves_us));
+            let now = clock.now().as_micros();
+            for asks in step.asks.chunks(step.at_once) {
+                let answers = asks.iter().map(|(replica, hits)| {
+                    let items = step.limits.iter().map(|limit| item(&limits[*limit], &subject, Hits::Take(*hits)));
+                    ask(&replicas[*replica], Take { items: items.collect(), dry: false })
+                });
+                let answers = runtime.block_on(join_all(answers));
+                for ((_, hits), answer) in asks.iter().zip(answers) {
+                    prop_assert!(!answer.degraded, "{:?}", replicas[0].is_down());
+                    if answer.admitted {
+                        step.limits.iter().for_each(|limit| passed[*limit].push((now, *hits)));
+                    }
+                }
+            }
+        }
+        for (limit, passed) in limits.iter().zip(&passed) {
+            prop_assert_eq!(over(&limit.limit, passed), None);
+        }
+    });
+    for replica in &replicas {
+        let decisions = count(replica, "decisions");
+        assert!(decisions > 1_000, "only {decisions} decisions by leases");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_needs_one_call_per_hundred_decisions_at_most() {
+    let server = RedisServer::start();
+    let store = connected(patient(&server)).await;
+    let limit = leased("1000000/day", 5, 10_000);
+    for _ in 0..20_000 {
+        assert!(ask(&store, one(&limit, "hot", 1)).await.admitted);
+    }
+    let calls = count(&store, "calls");
+    assert!(calls * 100 <= 20_000, "{calls} calls");
+    assert!(count(&store, "decisions") > 19_000);
+    // What is asked for seldom is not leased.
+    let before = count(&store, "leases");
+    for number in 0..100 {
+        ask(&store, one(&limit, &number.to_string(), 1)).await;
+    }
+    assert_eq!(count(&store, "leases"), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_spent_comes_back_and_nothing_is_refused_for_ever() {
+    let server = RedisServer::start();
+    for text in ["1000/day", "1000/day calendar", "1000/day fixed"] {
+        let limit = leased(text, 40, 100);
+        let (idle, busy) = (
+            connected(patient(&server)).await,
+            connected(patient(&server)).await,
+        );
+        for _ in 0..200 {
+            assert!(ask(&idle, one(&limit, "same", 1)).await.admitted);
+        }
+        assert!(count(&idle, "leases") > 0, "{text}");
+        let until = Instant::now() + Duration::from_secs(10);
+        let mut admitted = 200;
+        while admitted < 1_000 {
+            admitted += drain(&busy, &one(&limit, "same", 1)).await;
+            assert!(Instant::now() < until, "{text}: {admitted} passed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(admitted, 1_000, "{text}");
+        assert!(count(&idle, "returned") > 0, "{text}");
+        assert_eq!(count(&idle, "lost"), 0, "{text}");
+        // The day's tokens are spent: none comes any more, from whichever replica.
+        assert_eq!(drain(&idle, &one(&limit, "same", 1)).await, 0, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_dies_takes_its_leases_along_and_no_more() {
+    let server = RedisServer::start();
+    let limit = leased("1000/day", 10, 100);
+    let dying = connected(patient(&server)).await;
+    for _ in 0..200 {
+        assert!(ask(&dying, one(&limit, "same", 1)).await.admitted);
+    }
+    drop(dying);
+    let other = connected(patient(&server)).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut admitted = 200;
+    // What another replica has in leases is at most a tenth; a refusal may come while this one takes a lease itself.
+    while admitted < 900 {
+        admitted += drain(&other, &one(&limit, "same", 1)).await;
+        assert!(Instant::now() < until, "{admitted} passed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    admitted += drain(&other, &one(&limit, "same", 1)).await;
+    assert!(admitted <= 1_000, "{admitted}");
+}
+
+/// Time is moved, so that nothing else refills the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_replica_had_is_there_again_after_nine_quarters_of_its_lease() {
+    let server = RedisServer::start();
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_700_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient(&server)
+    };
+    let limit = leased("100/hour", 20, 400);
+    let take = one(&limit, "same", 1);
+    let (dying, other) = (
+        connected(settings.clone()).await,
+        connected(settings.clone()).await,
+    );
+    for _ in 0..40 {
+        assert!(ask(&dying, take.clone()).await.admitted);
+    }
+    let leased = count(&dying, "leased");
+    drop(dying);
+    let admitted = drain(&other, &take).await;
+    // Each of the two may have a fifth of the limit in leases when one is refused.
+    assert!((20..=60).contains(&admitted), "{admitted} of {leased}");
+    // A bucket that is empty fills up in an hour, with the leases that ended meanwhile.
+    clock.advance(Duration::from_millis(900) + Duration::from_secs(3_600));
+    let mut admitted = drain(&other, &take).await;
+    let until = Instant::now() + Duration::from_secs(10);
+    while admitted < 100 {
+        // It refuses while it takes a lease itself.
+        admitted += drain(&other, &take).await;
+        assert!(Instant::now() < until, "{admitted} passed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(admitted, 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_which_a_part_is_leased_is_all_or_nothing() {
+    let server = RedisServer::start();
+    let settings = RedisSettings {
+        timeout: Duration::from_secs(5),
+        ..patient(&server)
+    };
+    let store = connected(settings).await;
+    let (hot, plain) = (leased("1000/day", 40, 10_000), rule("300/day"));
+    for _ in 0..100 {
+        assert!(ask(&store, one(&hot, "same", 1)).await.admitted);
+    }
+    let both = Take {
+        items: [
+            item(&hot, "same", Hits::Take(1)),
+            item(&plain, "same", Hits::Take(1)),
+        ]
+        .into_iter()
+        .collect(),
+        dry: false,
+    };
+    let mut admitted = 0;
+    for _ in 0..400 {
+        let taken = ask(&store, both.clone()).await;
+        admitted += u64::from(taken.admitted);
+        let [hot, plain] = &taken.balances[..] else {
+            panic!("{taken:?}");
+        };
+        assert_eq!(
+            (hot.charged, plain.charged),
+            (taken.admitted, taken.admitted)
+        );
+    }
+    assert_eq!(admitted, 300);
+    // The refused ones have cost the other limit nothing.
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut admitted = 400;
+    while admitted < 1_000 {
+        admitted += drain(&store, &one(&hot, "same", 1)).await;
+        assert!(Instant::now() < until, "{admitted} passed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(admitted, 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_gives_back_at_once() {
+    let server = RedisServer::start();
+    let limit = leased("1000/day calendar", 40, 10_000);
+    let (stopping, other) = (
+        connected(patient(&server)).await,
+        connected(patient(&server)).await,
+    );
+    for _ in 0..100 {
+        assert!(ask(&stopping, one(&limit, "same", 1)).await.admitted);
+    }
+    assert!(count(&stopping, "leased") > 100);
+    stopping.give_back_leases(Duration::from_secs(10)).await;
+    let look = Take {
+        dry: true,
+        ..one(&limit, "same", 0)
+    };
+    assert_eq!(ask(&other, look).await.balances[0].remaining(), 900);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_spent_while_redis_is_away() {
+    let mut server = RedisServer::start();
+    let store = connected(patient(&server)).await;
+    let take = one(&leased("1000000/day", 5, 10_000), "hot", 1);
+    for _ in 0..2_000 {
+        assert!(ask(&store, take.clone()).await.admitted);
+    }
+    // A lease on its way arrives.
+    let until = Instant::now() + Duration::from_secs(5);
+    while count(&store, "leased") < 2_100 {
+        assert!(Instant::now() < until, "{:?}", store.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        ask(&store, take.clone()).await;
+    }
+    server.kill();
+    while store.is_down().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let taken = ask(&store, take.clone()).await;
+    assert!(taken.admitted && !taken.degraded, "{taken:?}");
+    assert!(count(&store, "decisions") > 1_000);
+    let mut asked = 0;
+    while !ask(&store, take.clone()).await.degraded {
+        asked += 1;
+        assert!(asked < 50_000, "a lease that never ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_leased_from_like_one_server() {
+    let nodes = Nodes::start(0).await;
+    let limit = leased("500/day", 10, 100);
+    let settings = patient_at(&nodes.url());
+    let replicas = [
+        cluster::connected(settings.clone()).await,
+        cluster::connected(settings).await,
+    ];
+    for subject in ["a", "b", "c", "d"] {
+        let until = Instant::now() + Duration::from_secs(20);
+        let (mut admitted, mut turn) = (0, 0);
+        while admitted < 500 {
+            turn += 1;
+            let taken = cluster::ask(&replicas[turn / 50 % 2], one(&limit, subject, 1)).await;
+            admitted += u64::from(taken.admitted);
+            assert!(Instant::now() < until, "{subject}: {admitted} passed");
+            if !taken.admitted {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        for replica in &replicas {
+            let taken = cluster::ask(replica, one(&limit, subject, 1)).await;
+            assert!(!taken.admitted, "{subject}");
+        }
+    }
+    for replica in &replicas {
+        assert!(replica.stats().lease_decisions.load(Relaxed) > 0);
+    }
+}
