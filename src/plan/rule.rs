@@ -148,14 +148,14 @@ impl RuleLimit {
         }
     }
 
-    /// The same with such leases.
-    pub fn leased(self, lease: Option<Lease>) -> Self {
-        Self { lease, ..self }
-    }
-
     /// The limit's penalty, if it has one.
     pub fn guard(&self) -> Option<&Arc<RuleLimit>> {
         self.guard.as_ref()
+    }
+
+    /// The same with such leases.
+    pub fn leased(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
