@@ -58,8 +58,8 @@ fn take(store: &MemoryStore, limit: &Arc<RuleLimit>, who: u64, hits: Hits, dry: 
         // So that there is debt as well.
         role: Role::Enforced,
         charge: Charge::Overdraw,
-        on_store_error: OnStoreError::Local,
         patience_us: 0,
+        on_store_error: OnStoreError::Local,
     };
     store.take(&Take {
         items: [item].into_iter().collect(),

@@ -609,11 +609,12 @@ fn unleasable(allowance: &Allowance, counting: Counting) -> Option<String> {
     if limits.peek().is_none() {
         return Some("a lease goes with limits, and this rule has none".to_owned());
     }
-    let beyond = |limit: &RuleLimit| limit.limit.delay_us() > 0 || limit.guard().is_some();
-    if allowance.limits().any(|limit| beyond(limit)) {
-        return Some(
-            "no lease goes with `delay` or `penalty`: each request must reach Redis".to_owned(),
-        );
+    let beyond = |limit: &&Arc<RuleLimit>| limit.limit.delay_us() > 0 || limit.guard().is_some();
+    if let Some(limit) = allowance.limits().find(beyond) {
+        let limit = &limit.limit;
+        return Some(format!(
+            "no lease goes with `{limit}`: what is beyond it is for Redis to tell"
+        ));
     }
     let sliding = limits.find(|limit| limit.limit.kind() == Kind::Sliding)?;
     Some(format!(

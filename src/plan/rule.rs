@@ -176,6 +176,11 @@ impl RuleLimit {
         self.guard.as_ref()
     }
 
+    /// The same with such leases.
+    pub fn leased(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
+    }
+
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
     pub fn key_prefix(&self) -> &str {
         &self.texts[..self.policy as usize]

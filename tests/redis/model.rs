@@ -143,7 +143,7 @@ impl Model {
                 _ if fits[index] => until_full(state, limit, now),
                 _ => retry.unwrap_or(period(limit)),
             };
-            let delay = delay.unwrap_or(0);
+            let delay = delay.filter(|_| admitted).unwrap_or(0);
             (fits[index], charged[index], left, retry, reset, delay)
         });
         (admitted, rows.collect())

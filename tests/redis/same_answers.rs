@@ -61,6 +61,10 @@ const LIMITS: [&[&str]; 32] = [
     &["9/2 years in Asia/Tokyo offset 90d"],
 ];
 
+/// Which of them.
+const DELAYED: std::ops::Range<usize> = 19..23;
+const PENALISING: std::ops::Range<usize> = 23..27;
+
 #[derive(Debug, Clone)]
 struct Step {
     /// Microseconds that the clock moves, backwards too.
@@ -106,15 +110,9 @@ fn want() -> impl Strategy<Value = Want> {
         prop_oneof![5 => Just(Role::Enforced), 1 => Just(Role::Shadow), 2 => Just(Role::Quota)];
     let variant = prop_oneof![4 => Just(0_usize), 1 => Just(1)];
     let patience = prop_oneof![3 => Just(4_u64), 1 => 0_u64..4];
-    let want = (
-        0..LIMITS.len(),
-        variant,
-        0_u8..2,
-        hits,
-        role,
-        charge(),
-        patience,
-    );
+    // Nobody waits, and nobody is penalised, unless some come to one bucket.
+    let limit = prop_oneof![3 => 0..LIMITS.len(), 3 => DELAYED, 1 => PENALISING];
+    let want = (limit, variant, 0_u8..2, hits, role, charge(), patience);
     want.prop_map(
         |(limit, variant, subject, hits, role, charge, patience)| Want {
             limit,
@@ -259,7 +257,8 @@ fn rows(taken: &Taken) -> (bool, Vec<Row>) {
             i128::from(balance.left),
             retry,
             micros(balance.reset_after),
-            balance.delay_us.into(),
+            // Who is refused waits for nothing, whatever was found on the way.
+            i128::from(taken.admitted) * i128::from(balance.delay_us),
         )
     });
     (taken.admitted, rows.collect())
@@ -317,7 +316,7 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
     });
     let (waited, penalised) = seen.get();
     assert!(
-        waited > 100 && penalised > 100,
+        waited > 30 && penalised > 30,
         "{waited} waits, {penalised} penalties"
     );
     let batches = redis.stats().script_calls.load(Relaxed);

@@ -7,7 +7,8 @@
 //!   are hashed with. It is what makes the file a secret.
 //! - `B`, any number of them: their number of buckets, then for each the halves of its hash; 1, tokens, fraction, denominator and the last
 //!   refill of a token bucket, or 2, the number of slots and for each its number, less that of the one before, and its hits,
-//!   or 3, what is used of a period and its start; then when it is full. Moments count from that in `H`.
+//!   or 3, what is used of a period and its start, or 4, the refusals that count towards a penalty, the first of them, the last
+//!   penalty's length and its end; then when it is full. Moments count from that in `H`.
 //! - `E`, the last one: the number of buckets in all `B`.
 //!
 //! A bucket that changes while the file is written may stand there twice: the later one counts.
@@ -382,12 +383,12 @@ impl Numbers<'_> {
                 used: self.next().filter(|used| u128::from(*used) < EXACT)?,
                 start_us: self.moment(written_at)?,
             }),
+            // Whether the penalty runs is told when the bucket is brought up to a moment.
             4 => Bucket::Penalty(Strikes {
-                strikes: self.next()?.try_into().ok()?,
-                // Told anew whenever it is brought up to a moment.
+                strikes: u32::try_from(self.next()?).ok()?,
                 running: false,
                 since_us: self.moment(written_at)?,
-                last_us: self.next().filter(|last| u128::from(*last) < EXACT)?,
+                last_us: self.next()?,
                 until_us: self.moment(written_at)?,
             }),
             _ => return None,
@@ -403,8 +404,10 @@ impl Numbers<'_> {
             denominator: self.next()?,
             at_us: self.moment(written_at)?,
         };
-        let exact = u128::from(tokens.tokens.unsigned_abs()) < EXACT;
-        let can_be = exact && tokens.fraction < tokens.denominator;
+        // Debt may be deeper than any bucket, where answers wait for their tokens.
+        let can_be = tokens.tokens <= i64::from(u32::MAX)
+            && u128::from(tokens.tokens.unsigned_abs()) < EXACT
+            && tokens.fraction < tokens.denominator;
         can_be.then_some(tokens)
     }
 

@@ -110,8 +110,8 @@ impl Request {
                 named[place] += 1;
                 places.push(place);
                 limit_places.push(match item.limit.lease {
-                    None => limits.place(item),
                     Some(lease) => rows.place(place, lease, &item.limit, &mut limits),
+                    None => limits.place(item),
                 });
             }
         }
@@ -202,13 +202,8 @@ impl Request {
     }
 }
 
-/// Where a limit stands in the payload, from 1.
-fn limit_number(place: usize) -> u64 {
-    place as u64 * FIELDS + 2
-}
-
 /// The distinct limits of a batch, in the order of their places.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Limits<'a> {
     all: Vec<(&'a Limit, u32)>,
     by_address: ByHash<usize>,
@@ -222,28 +217,33 @@ impl<'a> Limits<'a> {
     fn place(&mut self, item: &'a Item) -> usize {
         let limit = &item.limit.limit;
         let address = Arc::as_ptr(&item.limit).addr();
-        let delayed = limit.delay_us() > 0;
-        let place = match delayed {
-            false => self.by_address.entry(address).or_insert(self.length),
-            true => {
+        let place = match limit.delay_us() {
+            0 => self.by_address.entry(address).or_insert(self.length),
+            _ => {
                 let by_patience = self.by_patience.get_or_insert_default();
                 let entry = by_patience.entry((address, item.patience_us));
                 entry.or_insert(self.length)
             }
         };
-        if *place == self.length {
-            self.all.push((limit, item.patience_us));
-            self.length += 1 + usize::from(delayed);
+        let place = *place;
+        if place == self.length {
+            self.add(limit, item.patience_us);
         }
-        *place
+        place
     }
 
-    /// Adds one that answers do not wait for, though it may be there already.
-    pub fn push(&mut self, limit: &'a Limit) -> usize {
-        self.all.push((limit, 0));
-        self.length += 1;
-        self.length - 1
+    /// Adds a limit, though it may stand there already; answers its place from 0.
+    pub fn add(&mut self, limit: &'a Limit, patience_us: u32) -> usize {
+        self.all.push((limit, patience_us));
+        let place = self.length;
+        self.length += 1 + usize::from(limit.delay_us() > 0);
+        place
     }
+}
+
+/// Where a limit stands in the payload, from 1.
+fn limit_number(place: usize) -> u64 {
+    place as u64 * FIELDS + 2
 }
 
 /// How the script decides a take the short way, if its bucket stands in no other take of the batch; and its hits.
@@ -354,7 +354,7 @@ impl Numbers {
                 .windows(2)
                 .map(|pair| micros(pair[1].since(pair[0])))
                 .max();
-            let place = (limits.length + all.len()) as u64 * FIELDS + 2;
+            let place = limit_number(limits.length + all.len());
             let (count, most) = (u64::from(limit.count()), calendar::most(limit));
             self.extend([3, count, 0, longest.unwrap_or_default(), 0, most, place]);
             all.push(bounds);

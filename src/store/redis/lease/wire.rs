@@ -11,10 +11,11 @@
 
 use std::sync::Arc;
 
-use super::{super::batch::Limits, Ask, Grant};
+use super::{Ask, Grant};
 use crate::{
     clock::micros,
     plan::{Lease, RuleLimit},
+    store::redis::batch::Limits,
 };
 
 /// The rows of a batch.
@@ -27,10 +28,10 @@ pub struct Rows {
 struct Row {
     /// Place of the key, from 0.
     key: usize,
-    /// Place among the batch's limits, from 0.
-    limit: usize,
-    /// Which limit that is.
+    /// Of the limit.
     address: usize,
+    /// Its place among the batch's, from 0.
+    limit: usize,
     life_us: u64,
     /// Which of the batch's asks.
     ask: Option<usize>,
@@ -66,11 +67,11 @@ impl Rows {
         if let Some(row) = self.rows.iter().find(same) {
             return row.limit;
         }
-        let place = limits.push(&limit.limit);
+        let place = limits.add(&limit.limit, 0);
         self.rows.push(Row {
             key,
-            limit: place,
             address,
+            limit: place,
             life_us: micros(lease.life()),
             ask: None,
         });
