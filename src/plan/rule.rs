@@ -155,11 +155,6 @@ impl RuleLimit {
         }
     }
 
-    /// The same with such leases.
-    pub fn leased(self, lease: Option<Lease>) -> Self {
-        Self { lease, ..self }
-    }
-
     /// The same in another mode.
     pub fn in_mode(self, mode: Mode) -> Self {
         Self { mode, ..self }
