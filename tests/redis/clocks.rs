@@ -24,6 +24,11 @@ const START_US: u64 = 1_795_000_000_000_000;
 struct Days(Mutex<VecDeque<u64>>);
 
 impl Days {
+    /// From now on these. Before, whoever starts may look at it.
+    fn show(&self, days: impl IntoIterator<Item = u64>) {
+        *self.0.lock().expect("nobody panics") = days.into_iter().collect();
+    }
+
     fn new(days: impl IntoIterator<Item = u64>) -> Arc<Self> {
         Arc::new(Self(Mutex::new(days.into_iter().collect())))
     }
@@ -44,12 +49,13 @@ impl Clock for Days {
 #[tokio::test]
 async fn redis_says_where_its_clock_is_and_is_asked_again() {
     let server = RedisServer::start();
-    let clock = Days::new([0, 10, 0, 0, 10, 0, 10, 0, 10]);
+    let clock = Days::new([0]);
     let settings = RedisSettings {
-        clock: Some(clock),
+        clock: Some(clock.clone()),
         ..patient(&server)
     };
     let store = connected(settings).await;
+    clock.show([0, 10, 0, 0, 10, 0, 10, 0, 10]);
     let limit = rule("5/day calendar in Europe/Berlin");
     let asked = || store.stats().script_calls.load(Relaxed);
     let first = ask(&store, one(&limit, "a", 4)).await;
@@ -64,11 +70,13 @@ async fn redis_says_where_its_clock_is_and_is_asked_again() {
 #[tokio::test]
 async fn a_clock_that_never_stays_is_a_redis_that_cannot_decide() {
     let server = RedisServer::start();
+    let clock = Days::new([0]);
     let settings = RedisSettings {
-        clock: Some(Days::new((0..9).map(|step| step * step * 10))),
+        clock: Some(clock.clone()),
         ..patient(&server)
     };
     let store = connected(settings).await;
+    clock.show((0..9).map(|step| step * step * 10));
     let limit = rule("5/day calendar in Europe/Berlin");
     let taken = ask(&store, one(&limit, "a", 4)).await;
     assert!(taken.admitted && taken.degraded, "{taken:?}");
