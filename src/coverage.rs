@@ -364,7 +364,10 @@ impl<'p> Survey<'p> {
             .filter(|domain| asked.contains(domain.name()))
         {
             let unmatched = domain.unmatched_rule().map(|rule| &rule.path);
-            let rules = domain.rules().filter(|rule| Some(&rule.path) != unmatched);
+            let of_list = |rule: &Rule| domain.lists().is_some_and(|lists| lists.has_rule(rule));
+            let rules = domain
+                .rules()
+                .filter(|rule| Some(&rule.path) != unmatched && !of_list(rule));
             let alone = rules.filter(|rule| !self.reached.contains(&(domain.name(), &*rule.path)));
             unreached.extend(alone.map(|rule| RuleName {
                 domain: domain.name().to_owned(),

@@ -6,8 +6,9 @@ use smallvec::SmallVec;
 
 use crate::{
     bucket::Balance,
+    descriptor::Hits,
     limit::Period,
-    plan::{ResponseOptions, Rule, RuleLimit},
+    plan::{Mode, ResponseOptions, Rule, RuleLimit},
 };
 
 /// Whether the hits pass.
@@ -109,6 +110,57 @@ pub struct LimitState {
     pub limit: Arc<RuleLimit>,
     /// What its bucket says.
     pub balance: Balance,
+    /// What was asked of it.
+    pub hits: Hits,
+    /// What becomes of requests that do not fit: as the limit says, or its rule's shadow mode.
+    pub mode: Mode,
+}
+
+/// What became of the hits asked of one limit. One of the three is not zero, or none for a look or a refund.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// They fit, and the request passed.
+    pub admitted: u64,
+    /// The request was refused, by this limit or another.
+    pub refused: u64,
+    /// They did not fit, and passed all the same: the limit is soft or in shadow mode, or all that refuse are in quota mode
+    /// beside one that does not.
+    pub overage: u64,
+}
+
+impl LimitState {
+    /// Hits in use, if answers are to warn of so many.
+    pub fn warns(&self) -> Option<u64> {
+        let warns_from = self.limit.warns_from?;
+        let capacity = i64::from(self.limit.limit.capacity());
+        let used = capacity
+            .saturating_sub(self.balance.left)
+            .max(0)
+            .unsigned_abs();
+        (used >= warns_from).then_some(used)
+    }
+
+    /// Whether it is a soft limit that the request is beyond.
+    pub fn is_soft_over(&self) -> bool {
+        self.mode == Mode::Soft && !self.balance.fits
+    }
+}
+
+impl Decision {
+    /// What became of the hits asked of a limit of this decision.
+    pub fn tally(&self, state: &LimitState) -> Tally {
+        let Hits::Take(hits) = state.hits else {
+            return Tally::default();
+        };
+        let (mut tally, passed) = (Tally::default(), self.code == Code::Ok);
+        let place = match state.balance.fits {
+            _ if !passed => &mut tally.refused,
+            true => &mut tally.admitted,
+            false => &mut tally.overage,
+        };
+        *place = hits;
+        tally
+    }
 }
 
 /// Which rule and limit decided.

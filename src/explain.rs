@@ -1,6 +1,6 @@
 //! Why a request is decided as it is: which rules match, what each bucket holds, when it would pass. Nothing is taken.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::{
     decision::{Code, Decision, LimitState},
     descriptor::{Descriptor, Entry, Hits, Query, QueryError},
     limiter::{DecideError, Limiter},
-    plan::{Allowance, Charge, Match, Modes, Plans, Role, Rule},
+    plan::{Allowance, Charge, Match, Mode, Modes, Plans, Role, Rule, RuleLimit},
 };
 
 /// A question, in the shape of a `RateLimitRequest` in JSON.
@@ -84,7 +84,7 @@ pub struct DescriptorExplanation {
 /// What one bucket holds.
 #[derive(Debug, Clone, Serialize)]
 pub struct LimitExplanation {
-    /// The limit, as a plan says it.
+    /// The limit, as a plan says it; with its mode if it does not refuse: `5/day calendar (soft)`.
     pub limit: String,
     /// What replicas take ahead of its buckets; the tokens that lie in their leases are not in `remaining`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,7 +189,7 @@ impl From<&LimitState> for LimitExplanation {
     fn from(state: &LimitState) -> Self {
         let balance = &state.balance;
         Self {
-            limit: state.limit.limit.to_string(),
+            limit: state.limit.to_string(),
             lease: state.limit.lease.map(|lease| lease.to_string()),
             fits: balance.fits,
             remaining: balance.remaining(),
@@ -271,7 +271,7 @@ fn why(found: &Match<'_>, modes: Modes) -> String {
         Match::Limited { rule, limits, .. } => {
             return format!(
                 "{}; {}",
-                role(rule, limits.len(), modes),
+                role(rule, limits, modes),
                 charging(rule.counting.charge)
             );
         }
@@ -279,11 +279,20 @@ fn why(found: &Match<'_>, modes: Modes) -> String {
     text.to_owned()
 }
 
-fn role(rule: &Rule, limits: usize, modes: Modes) -> &'static str {
+fn role(rule: &Rule, limits: &[Arc<RuleLimit>], modes: Modes) -> &'static str {
+    let soft = limits
+        .iter()
+        .filter(|limit| limit.mode != Mode::Enforce)
+        .count();
+    let limits = limits.len();
     match rule.role {
         Role::Shadow => "in shadow mode: counted, never refused",
         _ if modes.shadow => "all rules are in shadow mode: counted, never refused",
-        Role::Enforced if !modes.quota || limits > 1 => "all of these limits must hold",
+        _ if soft == limits => "none of these limits refuses",
+        Role::Enforced if !modes.quota || limits > 1 => match soft {
+            0 => "all of these limits must hold",
+            _ => "all of these limits must hold, but for those that do not refuse",
+        },
         _ => "in quota mode: refuses only if every quota rule of the request does",
     }
 }

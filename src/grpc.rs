@@ -1,6 +1,7 @@
 //! The gRPC face: rate-limit service, external authorization, health, reflection. Protobuf types stay in here.
 
 pub mod authz;
+pub mod beyond;
 pub mod convert;
 pub mod json;
 pub mod reference;

@@ -14,9 +14,9 @@ use smallvec::SmallVec;
 
 use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
-    descriptor::Query,
+    descriptor::{Hits, Query},
     limit::LimitError,
-    plan::{Allowance, Domain, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
+    plan::{Allowance, Domain, Match, Mode, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
     statistics::Statistics,
     store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
 };
@@ -159,7 +159,14 @@ impl Limiter {
         } else {
             self.store.take(take, deadline).await?
         };
-        let decision = conclude(domain, &parts, limits, taken, refused, plans.modes());
+        let decision = conclude(
+            (domain, query),
+            &parts,
+            limits,
+            taken,
+            refused,
+            plans.modes(),
+        );
         if decision.shadowed
             && let Some(statistics) = statistics
         {
@@ -221,7 +228,8 @@ fn plan_take<'p>(
         .enumerate()
     {
         let from = take.items.len();
-        if let Some(wanted) = descriptor.limit {
+        // Who is denied or allowed by a list meets that instead.
+        if let (Some(wanted), Match::None) = (descriptor.limit, &found) {
             let (limit, subject) = domain
                 .override_limit(descriptor, wanted, tier, stored)
                 .map_err(|source| DecideError::Override { index, source })?;
@@ -270,10 +278,9 @@ fn settle_roles(parts: &mut [Part<'_>], take: &mut Take, modes: Modes) {
         };
         for item in &mut take.items[part.items.0..part.items.1] {
             // A request that passes anyhow is charged like one: what is over never keeps the rest from it.
-            item.role = if modes.shadow {
-                Role::Shadow
-            } else {
-                part.acts_as
+            item.role = match item.limit.mode {
+                Mode::Enforce if !modes.shadow => part.acts_as,
+                _ => Role::Shadow,
             };
         }
     }
@@ -288,10 +295,35 @@ impl<'p> Part<'p> {
             acts_as: Role::Enforced,
         };
         part.role = match part.rule().map(|rule| rule.role).unwrap_or_default() {
+            Role::Enforced if part.never_refuses() => Role::Shadow,
             Role::Enforced if modes.quota && items.1 - items.0 == 1 => Role::Quota,
             role => role,
         };
         part
+    }
+
+    /// Whether it has limits, and none of them refuses.
+    fn never_refuses(&self) -> bool {
+        let Match::Limited { limits, .. } = &self.found else {
+            return false;
+        };
+        limits.iter().all(|limit| limit.mode != Mode::Enforce)
+    }
+
+    /// The mode in which a limit of it takes part.
+    fn mode_of(&self, limit: &RuleLimit) -> Mode {
+        match self.role {
+            Role::Shadow if limit.mode == Mode::Enforce => Mode::Shadow,
+            _ => limit.mode,
+        }
+    }
+
+    /// How a limit of it decides.
+    fn acts_as(&self, state: &LimitState) -> Role {
+        match state.mode {
+            Mode::Enforce => self.acts_as,
+            Mode::Shadow | Mode::Soft => Role::Shadow,
+        }
     }
 
     /// Whether it stands for a quota rule that passes, without any count.
@@ -301,7 +333,7 @@ impl<'p> Part<'p> {
             Match::None => modes.quota && self.items.0 == self.items.1,
             Match::Passes(rule) => modes.quota && matches!(rule.allowance, Allowance::Listed),
             Match::Refuses(rule) | Match::Limited { rule, .. } => {
-                rule.role == Role::Shadow && (modes.quota || rule.quota)
+                self.role == Role::Shadow && (modes.quota || rule.quota)
             }
         }
     }
@@ -331,7 +363,7 @@ impl<'p> Part<'p> {
     }
 
     fn status_of(&self, state: &LimitState) -> Status {
-        let over = !state.balance.fits && self.role != Role::Shadow;
+        let over = !state.balance.fits && state.mode == Mode::Enforce;
         let limit = &state.limit.limit;
         let remaining = if state.balance.fits {
             state.balance.remaining()
@@ -352,8 +384,19 @@ impl<'p> Part<'p> {
     }
 }
 
+/// For each item of the take, in order, its part and what is asked.
+fn asked<'a, 'p>(
+    parts: &'a [Part<'p>],
+    query: &'a Query,
+) -> impl Iterator<Item = (&'a Part<'p>, Hits)> {
+    let asked = parts.iter().zip(&query.descriptors);
+    asked.flat_map(|(part, descriptor)| {
+        std::iter::repeat_n((part, descriptor.hits), part.items.1 - part.items.0)
+    })
+}
+
 fn conclude(
-    domain: &Domain,
+    (domain, query): (&Domain, &Query),
     parts: &[Part<'_>],
     limits: SmallVec<[Arc<RuleLimit>; 2]>,
     taken: Taken,
@@ -363,9 +406,12 @@ fn conclude(
     let limits: SmallVec<[LimitState; 2]> = limits
         .into_iter()
         .zip(&taken.balances)
-        .map(|(limit, balance)| LimitState {
+        .zip(asked(parts, query))
+        .map(|((limit, balance), (part, hits))| LimitState {
+            mode: part.mode_of(&limit),
             limit,
             balance: *balance,
+            hits,
         })
         .collect();
     let statuses: SmallVec<[Status; 2]> = parts
@@ -407,24 +453,31 @@ fn roles_and_fits(parts: &[Part<'_>], limits: &[LimitState]) -> impl Iterator<It
         let states = &limits[part.items.0..part.items.1];
         states
             .iter()
-            .map(|state| (part.acts_as, state.balance.fits))
+            .map(|state| (part.acts_as(state), state.balance.fits))
     })
 }
 
-/// The limit that a status of several shows: when over, the one with the longest wait; else the one with the least
-/// remaining.
+/// The limit that a status of several shows, of those that refuse if there are any: when over, the one with the longest wait;
+/// else the one with the least remaining.
 fn deciding(limits: &[LimitState]) -> Option<&LimitState> {
     limits.iter().max_by_key(|state| deciding_order(state))
 }
 
-/// Greater decides: not fitting before fitting, then waiting for ever, then the longest wait or the least remaining; of none
-/// remaining, the longest delay.
-fn deciding_order(state: &LimitState) -> (bool, bool, Duration, Reverse<u64>, u32) {
+/// Greater decides: what refuses before what does not, not fitting before fitting, then waiting for ever, then the longest wait
+/// or the least remaining; of none remaining, the longest delay.
+fn deciding_order(state: &LimitState) -> (bool, bool, bool, Duration, Reverse<u64>, u32) {
     let balance = &state.balance;
     let wait = balance.retry_after.unwrap_or_default();
     let never = !balance.fits && balance.retry_after.is_none();
-    let remaining = Reverse(balance.remaining());
-    (!balance.fits, never, wait, remaining, balance.delay_us)
+    let refuses = state.mode == Mode::Enforce;
+    (
+        refuses,
+        !balance.fits,
+        never,
+        wait,
+        Reverse(balance.remaining()),
+        balance.delay_us,
+    )
 }
 
 /// How long until the request would pass: every enforced limit, and at least one quota rule if there are any.
@@ -435,7 +488,7 @@ fn wait(parts: &[Part<'_>], limits: &[LimitState]) -> Option<Duration> {
         let states = &limits[part.items.0..part.items.1];
         let wait = states
             .iter()
-            .filter(|state| !state.balance.fits)
+            .filter(|state| !state.balance.fits && state.mode == Mode::Enforce)
             .try_fold(Duration::ZERO, |longest, state| {
                 Some(longest.max(state.balance.retry_after?))
             });
@@ -471,7 +524,7 @@ fn decided_by(parts: &[Part<'_>], limits: &[LimitState], over: bool) -> Option<D
                 .iter()
                 .map(move |state| (part, state))
         })
-        .filter(|(_, state)| !over || !state.balance.fits)
+        .filter(|(_, state)| state.mode == Mode::Enforce && (!over || !state.balance.fits))
         .max_by_key(|(_, state)| deciding_order(state))
         .map(|(part, state)| DecidedBy {
             rule: part.rule().cloned(),
@@ -484,11 +537,17 @@ fn count(parts: &[Part<'_>], decision: &Decision) {
     for (part, status) in parts.iter().zip(&decision.statuses) {
         let Some(rule) = part.rule() else { continue };
         let states = &decision.limits[part.items.0..part.items.1];
+        if let Some(beyond) = states.iter().find(|state| state.is_soft_over()) {
+            let overage = decision.tally(beyond).overage;
+            rule.counters.overage.fetch_add(overage, Ordering::Relaxed);
+        }
         let over = match part.found {
             // Another descriptor refused without counting, so nobody asked this one's buckets.
             Match::Limited { .. } if states.is_empty() => continue,
             Match::Refuses(_) => true,
-            _ => states.iter().any(|state| !state.balance.fits),
+            _ => states
+                .iter()
+                .any(|state| !state.balance.fits && state.mode != Mode::Soft),
         };
         let counter = match status.code {
             Code::OverLimit => &rule.counters.over_limit,

@@ -204,6 +204,8 @@ pub enum CheckResult {
     Expired,
     /// No key.
     Missing,
+    /// Whoever asks stands in a deny list.
+    Denied,
 }
 
 impl EncodeLabelValue for CheckResult {
@@ -215,6 +217,7 @@ impl EncodeLabelValue for CheckResult {
             Self::Disabled => "disabled",
             Self::Expired => "expired",
             Self::Missing => "missing",
+            Self::Denied => "denied",
         })
     }
 }

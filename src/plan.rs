@@ -16,11 +16,13 @@ pub mod shapes;
 pub mod tree;
 
 mod authentication;
+mod beyond;
 mod compile;
 mod document;
 mod domain;
 mod keys;
 mod level;
+mod lists;
 mod matching;
 mod merge;
 mod options;
@@ -32,9 +34,11 @@ mod subject;
 
 pub use self::{
     authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},
+    beyond::{Mode, WarnAt, WarnAtError},
     document::{Document, domain_of},
     domain::Domain,
     keys::{ApiKey, KeyCheck, KnownKey},
+    lists::{List, Lists},
     mistake::{LoadError, Mistake, Notes, Place},
     options::{LoadOptions, Modes, Sources},
     plans::Plans,

@@ -445,3 +445,183 @@ async fn quota_rules_refuse_only_when_all_of_them_are_over() {
         assert_eq!(first_is_over, Code::OverLimit, "{modes:?} {asked:?}");
     }
 }
+
+const SOFT: &str = "
+domain: shop
+descriptors:
+  - key: user
+    limits: [3/day calendar, { limit: 1/hour, mode: soft, name: hourly }]
+  - key: team
+    mode: soft
+    limits: [1/day calendar, { limit: 3/hour, mode: enforce }]
+  - { key: guest, mode: soft, rate_limit: { unit: hour, requests_per_unit: 1 } }
+  - { key: trial, mode: shadow, limits: [1/hour] }
+  - { key: quota, quota_mode: true, limits: [1/hour] }
+";
+
+fn overage(limiter: &Limiter, path: &str) -> u64 {
+    let plans = limiter.plans().load();
+    let domain = plans.domain("shop").unwrap();
+    let rule = domain.rules().find(|rule| &*rule.path == path).unwrap();
+    rule.counters.overage.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn a_soft_limit_lets_pass_and_the_others_decide() {
+    let limiter = limiter(SOFT, memory());
+    for (left, over) in [(2, false), (1, true), (0, true)] {
+        let decision = decide(&limiter, &[&[("user", "a")]]).await;
+        assert_eq!(decision.code, Code::Ok);
+        assert_eq!(
+            decision.statuses[0].remaining, left,
+            "the status shows the limit that refuses"
+        );
+        assert_eq!(decision.limits[1].is_soft_over(), over);
+        let by = decision.decided_by.unwrap().limit.unwrap();
+        assert_eq!(by.limit.kind(), Kind::Calendar);
+    }
+    let refused = decide(&limiter, &[&[("user", "a")]]).await;
+    assert_eq!(refused.code, Code::OverLimit);
+    let day = refused.limits[0].balance.retry_after;
+    assert_eq!(refused.retry_after, day, "nobody waits for a soft limit");
+    assert_eq!(
+        overage(&limiter, "user"),
+        2,
+        "what was refused went beyond nothing"
+    );
+    assert_eq!(counts(&limiter, "user"), [3, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_rule_says_the_mode_of_limits_that_say_none() {
+    let limiter = limiter(SOFT, memory());
+    for expected in [Code::Ok, Code::Ok, Code::Ok, Code::OverLimit] {
+        assert_eq!(decide(&limiter, &[&[("team", "a")]]).await.code, expected);
+    }
+    assert_eq!(overage(&limiter, "team"), 2);
+    for _ in 0..3 {
+        let decision = decide(&limiter, &[&[("guest", "a")], &[("trial", "a")]]).await;
+        assert_eq!(codes(&decision), [Code::Ok, Code::Ok]);
+        assert!(decision.decided_by.is_none(), "{:?}", decision.decided_by);
+    }
+    assert_eq!(overage(&limiter, "guest"), 2);
+    assert_eq!(counts(&limiter, "guest"), [3, 0, 0]);
+    assert_eq!(overage(&limiter, "trial"), 0);
+    assert_eq!(counts(&limiter, "trial"), [1, 0, 2]);
+}
+
+#[tokio::test]
+async fn beside_a_soft_rule_a_quota_rule_still_refuses() {
+    let limiter = limiter(SOFT, memory());
+    let both: &[&[(&str, &str)]] = &[&[("quota", "a")], &[("guest", "a")]];
+    assert_eq!(decide(&limiter, both).await.code, Code::Ok);
+    let refused = decide(&limiter, both).await;
+    assert_eq!(refused.code, Code::OverLimit);
+    assert_eq!(codes(&refused), [Code::OverLimit, Code::Ok]);
+}
+
+#[tokio::test]
+async fn a_quota_warns_when_four_fifths_of_it_are_used() {
+    let text = "
+domain: shop
+response: { warn_at: 50% }
+descriptors:
+  - key: user
+    limits: [10/day calendar, { limit: 4/hour burst 8, warn_at: 100% }, { limit: 10/week calendar, warn_at: never }]
+";
+    let limiter = limiter(text, memory());
+    for used in 1..=8_u64 {
+        let decision = decide(&limiter, &[&[("user", "a")]]).await;
+        let warns: Vec<_> = decision.limits.iter().map(|state| state.warns()).collect();
+        assert_eq!(
+            warns,
+            [
+                (used >= 5).then_some(used),
+                (used >= 8).then_some(used),
+                None
+            ]
+        );
+    }
+}
+
+const LISTED: &str = r#"
+domain: shop
+tiers: { free: { limits: ["1/hour"] } }
+api_keys:
+  - { id: good, tier: free, sha256: "0000000000000000000000000000000000000000000000000000000000000001" }
+  - { id: bad, tier: free, sha256: "0000000000000000000000000000000000000000000000000000000000000002" }
+deny: { cidr: [10.1.0.0/16, "2001:db8::/32"], api_key: [bad] }
+allow: { cidr: [10.0.0.0/8], api_key: [good] }
+descriptors:
+  - { key: api_key, limits_from: tier }
+  - { key: secret, limits_from: tier, api_key_is: secret }
+  - { key: ip, limits: ["1/hour"] }
+  - { key: ip, cidr: 192.0.2.0/24, limits: ["1/hour"] }
+  - { key: remote_address, limits: ["1/hour"] }
+  - { key: path, limits: ["1/hour"] }
+"#;
+
+#[tokio::test]
+async fn lists_decide_before_limits_and_deny_wins() {
+    let limiter = limiter(LISTED, memory());
+    let denied: [&[&[(&str, &str)]]; 5] = [
+        &[&[("ip", "10.1.2.3")]],
+        &[&[("path", "/"), ("remote_address", "::ffff:10.1.2.3")]],
+        &[&[("path", "/")], &[("ip", "2001:db8::1")]],
+        &[&[("api_key", "bad")], &[("ip", "10.2.3.4")]],
+        &[&[("secret", "bad")]],
+    ];
+    for asked in denied {
+        let decision = decide(&limiter, asked).await;
+        assert_eq!(decision.code, Code::OverLimit, "{asked:?}");
+        let by = decision.decided_by.unwrap().rule.unwrap();
+        assert_eq!(&*by.path, "(deny list)");
+        assert!(decision.limits.is_empty() && decision.retry_after.is_none());
+    }
+    assert_eq!(counts(&limiter, "(deny list)"), [0, 7, 0]);
+    let allowed: [&[&[(&str, &str)]]; 3] = [
+        &[&[("ip", "10.2.3.4")]],
+        &[
+            &[("path", "/"), ("remote_address", "10.2.3.4")],
+            &[("path", "/")],
+        ],
+        &[&[("path", "/")], &[("api_key", "good")]],
+    ];
+    for asked in allowed {
+        for _ in 0..3 {
+            let decision = decide(&limiter, asked).await;
+            assert_eq!(decision.code, Code::Ok, "{asked:?}");
+            assert!(decision.limits.is_empty());
+        }
+    }
+    let limited: [&[&[(&str, &str)]]; 3] = [
+        &[&[("ip", "192.0.2.1")]],
+        // No entry of a rule with a network, and no address.
+        &[&[("path", "10.1.2.3")]],
+        // The id is public, and opens nothing here.
+        &[&[("secret", "good")]],
+    ];
+    for asked in limited {
+        decide(&limiter, asked).await;
+        assert_eq!(
+            decide(&limiter, asked).await.code,
+            Code::OverLimit,
+            "{asked:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_listed_client_brings_no_limit_of_its_own() {
+    let limiter = limiter(LISTED, memory());
+    let mut query = query(&[&[("ip", "10.2.3.4")]]);
+    query.descriptors[0].limit = Some(LimitOverride {
+        requests: 1,
+        period: Period::of(Unit::Hour),
+    });
+    for _ in 0..2 {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let decision = limiter.decide(&query, deadline).await.unwrap();
+        assert_eq!(decision.code, Code::Ok);
+    }
+}

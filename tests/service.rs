@@ -1117,3 +1117,48 @@ async fn a_short_deadline_does_not_trouble_the_memory_store() {
     asked.set_timeout(Duration::from_secs(5));
     assert!(client.should_rate_limit(asked).await.is_ok());
 }
+
+const QUOTA: &str = r#"
+domain: shop
+descriptors:
+  - key: user
+    limits: ["5/day calendar", "100/hour"]
+  - key: guest
+    limits: [{ limit: 1/day calendar, mode: soft, name: daily }]
+"#;
+
+#[tokio::test]
+async fn a_quota_warns_and_is_refused_in_words_of_its_own() {
+    let (_folder, config) = plans(QUOTA);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let user = || request("shop", &[&[("user", "ann")]]);
+    for used in 1..=5 {
+        let response = ask(&mut client, user()).await.unwrap();
+        let warning = (used >= 4).then(|| format!("\"user:5/day calendar\";used={used};q=5"));
+        assert_eq!(header(&response, "x-ratelimit-warning"), warning.as_deref());
+    }
+    let refused = ask(&mut client, user()).await.unwrap();
+    assert_eq!(refused.raw_body, br#"{"message":"Limit Exceeded"}"#);
+    assert_eq!(header(&refused, "content-type"), Some("application/json"));
+    assert_eq!(header(&refused, "x-ratelimit-warning"), None);
+}
+
+#[tokio::test]
+async fn what_passes_beyond_a_soft_limit_is_marked_and_counted() {
+    let (_folder, config) = plans(QUOTA);
+    let tollgate = Tollgate::start(&config, &[]);
+    let mut client = tollgate.client().await;
+    let guest = || request("shop", &[&[("guest", "ann")]]);
+    let within = ask(&mut client, guest()).await.unwrap();
+    assert_eq!(header(&within, "x-ratelimit-overage"), None);
+    assert_eq!(metadata(&within, "overage"), None);
+    for beyond in 1..=2 {
+        let response = ask(&mut client, guest()).await.unwrap();
+        assert_eq!(response.overall_code(), Code::Ok);
+        assert_eq!(header(&response, "x-ratelimit-overage"), Some("\"daily\""));
+        assert!(metadata(&response, "overage").unwrap().contains("daily"));
+        let counted = tollgate.metric(r#"tollgate_overage_hits_total{domain="shop",rule="guest"}"#);
+        assert_eq!(counted, f64::from(beyond));
+    }
+}

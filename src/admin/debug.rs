@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     limit::Kind,
-    plan::{Allowance, Domain, Plans, Role, Rule, RuleLimit, SharedPlans},
+    plan::{Allowance, Domain, Mode, Plans, Role, Rule, RuleLimit, SharedPlans},
 };
 
 const INDEX: &str = "/rlconfig: the rules in force\n/stats: what runs here\n";
@@ -93,7 +93,8 @@ fn lines(domain: &Domain, rule: &Rule) -> Vec<Line> {
 
 fn line(tier: &str, limit: &RuleLimit) -> Line {
     let period = limit.limit.period();
-    let told = period.multiplier == 1
+    let told = limit.mode == Mode::Enforce
+        && period.multiplier == 1
         && match limit.limit.kind() {
             Kind::Bucket { burst } => burst == limit.limit.count(),
             Kind::FixedWindow => true,
@@ -108,7 +109,7 @@ fn line(tier: &str, limit: &RuleLimit) -> Line {
         more: if told {
             String::new()
         } else {
-            format!(", limit: {}", limit.limit)
+            format!(", limit: {limit}")
         },
     }
 }

@@ -40,12 +40,23 @@ impl Collector {
             None,
             MetricType::Counter,
         )?;
-        for ((domain, rule, code), count) in rule_counts(&self.plans) {
+        for ((domain, rule, code), count) in rule_counts(&self.plans, by_code) {
             let labels = [
                 ("domain", domain.as_str()),
                 ("rule", rule.as_str()),
                 ("code", code),
             ];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "overage_hits",
+            "Hits that passed beyond a soft limit, by rule",
+            None,
+            MetricType::Counter,
+        )?;
+        let overage = |counters: &RuleCounters| [("", counters.overage.load(Ordering::Relaxed))];
+        for ((domain, rule, _), count) in rule_counts(&self.plans, overage) {
+            let labels = [("domain", domain.as_str()), ("rule", rule.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
@@ -280,17 +291,19 @@ pub(super) fn counter(
     counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
 }
 
-/// By domain, rule and code; only what has moved. Rules beyond the first [`MAX_RULES`], by domain and file order, are added up
+/// By domain, rule and what `of` names; only what has moved. Rules beyond the first [`MAX_RULES`], by domain and file order, are added up
 /// as `other`: which those are depends on the plans alone, so that no series ever goes back.
-fn rule_counts(plans: &SharedPlans) -> BTreeMap<(String, String, &'static str), u64> {
+fn rule_counts<const N: usize>(
+    plans: &SharedPlans,
+    of: impl Fn(&RuleCounters) -> [(&'static str, u64); N],
+) -> BTreeMap<(String, String, &'static str), u64> {
     let mut counts = BTreeMap::new();
     let mut before = 0;
     let plans = plans.load();
     for domain in plans.domains() {
         for (index, rule) in (before..).zip(domain.rules()) {
             before = index + 1;
-            let moved =
-                by_code(&rule.counters).map(|(code, count)| (code, count.load(Ordering::Relaxed)));
+            let moved = of(&rule.counters);
             let name = if index < MAX_RULES {
                 &*rule.path
             } else {
@@ -306,10 +319,11 @@ fn rule_counts(plans: &SharedPlans) -> BTreeMap<(String, String, &'static str), 
     counts
 }
 
-fn by_code(counters: &RuleCounters) -> [(&'static str, &AtomicU64); 3] {
-    [
+fn by_code(counters: &RuleCounters) -> [(&'static str, u64); 3] {
+    let counts = [
         ("OK", &counters.ok),
         ("OVER_LIMIT", &counters.over_limit),
         ("SHADOW_OVER_LIMIT", &counters.shadow_over_limit),
-    ]
+    ];
+    counts.map(|(code, count): (_, &AtomicU64)| (code, count.load(Ordering::Relaxed)))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::plan::{Allowance, Domain, Rule, RuleLimit, SharedPlans, StreamStatus};
+use crate::plan::{Allowance, Domain, List, Rule, RuleLimit, SharedPlans, StreamStatus};
 
 /// The page, as JSON.
 pub fn page(shared: &SharedPlans) -> Value {
@@ -42,9 +42,16 @@ fn domain(domain: &Domain) -> Value {
     keys.sort_by_key(|key| &key.id);
     json!({
         "domain": domain.name(),
+        "deny": domain.lists().map(|lists| list(&lists.deny)),
+        "allow": domain.lists().map(|lists| list(&lists.allow)),
         "rules": domain.rules().map(|rule| self::rule(domain, rule)).collect::<Vec<_>>(),
         "api_keys": keys.iter().map(|key| json!({ "id": &*key.id, "tier": &*key.tier })).collect::<Vec<_>>(),
     })
+}
+
+fn list(list: &List) -> Value {
+    let cidr: Vec<_> = list.cidr().iter().map(ToString::to_string).collect();
+    json!({ "cidr": cidr, "api_key": list.api_keys() })
 }
 
 fn rule(domain: &Domain, rule: &Rule) -> Value {
@@ -74,7 +81,7 @@ fn leases(rule: &Rule) -> Value {
 /// A list of limits, tiers with theirs by name, or what the rule says instead of limits.
 fn allows(domain: &Domain, allowance: &Allowance) -> Value {
     let texts = |limits: &[std::sync::Arc<RuleLimit>]| -> Vec<String> {
-        limits.iter().map(|limit| limit.limit.to_string()).collect()
+        limits.iter().map(|limit| limit.to_string()).collect()
     };
     match allowance {
         Allowance::Unlimited => json!("unlimited"),

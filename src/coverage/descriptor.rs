@@ -7,7 +7,7 @@ use crate::{
     envoy::{
         Action, Ask, Facts, Filter, Found, Missing, Source, action::Absent, matcher::HeaderMatcher,
     },
-    plan::{Allowance, Domain, Role, Rule, RuleLimit},
+    plan::{Allowance, Domain, Mode, Role, Rule, RuleLimit},
 };
 
 /// Most optional entries of a descriptor whose every combination is looked at.
@@ -130,7 +130,15 @@ fn shape(action: &Action) -> (&str, Option<&str>) {
 
 /// Whether a rule ever refuses anybody.
 pub(super) fn may_refuse(rule: &Rule) -> bool {
-    rule.role != Role::Shadow && !matches!(rule.allowance, Allowance::Unlimited | Allowance::Listed)
+    let refuses =
+        |limits: &[Arc<RuleLimit>]| limits.iter().any(|limit| limit.mode == Mode::Enforce);
+    rule.role != Role::Shadow
+        && match &rule.allowance {
+            Allowance::Unlimited | Allowance::Listed => false,
+            Allowance::Limits(limits) => refuses(limits),
+            // An unknown key may be refused, whatever the tiers' limits.
+            Allowance::Denied | Allowance::Tiers(_) => true,
+        }
 }
 
 /// What a rule allows, in words.
@@ -138,7 +146,7 @@ pub(super) fn allows(domain: &Domain, rule: &Rule) -> String {
     let limits = |limits: &[Arc<RuleLimit>]| match limits {
         [] => "no limit".to_owned(),
         limits => {
-            let texts: Vec<String> = limits.iter().map(|limit| limit.limit.to_string()).collect();
+            let texts: Vec<String> = limits.iter().map(|limit| limit.to_string()).collect();
             texts.join(" and ")
         }
     };

@@ -5,11 +5,14 @@
 mod answer;
 mod find;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use envoy_types::pb::envoy::service::auth::v3::{
-    AttributeContext, CheckRequest, CheckResponse, attribute_context::HttpRequest,
-    authorization_server::Authorization,
+use envoy_types::pb::envoy::{
+    config::core::v3::address::Address as SourceAddress,
+    service::auth::v3::{
+        AttributeContext, CheckRequest, CheckResponse, attribute_context::HttpRequest,
+        authorization_server::Authorization,
+    },
 };
 use tonic::{Request, Response, Status};
 
@@ -19,7 +22,7 @@ use crate::{
     keys::{Form, form},
     limiter::DecideError,
     metrics::{CheckLabels, CheckResult, Metrics},
-    plan::{Authentication, KeyCheck, Plans, SharedPlans},
+    plan::{Authentication, Domain, KeyCheck, List, Plans, SharedPlans},
     settings::Dialect,
 };
 
@@ -51,6 +54,7 @@ impl Service {
         let refusal = match result {
             CheckResult::Missing => Refusal::Missing,
             CheckResult::Mistyped => Refusal::Mistyped,
+            CheckResult::Denied => Refusal::Denied,
             _ => Refusal::Invalid,
         };
         answer::refusal(asked, refusal)
@@ -63,10 +67,18 @@ impl Service {
         http: &HttpRequest,
     ) -> Option<CheckResponse> {
         let asked = scope.authentication;
+        if scope.denies(plans, |list| {
+            scope.address.is_some_and(|from| list.has_address(from))
+        }) {
+            return Some(self.refuse(asked, CheckResult::Denied));
+        }
         let Some(found) = find::secret(http, &asked.key_from) else {
             return Some(self.refuse(asked, CheckResult::Missing));
         };
         let result = match scope.check(plans, &found.secret) {
+            KeyCheck::Known(key) if scope.denies(plans, |list| list.has_key(key.id())) => {
+                CheckResult::Denied
+            }
             KeyCheck::Known(key) => {
                 self.count(CheckResult::Known);
                 return Some(answer::welcome(key, asked, http, found.source));
@@ -108,8 +120,10 @@ impl Authorization for Service {
 
 /// Whose keys open, and how they are asked for: those of the domain that the route names, else those of all.
 struct Scope<'p> {
-    domain: Option<&'p crate::plan::Domain>,
+    domain: Option<&'p Domain>,
     authentication: &'p Authentication,
+    /// Where the request comes from, as Envoy takes it.
+    address: Option<IpAddr>,
 }
 
 impl<'p> Scope<'p> {
@@ -120,6 +134,16 @@ impl<'p> Scope<'p> {
         Self {
             domain,
             authentication: own.unwrap_or(plans.authentication()),
+            address: source_address(attributes),
+        }
+    }
+
+    /// Whether the deny list of the domain, or of any if the route names none, meets the client.
+    fn denies(&self, plans: &Plans, meets: impl Fn(&List) -> bool) -> bool {
+        let denies = |domain: &Domain| domain.lists().is_some_and(|lists| meets(&lists.deny));
+        match self.domain {
+            Some(domain) => denies(domain),
+            None => plans.domains().any(denies),
         }
     }
 
@@ -128,5 +152,13 @@ impl<'p> Scope<'p> {
             Some(domain) => domain.check_secret(plans.stored_keys(), secret),
             None => plans.check_secret(secret),
         }
+    }
+}
+
+fn source_address(attributes: &AttributeContext) -> Option<IpAddr> {
+    let address = attributes.source.as_ref()?.address.as_ref()?;
+    match address.address.as_ref()? {
+        SourceAddress::SocketAddress(socket) => socket.address.parse().ok(),
+        _ => None,
     }
 }

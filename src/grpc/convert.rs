@@ -8,11 +8,11 @@ use envoy_types::pb::{
 };
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::reference;
+use super::{beyond, reference};
 use crate::{
     decision::{Code, Decision, LimitState, Status},
     descriptor::{Descriptor, Entry, Hits, LimitOverride, Query, QueryError},
-    limit::{Period, Unit},
+    limit::{Kind, Period, Unit},
     plan::MetadataStyle,
     proto::envoy::{
         extensions::common::ratelimit::v3::{
@@ -134,7 +134,7 @@ pub fn response_to_proto(
         response_headers_to_add: headers(decision),
         request_headers_to_add: Vec::new(),
         raw_body: if over {
-            response.body.as_bytes().to_vec()
+            body(decision).as_bytes().to_vec()
         } else {
             Vec::new()
         },
@@ -143,6 +143,18 @@ pub fn response_to_proto(
             MetadataStyle::Request => asked.map(|asked| reference::metadata(asked, decision)),
             MetadataStyle::None => None,
         },
+    }
+}
+
+/// The body of a refusal.
+fn body(decision: &Decision) -> &str {
+    let limit = decision
+        .decided_by
+        .as_ref()
+        .and_then(|by| by.limit.as_ref());
+    match limit.map(|limit| limit.limit.kind()) {
+        Some(Kind::Calendar) => &decision.response.quota_body,
+        _ => &decision.response.body,
     }
 }
 
@@ -197,9 +209,11 @@ fn headers(decision: &Decision) -> Vec<HeaderValue> {
         if let Some(wait) = decision.retry_after.filter(|_| shown.retry_after) {
             headers.push(header("retry-after", whole_seconds(wait).to_string()));
         }
-        if !shown.body.is_empty() {
+        if !body(decision).is_empty() {
             headers.push(header("content-type", shown.content_type.to_string()));
         }
+    } else {
+        headers.extend(beyond::headers(decision));
     }
     if shown.ratelimit && !decision.limits.is_empty() {
         headers.push(header("ratelimit", ratelimit(&decision.limits)));
@@ -232,7 +246,7 @@ pub(super) fn header(key: &str, value: String) -> HeaderValue {
 // Source: draft-ietf-httpapi-ratelimit-headers: r is what remains, t the seconds until it changes for the better.
 fn ratelimit(limits: &[LimitState]) -> String {
     let mut text = String::with_capacity(48 * limits.len());
-    for LimitState { limit, balance } in limits {
+    for LimitState { limit, balance, .. } in limits {
         let comma = if text.is_empty() { "" } else { ", " };
         let remaining = if balance.fits { balance.remaining() } else { 0 };
         let seconds = whole_seconds(balance.reset_after);
@@ -268,7 +282,7 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
             .iter()
             .find(|state| std::sync::Arc::ptr_eq(&state.limit, by))
     });
-    let Some(LimitState { limit, balance }) = state else {
+    let Some(LimitState { limit, balance, .. }) = state else {
         return Vec::new();
     };
     let remaining = if balance.fits { balance.remaining() } else { 0 };
@@ -285,7 +299,11 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
 /// Names the rule that decided, for access logs, and carries the `metadata` of rules that let pass.
 fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     let passed = metadata_of_passed(decision);
-    if decision.decided_by.is_none() && passed.is_none() {
+    let overage = match decision.code {
+        Code::Ok => beyond::metadata(decision),
+        Code::OverLimit => None,
+    };
+    if decision.decided_by.is_none() && passed.is_none() && overage.is_none() {
         return None;
     }
     let mut fields = vec![("domain", text(domain))];
@@ -310,6 +328,7 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
         let delayed_ms = f64::from(decision.delay_us) / 1_000.0;
         fields.push(("delayed_ms", value(ValueKind::NumberValue(delayed_ms))));
     }
+    fields.extend(overage.map(|names| ("overage", names)));
     fields.extend(passed.map(|passed| ("metadata", passed)));
     Some(Struct {
         fields: fields

@@ -7,7 +7,7 @@ use crate::{
     descriptor::{Descriptor, Hits, Query},
     keys::KeyTable,
     limit::Kind,
-    plan::{Domain, Match, Role, RuleLimit},
+    plan::{Domain, Match, Mode, Role, RuleLimit},
     statistics::{Judged, StatKey, Statistics, key::level},
 };
 
@@ -44,24 +44,28 @@ pub(super) fn count(
 /// How a descriptor fared. Of several limits the one counts that its status shows. None where nothing was limited, or where
 /// another descriptor refused so that nobody looked.
 fn judged(part: &Part<'_>, descriptor: &Descriptor, states: &[LimitState]) -> Option<Judged> {
-    let shadow = part.role == Role::Shadow;
     if matches!(part.found, Match::Refuses(_)) {
         return Some(Judged {
             hits: descriptor.hits,
             capacity: 0,
             left: 0,
             fits: false,
-            shadow,
+            shadow: part.role == Role::Shadow,
             by_cache: false,
         });
     }
-    let LimitState { limit, balance } = deciding(states)?;
+    let LimitState {
+        limit,
+        balance,
+        mode,
+        ..
+    } = deciding(states)?;
     Some(Judged {
         hits: descriptor.hits,
         capacity: u64::from(limit.limit.capacity()),
         left: left_before(limit, balance, descriptor.hits),
         fits: balance.fits,
-        shadow,
+        shadow: *mode != Mode::Enforce,
         by_cache: balance.cached,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     sync::Arc,
 };
 
@@ -9,12 +10,14 @@ use smallvec::smallvec;
 
 use super::{
     authentication::Authentication,
+    beyond::{Beyond, Mode, WarnAt},
     domain::{
         Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, buckets, rule_limit,
     },
     file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
+    lists::Lists,
     mistake::{Mistake, Notes, Path},
     options::LoadOptions,
     pacing::{cannot_wait, paces},
@@ -32,6 +35,10 @@ use crate::{
 /// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
 const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
 
+/// Paths of what stands for the lists of a domain.
+const DENY_LIST: &str = "(deny list)";
+const ALLOW_LIST: &str = "(allow list)";
+
 /// Compiles one file. Counters of rules that `previous` has at the same path go on. Unreachable rules are warned of. What
 /// the file does not say of answers and of counting is as in `outer`.
 pub fn compile(
@@ -42,7 +49,9 @@ pub fn compile(
     notes: &mut Notes,
 ) -> Domain {
     let domain: Arc<str> = file.domain.as_str().into();
+    let response = Arc::new(response(file.response, &outer.response));
     let mut compiler = Compiler {
+        warn_at: response.warn_at,
         file: Arc::clone(name),
         further: file.further,
         first: 0,
@@ -53,6 +62,8 @@ pub fn compile(
         rules: Vec::new(),
         levels: Vec::new(),
         key_names: HashSet::new(),
+        networks: HashSet::new(),
+        secrets: HashSet::new(),
         notes,
         buckets: buckets(&outer.key_prefix, &domain),
         domain,
@@ -77,9 +88,23 @@ pub fn compile(
     };
     compiler.level(0, file.descriptors.unwrap_or_default(), &top);
     let unmatched = compiler.unmatched(file.unmatched, on_store_error, counting);
+    let rules = (
+        compiler.list_rule(DENY_LIST, Allowance::Denied),
+        compiler.list_rule(ALLOW_LIST, Allowance::Unlimited),
+    );
+    let (networks, secrets) = (
+        mem::take(&mut compiler.networks),
+        mem::take(&mut compiler.secrets),
+    );
+    let lists = Lists::new((file.deny, file.allow), rules, networks, secrets);
+    if let Some(lists) = &lists {
+        compiler
+            .rules
+            .extend([lists.denied.clone(), lists.allowed.clone()]);
+    }
     let keys = compiler.keys(file.api_keys.unwrap_or_default());
     Domain {
-        response: Arc::new(response(file.response, &outer.response)),
+        response,
         authentication: file.authentication.map(Authentication::from).map(Arc::new),
         on_store_error,
         counting,
@@ -97,6 +122,7 @@ pub fn compile(
         nodes: compiler.nodes,
         keys,
         unmatched,
+        lists,
         overrides: Overrides::default(),
     }
 }
@@ -110,6 +136,8 @@ struct Compiler<'n> {
     buckets: Arc<str>,
     counters: HashMap<Arc<str>, Arc<RuleCounters>>,
     tiers: Vec<(String, TierFile)>,
+    /// From how much use of a calendar limit on answers warn, unless it says so itself.
+    warn_at: WarnAt,
     /// Paths for people that are taken.
     paths: HashSet<Arc<str>>,
     nodes: Vec<Node>,
@@ -117,6 +145,9 @@ struct Compiler<'n> {
     /// The levels from the top to the rule at hand, as statistics name them.
     levels: Vec<KeyLevel>,
     key_names: HashSet<Box<str>>,
+    /// Keys of entries that are addresses, and of those whose API keys count by their secret only.
+    networks: HashSet<Box<str>>,
+    secrets: HashSet<Box<str>>,
     notes: &'n mut Notes,
 }
 
@@ -172,6 +203,12 @@ impl Compiler<'_> {
             .counting
             .but(file.algorithm, file.charge, file.overdraw);
         let below = file.descriptors.take().unwrap_or_default();
+        if file.cidr.is_some() {
+            self.networks.insert(file.key.as_str().into());
+        }
+        if file.api_key_is.is_some() {
+            self.secrets.insert(file.key.as_str().into());
+        }
         let key_rule = file.limits_from.map(|_| {
             self.key_names.insert(file.key.as_str().into());
             let name = file.name.as_deref().map(Arc::from);
@@ -184,6 +221,7 @@ impl Compiler<'_> {
                     durable: file.durable,
                     lease: file.lease,
                 }),
+                beyond: self.beyond(file.mode),
                 secret_only: file.api_key_is.is_some(),
                 unknown: file
                     .unknown_key
@@ -235,6 +273,7 @@ impl Compiler<'_> {
         if branch && !limited {
             return None;
         }
+        let beyond = self.beyond(file.mode);
         let rate_limit = file.rate_limit;
         let (name, replaces) = match &rate_limit {
             Some(rate_limit) => (rate_limit.name.clone(), rate_limit.replaces.clone()),
@@ -253,11 +292,13 @@ impl Compiler<'_> {
         let mut shared = None;
         let quota = file.quota_mode == Some(true);
         let allowance = match (rate_limit, file.limits, file.limits_from) {
-            (Some(rate_limit), ..) => from_rate_limit(&rate_limit, counting.algorithm, limit_names),
+            (Some(rate_limit), ..) => {
+                from_rate_limit(&rate_limit, counting.algorithm, limit_names, beyond)
+            }
             (_, Some(limits), _) => {
                 let limits = counted(&limits, counting.algorithm);
                 shared = shared_bucket(&limits).or_else(|| cannot_wait(&limits, counting, quota));
-                Allowance::Limits(from_limits(&limits, limit_names))
+                Allowance::Limits(from_limits(&limits, limit_names, beyond))
             }
             (_, _, Some(_)) => {
                 let tiers = self.tiers.iter();
@@ -267,7 +308,7 @@ impl Compiler<'_> {
                         .take()
                         .or_else(|| shared_bucket(&limits))
                         .or_else(|| cannot_wait(&limits, counting, quota));
-                    from_limits(&limits, limit_names)
+                    from_limits(&limits, limit_names, beyond)
                 });
                 Allowance::Tiers(tiers.collect())
             }
@@ -320,6 +361,14 @@ impl Compiler<'_> {
         Some(rule)
     }
 
+    /// What a rule says of its limits.
+    fn beyond(&self, mode: Option<Mode>) -> Beyond {
+        Beyond {
+            mode: mode.unwrap_or_default(),
+            warn_at: self.warn_at,
+        }
+    }
+
     /// A path for people and metrics that no other rule of the domain has; the plain one where that is so.
     fn free_path(&mut self, names: &Names<'_>) -> Arc<str> {
         let numbered = (2..).map(|number| format!("{} ({number})", names.shown));
@@ -357,7 +406,7 @@ impl Compiler<'_> {
             UnmatchedFile::Deny => Allowance::Denied,
             UnmatchedFile::Limit(limit) => {
                 let limits = counted(std::slice::from_ref(limit), counting.algorithm);
-                Allowance::Limits(from_limits(&limits, names))
+                Allowance::Limits(from_limits(&limits, names, self.beyond(None)))
             }
         };
         let rule = Arc::new(Rule {
@@ -380,6 +429,25 @@ impl Compiler<'_> {
             UnmatchedFile::Limit(_) => Unmatched::Limit(rule),
             _ => Unmatched::Deny(rule),
         }
+    }
+
+    /// What stands for a list of the domain.
+    fn list_rule(&self, path: &str, allowance: Allowance) -> Arc<Rule> {
+        Arc::new(Rule {
+            domain: Arc::clone(&self.domain),
+            path: path.into(),
+            key: format!("{}.{path}", self.domain).into(),
+            name: None,
+            allowance,
+            role: Role::Enforced,
+            quota: false,
+            counting: Counting::default(),
+            on_store_error: OnStoreError::default(),
+            replaces: Box::default(),
+            metadata: None,
+            counters: self.counters_of(path),
+            statistics: Box::new(RuleStatistics::fixed(&self.domain, [path])),
+        })
     }
 
     fn tier_index(&self, name: &str) -> Option<u32> {
@@ -493,32 +561,35 @@ fn variable(file: &RuleFile) -> Variable {
     }
 }
 
-fn from_rate_limit(file: &RateLimitFile, algorithm: Algorithm, names: RuleNames<'_>) -> Allowance {
+fn from_rate_limit(
+    file: &RateLimitFile,
+    algorithm: Algorithm,
+    names: RuleNames<'_>,
+    beyond: Beyond,
+) -> Allowance {
     match (file.unlimited, file.unit) {
         (false, Some(unit)) => {
             let limit = Limit::per(file.requests_per_unit, Period::of(unit), algorithm)
                 .expect("read() rejects limits that cannot be counted");
-            Allowance::Limits(smallvec![Arc::new(rule_limit(names, limit, None))])
+            Allowance::Limits(smallvec![Arc::new(rule_limit(names, limit, None, beyond))])
         }
         _ => Allowance::Unlimited,
     }
 }
 
-/// Limits, each with its own name, as they count under `algorithm`.
-fn counted(files: &[LimitFile], algorithm: Algorithm) -> Vec<(Limit, Option<&str>)> {
+/// Limits as they count under `algorithm`, each with what else is said of it.
+fn counted(files: &[LimitFile], algorithm: Algorithm) -> Vec<(Limit, &LimitFile)> {
     let limits = files.iter().map(|file| match algorithm {
-        Algorithm::FixedWindow if file.plain => {
-            (file.limit.in_fixed_windows(), file.name.as_deref())
-        }
-        _ => (file.limit.clone(), file.name.as_deref()),
+        Algorithm::FixedWindow if file.plain => (file.limit.in_fixed_windows(), file),
+        _ => (file.limit.clone(), file),
     });
     limits.collect()
 }
 
 /// What is wrong with limits of which two are one bucket. `read` refuses those that are so whatever the algorithm.
-fn shared_bucket(limits: &[(Limit, Option<&str>)]) -> Option<String> {
+fn shared_bucket(limits: &[(Limit, &LimitFile)]) -> Option<String> {
     limits.iter().enumerate().find_map(|(index, (limit, _))| {
-        let same = |(first, _): &&(Limit, _)| first.identity() == limit.identity();
+        let same = |(first, _): &&(Limit, &LimitFile)| first.identity() == limit.identity();
         let (first, _) = limits[..index].iter().find(same)?;
         Some(format!(
             "under `algorithm: fixed_window`, `{first}` and `{limit}` are of one kind and period and would share a bucket; keep one, or write another period or kind"
@@ -553,13 +624,19 @@ fn unleasable(allowance: &Allowance, counting: Counting) -> Option<String> {
 }
 
 fn from_limits<L: FromIterator<Arc<RuleLimit>>>(
-    limits: &[(Limit, Option<&str>)],
+    limits: &[(Limit, &LimitFile)],
     names: RuleNames<'_>,
+    beyond: Beyond,
 ) -> L {
-    let limits = limits.iter();
-    limits
-        .map(|(limit, own)| Arc::new(rule_limit(names, limit.clone(), *own)))
-        .collect()
+    let limits = limits.iter().map(|(limit, file)| {
+        let limit = rule_limit(names, limit.clone(), file.name.as_deref(), beyond);
+        let limit = limit.in_mode(file.mode.unwrap_or(beyond.mode));
+        Arc::new(match file.warn_at {
+            Some(warn_at) => limit.warning_at(warn_at),
+            None => limit,
+        })
+    });
+    limits.collect()
 }
 
 fn response(file: ResponseFile, default: &ResponseOptions) -> ResponseOptions {
@@ -575,8 +652,20 @@ fn response(file: ResponseFile, default: &ResponseOptions) -> ResponseOptions {
             None => default.metadata,
         },
         limit_headers: default.limit_headers,
+        // Who writes one body wants to see no other.
+        quota_body: file
+            .quota_body
+            .or_else(|| file.body.clone())
+            .map_or(default.quota_body, Into::into),
         body: file.body.map_or(default.body, Into::into),
         content_type: file.content_type.map_or(default.content_type, Into::into),
+        warning_header: file
+            .warning_header
+            .map_or(default.warning_header, Into::into),
+        warn_at: file.warn_at.unwrap_or(default.warn_at),
+        overage_header: file
+            .overage_header
+            .map_or(default.overage_header, Into::into),
     }
 }
 

@@ -6,6 +6,7 @@
 mod authentication;
 mod keys;
 mod limits;
+mod lists;
 mod rules;
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
@@ -49,6 +50,7 @@ pub enum ChangeSubject {
     Tier,
     ApiKeys,
     Authentication,
+    List,
     Rule,
     Order,
     Response,
@@ -105,6 +107,7 @@ impl fmt::Display for Change {
             ChangeSubject::Tier => write!(f, "tier `{name}`: {says}"),
             ChangeSubject::ApiKeys => write!(f, "{says}: {name}"),
             ChangeSubject::Authentication => write!(f, "authentication, {name}: {says}"),
+            ChangeSubject::List => write!(f, "{name}: {says}"),
             ChangeSubject::Rule => write!(f, "rule `{name}`: {says}"),
             ChangeSubject::Response => write!(f, "response, {name}: {says}"),
         }
@@ -168,6 +171,7 @@ impl Pair<'_> {
         self.tiers(into);
         self.keys(into);
         self.authentication(into);
+        lists::changes(self, into);
         self.rules(into);
         self.order(into);
         self.response(into);
@@ -362,7 +366,11 @@ fn response_facts(response: &ResponseOptions) -> Vec<(&'static str, String)> {
         ("degraded", response.degraded.to_string()),
         ("metadata", lower(response.metadata)),
         ("body", format!("`{}`", response.body)),
+        ("quota_body", format!("`{}`", response.quota_body)),
         ("content_type", response.content_type.to_string()),
+        ("warning_header", format!("`{}`", response.warning_header)),
+        ("warn_at", response.warn_at.to_string()),
+        ("overage_header", format!("`{}`", response.overage_header)),
     ]
 }
 

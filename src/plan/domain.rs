@@ -6,9 +6,11 @@ use parking_lot::Mutex;
 
 use super::{
     authentication::Authentication,
+    beyond::{Beyond, WarnAt},
     file::LeaseFile,
     keys::{ApiKeys, KeyCheck, KnownKey, key_of_id},
     level::{Level, Met, NodeIndex},
+    lists::Lists,
     matching::read_as,
     rule::{Counting, Durable, Lease, OnStoreError, ResponseOptions, Rule, RuleLimit, Subject},
     subject::{Variable, escaped, push_hashed, push_plain, push_text, push_value},
@@ -16,7 +18,7 @@ use super::{
 use crate::{
     descriptor::{Descriptor, Entry, LimitOverride},
     keys::{KeyTable, hash},
-    limit::{Limit, LimitError, Period},
+    limit::{Kind, Limit, LimitError, Period},
 };
 
 /// Most distinct limits sent by requests that a domain keeps ready.
@@ -38,6 +40,7 @@ pub struct Domain {
     pub(super) tiers: Vec<Arc<str>>,
     pub(super) keys: ApiKeys,
     pub(super) unmatched: Unmatched,
+    pub(super) lists: Option<Box<Lists>>,
     /// Keys of entries that hold API keys: those of rules that take their limits from the tier.
     pub(super) key_names: Vec<Box<str>>,
     /// Whether any rule replaces another.
@@ -76,6 +79,8 @@ pub struct KeyRule {
     pub unknown: Option<u32>,
     /// What limits that a key has of its own are called.
     pub names: OwnedRuleNames,
+    /// What they do beyond themselves.
+    pub(super) beyond: Beyond,
 }
 
 /// What a request gets that meets no rule.
@@ -243,7 +248,7 @@ impl Domain {
             durable: None,
             lease: None,
         };
-        let built = Arc::new(rule_limit(names, built, None));
+        let built = Arc::new(rule_limit(names, built, None, Beyond::default()));
         let mut ready = self.overrides.ready.lock();
         if ready.len() < MOST_OVERRIDES {
             ready.insert(asked, Arc::clone(&built));
@@ -312,6 +317,7 @@ impl OwnedRuleNames {
         &self,
         buckets: &str,
         limits: &[Limit],
+        beyond: Beyond,
     ) -> L {
         let names = RuleNames {
             buckets,
@@ -323,7 +329,7 @@ impl OwnedRuleNames {
         };
         let own = limits
             .iter()
-            .map(|limit| rule_limit(names, limit.clone(), None));
+            .map(|limit| rule_limit(names, limit.clone(), None, beyond));
         own.map(Arc::new).collect()
     }
 }
@@ -337,7 +343,12 @@ pub(super) fn buckets(prefix: &str, domain: &str) -> Arc<str> {
 }
 
 /// A limit of a rule. `own` is the limit's own name.
-pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -> RuleLimit {
+pub(super) fn rule_limit(
+    rule: RuleNames<'_>,
+    limit: Limit,
+    own: Option<&str>,
+    beyond: Beyond,
+) -> RuleLimit {
     let key_prefix = format!("{}/{}#{}", rule.buckets, rule.path, limit.identity());
     let label = match (own, rule.name) {
         (Some(own), _) => label(own),
@@ -345,11 +356,15 @@ pub(super) fn rule_limit(rule: RuleNames<'_>, limit: Limit, own: Option<&str>) -
         (None, None) => label(&format!("{}:{limit:#}", rule.shown)),
     };
     let name = own.map(Arc::from).or_else(|| rule.name.cloned());
+    let warn_at = match limit.kind() {
+        Kind::Calendar => beyond.warn_at,
+        _ => WarnAt::Never,
+    };
     let lease = rule.lease;
     let lease = lease.and_then(|lease| Lease::new(&limit, lease.percent, lease.life_ms));
     let mut built = RuleLimit::new(limit, name, &key_prefix, &label).leased(lease);
     built.durable = rule.durable;
-    built
+    built.in_mode(beyond.mode).warning_at(warn_at)
 }
 
 /// Text fit for a quoted string of a header: printable ASCII without `"` and `\`, at most 120 of it.

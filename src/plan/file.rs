@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::{
     authentication::{ErrorStyle, KeySource},
+    beyond::{Mode, WarnAt},
     mistake::Place,
     rule::{Charge, Durable, OnStoreError},
 };
@@ -34,6 +35,12 @@ pub struct PlanFile {
     /// Where requests carry their API key, and what who has none is told. For Envoy's external authorization.
     #[schemars(default)]
     pub authentication: Option<AuthenticationFile>,
+    /// Whose requests are refused before any limit is asked; wins over `allow`.
+    #[schemars(default)]
+    pub deny: Option<ListFile>,
+    /// Whose requests pass whatever their limits, which are not charged.
+    #[schemars(default)]
+    pub allow: Option<ListFile>,
     /// What a request gets that meets no rule: `allow` (unless told), `deny`, or a limit that all such requests share.
     #[schemars(default)]
     pub unmatched: UnmatchedFile,
@@ -90,6 +97,10 @@ pub struct RuleFile {
     pub name: Option<String>,
     /// With `limits` or `limits_from`: rules that do not count in a request which this rule matches.
     pub replaces: Option<Vec<ReplacesFile>>,
+    /// What becomes of requests that do not fit its limits, where these say nothing themselves: `enforce` (unless told) refuses
+    /// them; `shadow` counts and lets pass; `soft` lets pass, marks the answer and counts the overage.
+    #[schemars(with = "Option<Mode>")]
+    pub mode: Option<Mode>,
     /// Counts and measures, and never refuses.
     pub shadow_mode: Option<bool>,
     /// Refuses only together with all other rules in quota mode that the request meets. Goes with one limit.
@@ -186,6 +197,10 @@ pub struct LimitFile {
     pub plain: bool,
     /// Its name in answers.
     pub name: Option<String>,
+    /// What becomes of requests that do not fit; else as the rule says.
+    pub mode: Option<Mode>,
+    /// From how much use on answers warn; else as `response` says for calendar limits, and never for others.
+    pub warn_at: Option<WarnAt>,
 }
 
 /// A usage plan.
@@ -211,6 +226,18 @@ pub struct ApiKeyFile {
     /// Whose it is; for people.
     #[schemars(with = "Option<Text>")]
     pub owner: Option<String>,
+}
+
+/// Clients by address and API key.
+#[derive(Debug, Clone, Default, JsonSchema)]
+#[schemars(rename = "List", deny_unknown_fields)]
+pub struct ListFile {
+    /// Networks. Looked for in entries of the keys `remote_address` and `ip`, and of the keys of rules with a `cidr`.
+    #[schemars(with = "Vec<String>", default)]
+    pub cidr: Vec<IpNet>,
+    /// Ids of API keys, in a file or not. Looked for in entries of rules with `limits_from: tier`.
+    #[schemars(with = "Vec<Text>", default)]
+    pub api_key: Vec<String>,
 }
 
 /// Where requests carry their API key, and what who has none is told.
@@ -263,8 +290,16 @@ pub struct ResponseFile {
     pub metadata: Option<bool>,
     /// Body of a refusal; empty for none. `{"message":"Too Many Requests"}` unless told.
     pub body: Option<String>,
-    /// `content-type` of that body. `application/json` unless told.
+    /// Body of a refusal that a calendar limit decides, a quota. As `body` if that is told; else `{"message":"Limit Exceeded"}`.
+    pub quota_body: Option<String>,
+    /// `content-type` of these bodies. `application/json` unless told.
     pub content_type: Option<String>,
+    /// Name of the header that warns of a limit that is nearly used up; empty for none. `x-ratelimit-warning` unless told.
+    pub warning_header: Option<String>,
+    /// From how much use of a calendar limit on it does: a percentage, or `never`. `80%` unless told.
+    pub warn_at: Option<WarnAt>,
+    /// Name of the header that tells which soft limits a request is beyond; empty for none. `x-ratelimit-overage` unless told.
+    pub overage_header: Option<String>,
 }
 
 /// What a request gets that meets no rule.
@@ -405,7 +440,7 @@ impl JsonSchema for LimitFile {
         "Limit".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "A limit: `N/PERIOD`, then `burst B`, `sliding`, `calendar` or `fixed`, or nothing. A period is a unit or a number of them.",
             "examples": ["10/second burst 100", "50/minute sliding", "1000000/month", "100/10s"],
@@ -416,6 +451,8 @@ impl JsonSchema for LimitFile {
                     "properties": {
                         "limit": { "type": "string", "pattern": LIMIT_PATTERN },
                         "name": { "description": "Its name in answers.", "type": "string" },
+                        "mode": generator.subschema_for::<Mode>(),
+                        "warn_at": generator.subschema_for::<WarnAt>(),
                         "time_zone": {
                             "description": "The zone whose calendar a calendar limit follows, by its IANA name; UTC unless told.",
                             "examples": ["Europe/Berlin"],

@@ -106,13 +106,13 @@ impl Level {
 
 /// Networks of one key by prefix length, longest first.
 #[derive(Debug, Default)]
-struct Networks {
+pub(super) struct Networks {
     v4: Vec<(u8, HashMap<u32, NodeIndex>)>,
     v6: Vec<(u8, HashMap<u128, NodeIndex>)>,
 }
 
 impl Networks {
-    fn add(&mut self, net: IpNet, node: NodeIndex) {
+    pub fn add(&mut self, net: IpNet, node: NodeIndex) {
         fn table<A>(
             tables: &mut Vec<(u8, HashMap<A, NodeIndex>)>,
             prefix: u8,
@@ -139,8 +139,13 @@ impl Networks {
             .copied()
     }
 
-    fn find(&self, value: &str) -> Option<NodeIndex> {
-        let address: IpAddr = value.parse().ok()?;
+    /// What holds the longest network that `value`, an address, lies in.
+    pub fn find(&self, value: &str) -> Option<NodeIndex> {
+        self.of(value.parse().ok()?)
+    }
+
+    /// The same of an address.
+    pub fn of(&self, address: IpAddr) -> Option<NodeIndex> {
         match address.to_canonical() {
             IpAddr::V4(address) => {
                 let bits = u32::from(address);

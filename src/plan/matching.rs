@@ -35,9 +35,16 @@ impl Domain {
     /// What the rules say: one answer per descriptor, in order. Descriptors that bring a limit along meet no rule.
     ///
     /// Once one descriptor names a known API key, every `tier` entry is read as that key's tier. Rules that another matched
-    /// rule replaces are left out. Where no descriptor meets a rule, `unmatched` answers. `stored` are the keys that are in no
+    /// rule replaces are left out. Who stands in the deny or allow list meets the rule that stands for it, with every descriptor. Where no descriptor meets a rule, `unmatched` answers. `stored` are the keys that are in no
     /// file.
     pub fn matches<'p>(&'p self, query: &Query, stored: &'p KeyTable) -> SmallVec<[Match<'p>; 2]> {
+        if let Some(rule) = self.listed(query, stored) {
+            let found = match rule.allowance {
+                Allowance::Denied => Match::Refuses(rule),
+                _ => Match::Passes(rule),
+            };
+            return query.descriptors.iter().map(|_| found.clone()).collect();
+        }
         let walks = self.walks(query, stored);
         let mut met = false;
         let mut matches: SmallVec<[Match<'p>; 2]> = query
@@ -147,7 +154,8 @@ impl Domain {
                 walk.key = walk.key.or(Some(key));
                 walk.tier = self.tier_of(key);
                 if !key.limits().is_empty() {
-                    walk.own_limits = Some(rule.names.limits(&self.buckets, key.limits()));
+                    walk.own_limits =
+                        Some(rule.names.limits(&self.buckets, key.limits(), rule.beyond));
                 }
             }
             None => {

@@ -26,6 +26,8 @@ pub fn merge(
         tiers,
         api_keys,
         authentication,
+        deny,
+        allow,
         unmatched,
         response,
         on_store_error,
@@ -50,6 +52,12 @@ pub fn merge(
     let (here, there) = (all.authentication.is_some(), authentication.is_some());
     if take("authentication", here, there) {
         all.authentication = authentication;
+    }
+    if take("deny", all.deny.is_some(), deny.is_some()) {
+        all.deny = deny;
+    }
+    if take("allow", all.allow.is_some(), allow.is_some()) {
+        all.allow = allow;
     }
     if take("unmatched", all.unmatched.is_told(), unmatched.is_told()) {
         all.unmatched = unmatched;

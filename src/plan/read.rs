@@ -79,6 +79,8 @@ impl Reader<'_> {
             domain: domain.to_owned(),
             api_keys: self.api_keys(fields, top, &names),
             authentication: self.authentication(fields, top),
+            deny: self.list_of(fields, top, "deny"),
+            allow: self.list_of(fields, top, "allow"),
             unmatched: self.unmatched(fields, top),
             response: self.response(fields, top),
             on_store_error: self.choice(fields, top, "on_store_error", ON_STORE_ERROR),
@@ -241,6 +243,21 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads the name of a header; it may be empty, for none.
+    fn header_name(&mut self, fields: &Fields<'_>, path: &Path<'_>, field: &str) -> Option<String> {
+        let node = fields.get(field)?;
+        let path = path.field(field);
+        let text = self.text(node, &path)?;
+        if !text.is_empty() && http::HeaderName::try_from(text).is_err() {
+            self.error(
+                node.place,
+                &path,
+                "HTTP forbids this as the name of a header",
+            );
+        }
+        Some(text.to_ascii_lowercase())
+    }
+
     fn response(&mut self, fields: &Fields<'_>, top: &Path<'_>) -> ResponseFile {
         let path = top.field("response");
         let Some(fields) = fields
@@ -264,9 +281,15 @@ impl Reader<'_> {
             degraded: self.flag(&fields, &path, "degraded"),
             metadata: self.flag(&fields, &path, "metadata"),
             body: self.text_of(&fields, &path, "body").map(str::to_owned),
+            quota_body: self
+                .text_of(&fields, &path, "quota_body")
+                .map(str::to_owned),
             content_type: self
                 .text_of(&fields, &path, "content_type")
                 .map(str::to_owned),
+            warning_header: self.header_name(&fields, &path, "warning_header"),
+            warn_at: self.warn_at(&fields, &path),
+            overage_header: self.header_name(&fields, &path, "overage_header"),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+use super::beyond::{Mode, WarnAt};
 use crate::{
     descriptor::{Descriptor, Hits},
     limit::{Algorithm, Kind, Limit},
@@ -115,6 +116,10 @@ pub struct RuleLimit {
     pub limit: Limit,
     /// The limit's or its rule's `name`, which the answer's `current_limit.name` shows.
     pub name: Option<Arc<str>>,
+    /// What becomes of requests that do not fit.
+    pub mode: Mode,
+    /// Hits in use from which answers warn; none if they never do.
+    pub warns_from: Option<u64>,
     /// Whether a request is answered only once replicas of Redis have what it charged.
     pub durable: Option<Durable>,
     /// Whether replicas take tokens ahead, in a store that they share.
@@ -145,6 +150,8 @@ impl RuleLimit {
             name,
             durable: None,
             lease: None,
+            mode: Mode::Enforce,
+            warns_from: None,
         }
     }
 
@@ -156,6 +163,17 @@ impl RuleLimit {
     /// The same with such leases.
     pub fn leased(self, lease: Option<Lease>) -> Self {
         Self { lease, ..self }
+    }
+
+    /// The same in another mode.
+    pub fn in_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// The same, warning from so much use on.
+    pub fn warning_at(self, warn_at: WarnAt) -> Self {
+        let warns_from = warn_at.hits(self.limit.capacity());
+        Self { warns_from, ..self }
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
@@ -171,6 +189,16 @@ impl RuleLimit {
     /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.
     pub fn policy(&self) -> &str {
         &self.texts[self.policy as usize..]
+    }
+}
+
+/// As its plan says it: `5/day calendar (soft)`.
+impl fmt::Display for RuleLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mode {
+            Mode::Enforce => self.limit.fmt(f),
+            mode => write!(f, "{} ({})", self.limit, mode.name()),
+        }
     }
 }
 
@@ -319,6 +347,8 @@ pub struct RuleCounters {
     pub over_limit: AtomicU64,
     /// Descriptors that it would have refused, were it not in shadow mode.
     pub shadow_over_limit: AtomicU64,
+    /// Hits that it let pass beyond a soft limit.
+    pub overage: AtomicU64,
 }
 
 /// What the rules of a domain say about one descriptor.
@@ -383,8 +413,16 @@ pub struct ResponseOptions {
     pub limit_headers: Option<Box<LimitHeaders>>,
     /// Body of a refusal; empty for none.
     pub body: Box<str>,
-    /// `content-type` of that body.
+    /// The same for a refusal that a calendar limit decides.
+    pub quota_body: Box<str>,
+    /// `content-type` of these bodies.
     pub content_type: Box<str>,
+    /// Name of the header that warns of a limit that is nearly used up; empty for none.
+    pub warning_header: Box<str>,
+    /// From how much use of a calendar limit on it does.
+    pub warn_at: WarnAt,
+    /// Name of the header that tells which soft limits a request is beyond; empty for none.
+    pub overage_header: Box<str>,
 }
 
 impl Default for ResponseOptions {
@@ -397,7 +435,12 @@ impl Default for ResponseOptions {
             metadata: MetadataStyle::Rule,
             limit_headers: None,
             body: r#"{"message":"Too Many Requests"}"#.into(),
+            // Source: API Gateway tells a quota that is used up from a rate that is exceeded so.
+            quota_body: r#"{"message":"Limit Exceeded"}"#.into(),
             content_type: "application/json".into(),
+            warning_header: "x-ratelimit-warning".into(),
+            warn_at: WarnAt::default(),
+            overage_header: "x-ratelimit-overage".into(),
         }
     }
 }

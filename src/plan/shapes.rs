@@ -41,6 +41,8 @@ pub const PLAN: Shape = Shape {
         "tiers",
         "api_keys",
         "authentication",
+        "deny",
+        "allow",
         "unmatched",
         "response",
         "on_store_error",
@@ -66,6 +68,7 @@ pub const RULE: Shape = Shape {
         "api_key_is",
         "name",
         "replaces",
+        "mode",
         "shadow_mode",
         "quota_mode",
         "share_threshold",
@@ -120,7 +123,16 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name", "time_zone", "offset", "delay", "penalty"],
+    fields: &[
+        "limit",
+        "name",
+        "time_zone",
+        "offset",
+        "delay",
+        "penalty",
+        "mode",
+        "warn_at",
+    ],
     reference: false,
 };
 
@@ -135,6 +147,13 @@ pub const PENALTY: Shape = Shape {
 pub const API_KEY: Shape = Shape {
     what: "an API key",
     fields: &["id", "sha256", "tier", "owner"],
+    reference: false,
+};
+
+/// `allow` or `deny`.
+pub const LIST: Shape = Shape {
+    what: "a list of clients",
+    fields: &["cidr", "api_key"],
     reference: false,
 };
 
@@ -162,13 +181,17 @@ pub const RESPONSE: Shape = Shape {
         "degraded",
         "metadata",
         "body",
+        "quota_body",
         "content_type",
+        "warning_header",
+        "warn_at",
+        "overage_header",
     ],
     reference: false,
 };
 
 /// All kinds of maps.
-pub const SHAPES: [&Shape; 13] = [
+pub const SHAPES: [&Shape; 14] = [
     &PLAN,
     &RULE,
     &DURABLE,
@@ -178,6 +201,7 @@ pub const SHAPES: [&Shape; 13] = [
     &LIMIT,
     &PENALTY,
     &API_KEY,
+    &LIST,
     &AUTHENTICATION,
     &UPSTREAM_HEADERS,
     &RESPONSE,

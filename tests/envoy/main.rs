@@ -11,6 +11,7 @@ mod stack;
 
 mod admin;
 mod answers;
+mod beyond;
 mod changes;
 mod demo;
 mod keys;

@@ -9,6 +9,7 @@ mod zones;
 
 mod ask;
 mod auth;
+mod beyond;
 mod checks;
 mod clocks;
 mod cluster;

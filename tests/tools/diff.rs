@@ -88,7 +88,7 @@ fn flags_say_how_is_counted_where_files_do_not() {
     let wanted = "shop:
   algorithm: token_bucket → fixed_window
   charge: all_or_nothing → independent
-  rule `ip`: `5/minute` → `5/minute fixed`, as much in the long run; another kind or period, so buckets start anew, full; \
+  rule `ip`: `5/minute` → `5/minute fixed`, as much in the long run; another kind, period or calendar, so buckets start anew, full; \
 charge: all_or_nothing → independent
 ";
     assert_eq!((ran.code, ran.out.as_str()), (1, wanted));
@@ -221,6 +221,21 @@ descriptors:
         ("metadata: true", "metadata: false"),
         ("body: no", "body: nope"),
         ("text/plain", "text/html"),
+        ("metadata: true", "metadata: true, quota_body: used up"),
+        (
+            "metadata: true",
+            "metadata: true, warning_header: x-warning",
+        ),
+        ("metadata: true", "metadata: true, warn_at: never"),
+        ("metadata: true", "metadata: true, overage_header: x-over"),
+        ("domain: shop", "domain: shop\ndeny: { cidr: [10.0.0.0/8] }"),
+        ("domain: shop", "domain: shop\nallow: { api_key: [ada] }"),
+        ("50/minute, ", "50/minute, mode: soft, "),
+        ("50/minute, ", "50/minute, warn_at: 50%, "),
+        ("50/minute", "50/day calendar, time_zone: Europe/Berlin"),
+        ("key: ip, ", "key: ip, mode: shadow, "),
+        ("key: api_key, ", "key: api_key, mode: soft, "),
+        ("key: api_key_of_old, ", "key: api_key_of_old, mode: soft, "),
         ("unknown_key: deny", "unknown_key: free"),
         ("name: keys", "name: kees"),
         ("replaces: [{ name: keys }], ", ""),

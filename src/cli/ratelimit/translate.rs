@@ -241,6 +241,9 @@ fn response(answers: &Answers) -> Result<ResponseOptions, EnvironmentError> {
             .limit_response_headers_enabled
             .then(|| Box::new(headers)),
         body: "".into(),
+        quota_body: "".into(),
+        warning_header: "".into(),
+        overage_header: "".into(),
         ..ResponseOptions::default()
     })
 }

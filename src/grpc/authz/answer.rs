@@ -34,6 +34,8 @@ pub enum Refusal {
     Mistyped,
     /// Its key opens nothing. That it was disabled, say, is nobody's to know.
     Invalid,
+    /// Its client stands in a deny list.
+    Denied,
 }
 
 /// The request goes on as `key`'s. What the client wrote where we write is overwritten or removed.
@@ -108,7 +110,7 @@ pub fn refusal(asked: &Authentication, refusal: Refusal) -> CheckResponse {
     let code = match (asked.error_style, refusal) {
         (ErrorStyle::Aws, _) => StatusCode::Forbidden,
         (_, Refusal::Missing) => StatusCode::Unauthorized,
-        (_, Refusal::Mistyped | Refusal::Invalid) => StatusCode::Forbidden,
+        (_, Refusal::Mistyped | Refusal::Invalid | Refusal::Denied) => StatusCode::Forbidden,
     };
     let (content_type, body) = body(asked, code, refusal);
     let mut headers = vec![header("content-type", content_type)];
@@ -136,6 +138,7 @@ fn body(asked: &Authentication, code: StatusCode, refusal: Refusal) -> (&'static
         Refusal::Missing => format!("An API key is needed: send it as {}.", places(asked)),
         Refusal::Mistyped => "The API key is mistyped: its checksum does not fit.".to_owned(),
         Refusal::Invalid => "The API key is not valid.".to_owned(),
+        Refusal::Denied => "This client is not let in.".to_owned(),
     };
     match asked.error_style {
         // Source: API Gateway answers every trouble with a key so.

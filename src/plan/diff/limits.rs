@@ -5,7 +5,7 @@ use std::{cmp::Ordering, sync::Arc};
 use super::Effect;
 use crate::{
     limit::{Kind, Limit},
-    plan::RuleLimit,
+    plan::{Mode, RuleLimit},
 };
 
 /// What changes between two lists of limits that hold together; none if nothing does.
@@ -29,12 +29,12 @@ pub(super) fn compare(old: &[Arc<RuleLimit>], new: &[Arc<RuleLimit>]) -> Option<
         alone.cloned().collect()
     };
     match (&alone(old, new)[..], &alone(new, old)[..]) {
-        ([before], [after]) => changes.push(replaced(&before.limit, &after.limit)),
+        ([before], [after]) => changes.push(replaced(before, after)),
         (gone, come) => {
-            let gone = gone.iter().map(|limit| &limit.limit);
+            let gone = gone.iter();
             changes
                 .extend(gone.map(|limit| (Effect::Looser, format!("`{limit}` no longer holds"))));
-            let come = come.iter().map(|limit| &limit.limit);
+            let come = come.iter();
             changes.extend(come.map(|limit| (Effect::Tighter, format!("`{limit}` holds too"))));
         }
     }
@@ -50,10 +50,7 @@ pub(super) fn texts(limits: &[Arc<RuleLimit>]) -> String {
     match limits {
         [] => "no limit".to_owned(),
         limits => {
-            let texts: Vec<String> = limits
-                .iter()
-                .map(|limit| format!("`{}`", limit.limit))
-                .collect();
+            let texts: Vec<String> = limits.iter().map(|limit| format!("`{limit}`")).collect();
             texts.join(" and ")
         }
     }
@@ -63,23 +60,46 @@ pub(super) fn texts(limits: &[Arc<RuleLimit>]) -> String {
 fn changed(before: &RuleLimit, after: &RuleLimit) -> Option<(Effect, String)> {
     let (old, new) = (&before.limit, &after.limit);
     if old != new {
-        let effect = effect(old, new);
+        let effect = effect(old, new).and(mode_effect(before, after));
+        let (old, new) = (before, after);
         let says = format!(
             "`{old}` → `{new}`, {}; buckets keep their tokens",
             word(effect)
         );
         return Some((effect, says));
     }
+    if before.mode != after.mode {
+        let says = format!("`{before}` → `{after}`; buckets keep their tokens");
+        return Some((mode_effect(before, after), says));
+    }
+    if before.warns_from != after.warns_from {
+        let hits = |limit: &RuleLimit| match limit.warns_from {
+            Some(hits) => format!("from {hits} hits on"),
+            None => "never".to_owned(),
+        };
+        let says = format!("`{old}`: warns {} → {}", hits(before), hits(after));
+        return Some((Effect::None, says));
+    }
     let name = |limit: &RuleLimit| limit.name.as_deref().unwrap_or("none").to_owned();
     let (was, is) = (name(before), name(after));
     (was != is).then(|| (Effect::None, format!("`{old}`: name {was} → {is}")))
 }
 
+/// Whether it refuses, before and after.
+fn mode_effect(before: &RuleLimit, after: &RuleLimit) -> Effect {
+    match (before.mode, after.mode) {
+        (Mode::Enforce, Mode::Enforce) => Effect::None,
+        (Mode::Enforce, _) => Effect::Looser,
+        (_, Mode::Enforce) => Effect::Tighter,
+        _ => Effect::None,
+    }
+}
+
 /// Another bucket in its place.
-fn replaced(old: &Limit, new: &Limit) -> (Effect, String) {
-    let effect = effect(old, new);
+fn replaced(old: &RuleLimit, new: &RuleLimit) -> (Effect, String) {
+    let effect = effect(&old.limit, &new.limit).and(mode_effect(old, new));
     let says = format!(
-        "`{old}` → `{new}`, {}; another kind or period, so buckets start anew, full",
+        "`{old}` → `{new}`, {}; another kind, period or calendar, so buckets start anew, full",
         word(effect)
     );
     (effect, says)

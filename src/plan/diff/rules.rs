@@ -24,7 +24,10 @@ pub(super) fn rules(domain: &Domain) -> BTreeMap<&str, Placed<'_>> {
         .iter()
         .filter_map(|node| Some((node.rule.as_ref()?, Some(node))));
     // The rule for what no rule matches stands in no tree; one that does comes later and takes its place here.
-    let all = domain.rules().map(|rule| (rule, None)).chain(in_tree);
+    // What stands for a list is told with the list.
+    let of_list = |rule: &Rule| domain.lists().is_some_and(|lists| lists.has_rule(rule));
+    let rules = domain.rules().filter(|rule| !of_list(rule));
+    let all = rules.map(|rule| (rule, None)).chain(in_tree);
     all.map(|(rule, node)| (&*rule.path, Placed { domain, rule, node }))
         .collect()
 }
@@ -73,7 +76,8 @@ impl Placed<'_> {
                 "mode" if after.rule.role == self.rule.role => Effect::Depends,
                 "mode" if after.rule.role == Role::Shadow => Effect::Looser,
                 "mode" if self.rule.role == Role::Shadow => Effect::Tighter,
-                "mode" | "buckets" | "unknown_key" | "api_key_is" | "replaces" => Effect::Depends,
+                "mode" | "mode of limits" | "buckets" | "unknown_key" | "api_key_is"
+                | "replaces" => Effect::Depends,
                 _ => Effect::None,
             };
             effect = effect.and(means);
@@ -148,6 +152,7 @@ impl Placed<'_> {
             let tier = key_rule
                 .unknown
                 .map(|tier| &*self.domain.tiers[tier as usize]);
+            facts.push(("mode of limits", key_rule.beyond.mode.name().to_owned()));
             facts.push(("unknown_key", tier.unwrap_or("deny").to_owned()));
             let is = if key_rule.secret_only {
                 "secret"

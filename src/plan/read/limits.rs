@@ -3,6 +3,7 @@
 use crate::{
     limit::{Algorithm, Limit, LimitError, Period, Unit},
     plan::{
+        beyond::{Mode, WarnAt, WarnAtError},
         fields::{Fields, NOT_A_MAP, OneOf, Reader},
         file::{LimitFile, RateLimitFile, ReplacesFile},
         mistake::{Path, Place, did_you_mean},
@@ -75,8 +76,19 @@ impl Reader<'_> {
         Some(LimitFile {
             limit,
             name,
+            mode: self.choice(&fields, path, "mode", Mode::NAMES),
+            warn_at: self.warn_at(&fields, path),
             ..file
         })
+    }
+
+    /// Reads `warn_at`.
+    pub(super) fn warn_at(&mut self, fields: &Fields<'_>, path: &Path<'_>) -> Option<WarnAt> {
+        let node = fields.get("warn_at")?;
+        let path = path.field("warn_at");
+        let parsed = self.text(node, &path)?.parse();
+        let say = |error: WarnAtError| self.error(node.place, &path, error.to_string());
+        parsed.map_err(say).ok()
     }
 
     /// Reads `time_zone` and `offset`. What has them counts by the calendar, whatever the algorithm.
@@ -117,8 +129,10 @@ impl Reader<'_> {
         match text.parse() {
             Ok(limit) => Some(LimitFile {
                 limit,
-                name: None,
                 plain: Limit::is_plain(text),
+                name: None,
+                mode: None,
+                warn_at: None,
             }),
             Err(error) => {
                 let error: LimitError = error;

@@ -8,6 +8,7 @@ use super::{Context, ON_STORE_ERROR};
 use crate::{
     limit::Algorithm,
     plan::{
+        beyond::Mode,
         fields::{Fields, NOT_A_MAP, Reader},
         file::{ApiKeyIsFile, LeaseFile, LimitsFromFile, RuleFile},
         mistake::{Path, first_at},
@@ -105,6 +106,7 @@ impl Reader<'_> {
             ),
             name: None,
             replaces: None,
+            mode: self.choice(fields, path, "mode", Mode::NAMES),
             shadow_mode: self.flag(fields, path, "shadow_mode"),
             quota_mode: self.flag(fields, path, "quota_mode"),
             share_threshold: self.flag(fields, path, "share_threshold"),
@@ -192,6 +194,7 @@ impl Reader<'_> {
             let message = "goes with one limit: of several, those that fit would be charged although another refuses; keep one limit, or leave `quota_mode` out";
             self.error(node.place, &path.field("quota_mode"), message);
         }
+        self.check_mode(fields, path, rule);
         for name in ["unknown_key", "api_key_is"] {
             if let (Some(node), None) = (fields.get(name), fields.get("limits_from")) {
                 let message = "goes with `limits_from: tier` only";
@@ -205,6 +208,21 @@ impl Reader<'_> {
         if let (Some(node), true) = (fields.get("limits_from"), context.tiers.is_empty()) {
             let message = "this file has no `tiers` to take limits from";
             self.error(node.place, &path.field("limits_from"), message);
+        }
+    }
+
+    /// A rule in shadow or quota mode takes part as a whole, so that its limits have no say in it.
+    fn check_mode(&mut self, fields: &Fields<'_>, path: &Path<'_>, rule: &RuleFile) {
+        let whole = match (rule.shadow_mode, rule.quota_mode) {
+            (Some(true), _) => "shadow_mode",
+            (_, Some(true)) => "quota_mode",
+            _ => return,
+        };
+        let limits = rule.limits.iter().flatten();
+        if rule.mode.is_some() || limits.clone().any(|limit| limit.mode.is_some()) {
+            let place = fields.get(whole).map_or(fields.place, |node| node.place);
+            let message = "is of the whole rule, and `mode` of single limits; keep one of them";
+            self.error(place, &path.field(whole), message);
         }
     }
 
@@ -222,7 +240,8 @@ impl Reader<'_> {
         }
     }
 
-    fn cidr(&mut self, node: &Node, path: &Path<'_>) -> Option<IpNet> {
+    /// Reads a network.
+    pub(in crate::plan) fn cidr(&mut self, node: &Node, path: &Path<'_>) -> Option<IpNet> {
         let text = self.text(node, path)?;
         let message = match (text.parse::<IpNet>(), text.parse::<std::net::IpAddr>()) {
             (Ok(IpNet::V6(net)), _) if net.addr().to_ipv4_mapped().is_some() => {

@@ -1,0 +1,137 @@
+//! Soft and shadow limits beside one that refuses: memory store, Redis and a plain model give the same answers.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use proptest::{collection::vec, prelude::*};
+use tollgate::{
+    clock::{ManualClock, Timestamp},
+    decision::{Code, Decision, Tally},
+    descriptor::{Descriptor, Entry, Hits, Query},
+    limiter::Limiter,
+    plan::{Plans, SharedPlans},
+    store::{MemoryStore, Store, redis::RedisSettings},
+};
+
+use crate::{
+    ask::{connected, patient},
+    redis_server::RedisServer,
+};
+
+const PLANS: &str = "
+domain: shop
+descriptors:
+  - key: user
+    limits:
+      - { limit: 10/day calendar, time_zone: Europe/Berlin }
+      - { limit: 4/2 days calendar, mode: soft }
+      - { limit: 3/3 days calendar, mode: shadow }
+";
+
+/// What each limit allows, and whether it refuses.
+const LIMITS: [(u64, bool); 3] = [(10, true), (4, false), (3, false)];
+
+fn limiter(store: Store) -> Limiter {
+    let plans = Plans::from_texts(&[("plans.yaml", PLANS)]).expect("plans");
+    Limiter::new(Arc::new(SharedPlans::fixed(plans)), Arc::new(store))
+}
+
+async fn decide(limiter: &Limiter, user: &str, hits: u64) -> Decision {
+    let descriptor = Descriptor {
+        entries: [Entry::new("user", user)].into_iter().collect(),
+        hits: Hits::Take(hits),
+        ..Descriptor::default()
+    };
+    let query = Query {
+        domain: "shop".to_owned(),
+        descriptors: [descriptor].into_iter().collect(),
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    limiter.decide(&query, deadline).await.expect("a decision")
+}
+
+fn tallies(decision: &Decision) -> Vec<(Tally, i64)> {
+    let limits = decision.limits.iter();
+    limits
+        .map(|state| (decision.tally(state), state.balance.left))
+        .collect()
+}
+
+/// Whether the request passes, and of each limit what became of the hits and what is left.
+fn expected(used: &mut [u64; 3], hits: u64) -> (Code, Vec<(Tally, i64)>) {
+    let fits: Vec<bool> = LIMITS
+        .iter()
+        .zip(&*used)
+        .map(|((most, _), used)| used + hits <= *most)
+        .collect();
+    let passes = LIMITS
+        .iter()
+        .zip(&fits)
+        .all(|((_, refuses), fits)| *fits || !refuses);
+    let rows = LIMITS
+        .iter()
+        .zip(used)
+        .zip(fits)
+        .map(|(((most, _), used), fits)| {
+            let mut tally = Tally::default();
+            match (passes, fits) {
+                (false, _) => tally.refused = hits,
+                (true, false) => tally.overage = hits,
+                (true, true) => {
+                    tally.admitted = hits;
+                    *used += hits;
+                }
+            }
+            (tally, *most as i64 - *used as i64)
+        });
+    let rows = rows.collect();
+    (if passes { Code::Ok } else { Code::OverLimit }, rows)
+}
+
+#[test]
+fn soft_and_shadow_limits_never_block_and_take_nothing_beyond_themselves() {
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_795_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient(&server)
+    };
+    let memory = limiter(Store::Memory(MemoryStore::new(100_000, clock)));
+    let redis = limiter(Store::Redis(runtime.block_on(connected(settings))));
+    let (case, overage) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(100)
+    };
+    proptest!(config, |(steps in vec(1_u64..4, 1..12))| {
+        case.set(case.get() + 1);
+        let user = format!("u{}", case.get());
+        let mut used = [0; 3];
+        for hits in steps {
+            let expected = expected(&mut used, hits);
+            overage.set(overage.get() + expected.1[1].0.overage);
+            for limiter in [&memory, &redis] {
+                let decision = runtime.block_on(decide(limiter, &user, hits));
+                prop_assert!(!decision.degraded);
+                prop_assert_eq!(&(decision.code, tallies(&decision)), &expected);
+            }
+        }
+    });
+    for limiter in [&memory, &redis] {
+        let plans = limiter.plans().load();
+        let rule = plans
+            .domain("shop")
+            .and_then(|domain| domain.rules().next().cloned())
+            .expect("a rule");
+        assert_eq!(rule.counters.overage.load(Relaxed), overage.get());
+    }
+    assert!(overage.get() > 100, "{}", overage.get());
+}
