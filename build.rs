@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "envoy/service/ratelimit/v3/rls.proto",
             "envoy/extensions/common/ratelimit/v3/ratelimit.proto",
             "tollgate/admin/v1/keys.proto",
+            "tollgate/admin/v1/usage.proto",
             "ratelimit/config/ratelimit/v3/rls_conf.proto",
         ])?
         .file_descriptor_set();

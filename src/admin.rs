@@ -2,6 +2,7 @@
 
 pub mod debug;
 pub mod metrics;
+pub mod usage;
 pub mod plans;
 
 use std::{

@@ -1,4 +1,4 @@
-//! The admin API: keys made and changed while the service runs, by gRPC and by HTTP with JSON, on a listener of its own.
+//! The admin API: keys made and changed while the service runs, and what they have used, by gRPC and by HTTP with JSON, on a listener of its own.
 //!
 //! There is no listener without a token, and no call is read before its token is found right.
 
@@ -6,14 +6,19 @@ mod error;
 mod grpc;
 mod http;
 mod token;
+mod usage;
 
 use std::sync::Arc;
 
 use axum::{Router, middleware};
 
+pub use self::usage::UsageReader;
+
 use crate::{
     key_store::{KeyAdmin, KeyError},
-    proto::tollgate::admin::v1::key_service_server::KeyServiceServer,
+    proto::tollgate::admin::v1::{
+        key_service_server::KeyServiceServer, usage_service_server::UsageServiceServer,
+    },
     settings::AdminToken,
 };
 
@@ -31,11 +36,17 @@ impl Keys {
 }
 
 /// Everything, behind the token.
-pub fn router(keys: Option<Arc<KeyAdmin>>, token: AdminToken) -> Router {
-    let keys = Keys(keys);
+pub fn router(
+    keys: Option<Arc<KeyAdmin>>,
+    usage: Option<Arc<UsageReader>>,
+    token: AdminToken,
+) -> Router {
+    let (keys, usage) = (Keys(keys), usage::Usage(usage));
     let service = KeyServiceServer::new(grpc::Service::new(keys.clone()));
     tonic::service::Routes::new(service)
+        .add_service(UsageServiceServer::new(usage.clone()))
         .into_axum_router()
         .merge(http::router(keys))
+        .merge(usage::router(usage))
         .layer(middleware::from_fn_with_state(token, token::required))
 }

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod explain;
 pub mod healthcheck;
 pub mod keys;
+mod metering;
 pub mod plans;
 pub mod ratelimit;
 pub mod serve;
@@ -15,6 +16,7 @@ pub mod simulate;
 mod statistics;
 mod store;
 pub mod tls;
+pub mod usage;
 pub mod xds;
 
 use std::{
@@ -72,6 +74,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make, show and change API keys, also while a server runs
     Keys(keys::KeysArgs),
+    /// Report what API keys have used of their limits, per hour, day or month
+    Usage(usage::UsageArgs),
     /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
     Ratelimit,
 }
@@ -157,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
         Command::Keys(args) => on_runtime(keys::run(args)),
+        Command::Usage(args) => on_runtime(usage::run(args)),
         Command::Ratelimit => ratelimit::run(),
     }
 }

@@ -21,6 +21,7 @@ pub use self::{
     redis::RedisKeys,
     view::{KeyView, KeyWithSecret, parse_expiry},
 };
+pub(crate) use self::folder::{framed, private, unframed};
 use crate::{
     keys::{Change, KeyTable},
     store::redis::RedisUrl,

@@ -22,6 +22,8 @@ pub mod store;
 
 pub mod key_store;
 
+pub mod usage;
+
 pub mod decision;
 pub mod limiter;
 

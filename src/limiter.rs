@@ -1,6 +1,7 @@
 //! The use case: find the rules of a query, take from all their buckets in one step, conclude.
 
 mod statistics;
+mod usage;
 
 use std::{
     cmp::Reverse,
@@ -14,9 +15,12 @@ use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
     descriptor::Query,
     limit::LimitError,
-    plan::{Allowance, Domain, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
+    plan::{
+        Allowance, Domain, KnownKey, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans,
+    },
     statistics::Statistics,
     store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
+    usage::Meter,
 };
 
 /// Decides queries by the plans in force.
@@ -25,6 +29,7 @@ pub struct Limiter {
     plans: Arc<SharedPlans>,
     store: Arc<Store>,
     statistics: Option<Arc<Statistics>>,
+    meter: Option<Arc<Meter>>,
 }
 
 /// Why a query was not decided.
@@ -65,12 +70,19 @@ impl Limiter {
             plans,
             store,
             statistics: None,
+            meter: None,
         }
     }
 
     /// Counts what it decides in `statistics`, too.
     pub fn with_statistics(mut self, statistics: Option<Arc<Statistics>>) -> Self {
         self.statistics = statistics;
+        self
+    }
+
+    /// Counts in `meter`, too, who has used what.
+    pub fn with_meter(mut self, meter: Option<Arc<Meter>>) -> Self {
+        self.meter = meter;
         self
     }
 
@@ -124,7 +136,7 @@ impl Limiter {
             }
             return Ok(unknown_domain(plans, query));
         };
-        let (mut parts, mut take) = plan_take(domain, query, plans)?;
+        let (mut parts, mut take, key) = plan_take(domain, query, plans)?;
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry && !plans.modes().shadow {
@@ -151,6 +163,9 @@ impl Limiter {
         }
         if !dry {
             count(&parts, &decision);
+            if let Some(meter) = &self.meter {
+                usage::count(meter, (domain, key), query, &parts, &decision);
+            }
         }
         if let Some(statistics) = statistics {
             statistics::count(
@@ -180,12 +195,15 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
     }
 }
 
+/// What to take for each descriptor, altogether, and the API key that it is for.
+type Planned<'p> = (SmallVec<[Part<'p>; 2]>, Take, Option<KnownKey<'p>>);
+
 /// Matches every descriptor, and lists what to take.
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
     plans: &'p Plans,
-) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
+) -> Result<Planned<'p>, DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
@@ -196,12 +214,8 @@ fn plan_take<'p>(
     let tier = brings_limit
         .then(|| domain.known_tier(query, stored))
         .flatten();
-    for (index, (found, descriptor)) in domain
-        .matches(query, stored)
-        .into_iter()
-        .zip(&query.descriptors)
-        .enumerate()
-    {
+    let (matches, key) = domain.matches_and_key(query, stored);
+    for (index, (found, descriptor)) in matches.into_iter().zip(&query.descriptors).enumerate() {
         let from = take.items.len();
         if let Some(wanted) = descriptor.limit {
             let (limit, subject) = domain
@@ -236,7 +250,7 @@ fn plan_take<'p>(
         parts.push(Part::new(found, (from, take.items.len()), modes));
     }
     settle_roles(&mut parts, &mut take, modes);
-    Ok((parts, take))
+    Ok((parts, take, key))
 }
 
 /// Gives each item the role in which it decides.

@@ -29,7 +29,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     admin::{self, Readiness},
-    admin_api,
+    admin_api::{self, UsageReader},
     clock::SystemClock,
     export::{self, MetricsPage, Reference},
     grpc,
@@ -39,11 +39,12 @@ use crate::{
     plan::{self, LoadError, SharedPlans},
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
-        key_home,
+        key_home, usage_home,
     },
     statistics::Statistics,
     store::{MemoryStore, Store, redis::RedisSettings},
     tls::TlsFileError,
+    usage::{MOST_ROWS, Meter, Recorder, Retention},
     xds::{self, XdsSettings},
 };
 
@@ -80,6 +81,7 @@ pub struct Server {
     health: HealthReporter,
     drain_delay: Duration,
     dialect: Dialect,
+    recorder: Option<Arc<Recorder>>,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
@@ -97,6 +99,9 @@ pub enum StartError {
     /// The certificates of the gRPC listeners cannot be used.
     #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
+    /// Usage is to be metered, and there is no place to keep it.
+    #[error("--usage has no place to keep usage: say --state-dir DIR or --store redis://…")]
+    NoUsageHome,
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -150,6 +155,16 @@ impl Server {
             Dialect::Reference => None,
         };
         let keys = open_keys(home, &plans).await?;
+        let usage_home = usage_home(&settings.store, settings.state_dir.as_deref());
+        let recorder = match (&settings.usage, &usage_home) {
+            (Some(_), None) => return Err(StartError::NoUsageHome),
+            (Some(usage), Some(home)) => {
+                let meter = Arc::new(Meter::new(MOST_ROWS, Arc::new(SystemClock)));
+                let store = home.clone().open(usage.retention);
+                Some(Arc::new(Recorder::new(meter, store)))
+            }
+            (None, _) => None,
+        };
         let store = connect_store(
             &settings.store,
             settings.store_timeout,
@@ -160,6 +175,9 @@ impl Server {
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
+        if let Some(recorder) = &recorder {
+            metrics.collect(admin::usage::Collector(recorder.clone()));
+        }
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
@@ -168,7 +186,9 @@ impl Server {
         let statistics = wanted
             .are_wanted()
             .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
-        let limiter = Limiter::new(plans.clone(), store).with_statistics(statistics.clone());
+        let limiter = Limiter::new(plans.clone(), store)
+            .with_statistics(statistics.clone())
+            .with_meter(recorder.as_ref().map(|recorder| recorder.meter().clone()));
         let limiter = Arc::new(limiter);
         let in_ms = wanted.response_time_in_ms;
         let reference = statistics
@@ -190,6 +210,7 @@ impl Server {
             health,
             drain_delay: settings.drain_delay,
             dialect: settings.dialect,
+            recorder: recorder.clone(),
             stop: stop.clone(),
             tasks: JoinSet::new(),
             sockets: Vec::new(),
@@ -241,7 +262,11 @@ impl Server {
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
         if let Some((listener, admin)) = admin {
-            let app = admin_api::router(keys.clone(), admin.token.clone());
+            let usage = usage_home.map(|home| {
+                let store = home.open(Retention::default());
+                Arc::new(UsageReader::new(store, plans.clone(), recorder.clone()))
+            });
+            let app = admin_api::router(keys.clone(), usage, admin.token.clone());
             server.admin = Some(listener.address);
             server
                 .tasks
@@ -261,6 +286,10 @@ impl Server {
                 stop.run_until_cancelled_owned(health).await;
                 Ok(())
             });
+        }
+        if let (Some(recorder), Some(usage)) = (recorder, &settings.usage) {
+            let flushes = recorder.run(usage.flush_interval, stop.clone());
+            server.watch_over(tokio::spawn(flushes));
         }
         if let Some(keys) = keys {
             server.watch_over(key_store::follow(keys, KEY_POLL, stop.clone()));
@@ -339,6 +368,16 @@ impl Server {
     /// # Errors
     /// [`ServeError`] if a listener fails meanwhile.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let recorder = self.recorder.take();
+        let served = self.serve_until(shutdown).await;
+        if let Some(recorder) = recorder {
+            // Nobody counts any more.
+            recorder.close().await;
+        }
+        served
+    }
+
+    async fn serve_until(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         tokio::select! {
             () = shutdown => {}
             failed = first_failure(&mut self.tasks) => return Err(failed),

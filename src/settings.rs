@@ -16,6 +16,7 @@ use crate::{
     plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
+    usage::{Retention, UsageHome},
     xds::XdsSettings,
 };
 
@@ -56,6 +57,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// The admin API; off if none.
     pub admin: Option<AdminSettings>,
+    /// How usage is metered; not at all if none.
+    pub usage: Option<UsageSettings>,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
     /// In whose words errors and health are said.
@@ -82,6 +85,23 @@ pub fn key_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<KeyHome
         (StoreChoice::Memory, Some(folder)) => Some(KeyHome::Folder(folder.to_owned())),
         (StoreChoice::Memory, None) => None,
     }
+}
+
+/// How usage is metered. Where it is kept, [`usage_home`] says.
+#[derive(Debug, Clone)]
+pub struct UsageSettings {
+    /// How often what was counted is kept.
+    pub flush_interval: Duration,
+    /// How long it is kept.
+    pub retention: Retention,
+}
+
+/// Where usage is kept: where API keys are.
+pub fn usage_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<UsageHome> {
+    Some(match key_home(store, state_dir)? {
+        KeyHome::Folder(folder) => UsageHome::Folder(folder),
+        KeyHome::Redis(url) => UsageHome::Redis(url),
+    })
 }
 
 /// In whose words errors and health are said.

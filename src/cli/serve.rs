@@ -8,8 +8,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, store::StoreArgs,
-    tls::TlsArgs, xds::XdsArgs,
+    ConfigArgs, LogArgs, counting::CountingArgs, metering::MeteringArgs,
+    statistics::StatisticsArgs, store::StoreArgs, tls::TlsArgs, xds::XdsArgs,
 };
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
@@ -70,9 +70,11 @@ pub struct ServeArgs {
     /// How long to keep serving after a signal, while health says NOT_SERVING
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
-    /// Where to keep API keys that are made at run time; a Redis store keeps them itself
+    /// Where to keep API keys that are made at run time, and usage; a Redis store keeps them itself
     #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
     state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    metering: MeteringArgs,
     #[command(flatten)]
     admin: AdminArgs,
     #[command(flatten)]
@@ -153,6 +155,7 @@ impl ServeArgs {
             connection_age: ConnectionAge::default(),
             state_dir: self.state_dir.clone(),
             admin: self.admin.settings()?,
+            usage: self.metering.settings(),
         })
     }
 

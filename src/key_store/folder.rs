@@ -213,7 +213,7 @@ impl FolderKeys {
 }
 
 /// Files that only their owner reads.
-fn private() -> OpenOptions {
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options
@@ -233,7 +233,8 @@ fn append_line(path: &Path, offset: u64, line: &impl Serialize) -> io::Result<()
     written
 }
 
-fn framed(content: &impl Serialize) -> io::Result<Vec<u8>> {
+/// A line of a file: a checksum and JSON.
+pub(crate) fn framed(content: &impl Serialize) -> io::Result<Vec<u8>> {
     let json = serde_json::to_string(content).map_err(io::Error::other)?;
     Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
 }
@@ -363,7 +364,7 @@ impl<'p> Reading<'p> {
 }
 
 /// The JSON of a line whose checksum fits.
-fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
+pub(crate) fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
     let line = line.strip_suffix(b"\n").ok_or("it has no end")?;
     let (sum, json) = line.split_at_checked(9).ok_or("it is too short")?;
     let wanted = format!("{:08x} ", crc32fast::hash(json));
