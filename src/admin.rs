@@ -2,8 +2,8 @@
 
 pub mod debug;
 pub mod metrics;
-pub mod usage;
 pub mod plans;
+pub mod usage;
 
 use std::{
     sync::{

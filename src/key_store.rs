@@ -14,6 +14,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
+pub(crate) use self::folder::{framed, private, unframed};
 pub use self::{
     admin::{Imported, KeyAdmin, KeyError, KeyFilter, NewKey, follow},
     folder::FolderKeys,
@@ -21,7 +22,6 @@ pub use self::{
     redis::RedisKeys,
     view::{KeyView, KeyWithSecret, parse_expiry},
 };
-pub(crate) use self::folder::{framed, private, unframed};
 use crate::{
     keys::{Change, KeyTable},
     store::redis::RedisUrl,

@@ -15,9 +15,7 @@ use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
     descriptor::Query,
     limit::LimitError,
-    plan::{
-        Allowance, Domain, KnownKey, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans,
-    },
+    plan::{Allowance, Domain, KnownKey, Match, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
     statistics::Statistics,
     store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
     usage::Meter,

@@ -10,7 +10,7 @@ use crate::{settings::UsageSettings, usage::Retention};
 /// Metering, which is off unless told.
 #[derive(Debug, Clone, Args)]
 pub struct MeteringArgs {
-    /// Meter what each API key uses of each limit, for `tollgate usage`; kept in the Redis of --store, else in --state-dir
+    /// Meter what each API key uses of each limit, for `tollgate usage`; kept in the Redis store, else in the state directory
     #[arg(long, env = "TOLLGATE_USAGE")]
     usage: bool,
     /// How often usage is written to where it is kept; a crash loses no more than this

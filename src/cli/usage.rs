@@ -99,10 +99,9 @@ impl UsageArgs {
     async fn report(&self) -> Result<Report, Failure> {
         let choice = self.store.choice()?;
         let state_dir = self.state_dir.as_deref();
-        let (Some(home), Some(keys)) = (
-            usage_home(&choice, state_dir),
-            key_home(&choice, state_dir),
-        ) else {
+        let (Some(home), Some(keys)) =
+            (usage_home(&choice, state_dir), key_home(&choice, state_dir))
+        else {
             let message = "no usage is kept here: say --state-dir DIR or --store redis://…, as the service was told";
             return Err(message.to_owned().into());
         };

@@ -63,8 +63,8 @@ impl FolderUsage {
         let period = chunk.period;
         let path = self.path(period);
         let rows = chunk.rows.iter().map(|(row, counts)| (&**row, counts));
-        let (is_new, length) = append(&path, &rows.collect::<Vec<_>>())
-            .map_err(|source| file_error(&path, source))?;
+        let (is_new, length) =
+            append(&path, &rows.collect::<Vec<_>>()).map_err(|source| file_error(&path, source))?;
         // What follows is for next time: the chunk is kept, and saying otherwise would have it kept twice.
         if is_new {
             self.sums.clear();
@@ -175,11 +175,7 @@ fn keep_newest(folder: &Path, most: usize) -> io::Result<()> {
 /// Adds a line behind the last whole one, and takes it back if it cannot be written whole. Answers whether the file is new,
 /// and its length.
 fn append(path: &Path, line: &impl Serialize) -> io::Result<(bool, u64)> {
-    let mut file = private()
-        .read(true)
-        .append(true)
-        .create(true)
-        .open(path)?;
+    let mut file = private().read(true).append(true).create(true).open(path)?;
     let whole = whole_length(path, &file)?;
     file.set_len(whole)?;
     let mut text = framed(line)?;
@@ -243,7 +239,9 @@ fn read(path: &Path, file: File) -> Result<HashMap<Row, Counts>, UsageError> {
             reason,
         };
         text.clear();
-        let read = (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut text);
+        let read = (&mut reader)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut text);
         let length = read.map_err(|source| file_error(path, source))? as u64;
         if length < LONGEST_LINE && text.last() != Some(&b'\n') {
             break;

@@ -244,3 +244,6 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,3 +86,32 @@ impl Pending {
         self.periods.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_beyond_the_bound_are_added_up_and_their_hits_stay() {
+        let mut pending = Pending::new(10);
+        let counts = Counts {
+            admitted: 1,
+            ..Counts::default()
+        };
+        let fitted = (0..100).filter(|number: &u32| {
+            let row = Arc::new(Row::from(["shop", &number.to_string(), "free", "x"]));
+            pending.add(0, &row, counts)
+        });
+        assert_eq!(fitted.count(), 5, "each in an hour and a day");
+        let (mut rows, mut hits) = (0, 0);
+        while let Some(chunk) = pending.take(usize::MAX) {
+            rows += chunk.rows.len();
+            hits += chunk
+                .rows
+                .iter()
+                .map(|(_, counts)| counts.admitted)
+                .sum::<i64>();
+        }
+        assert_eq!((rows, hits, pending.rows), (12, 200, 0));
+    }
+}

@@ -114,7 +114,14 @@ mod tests {
         let hours: Vec<String> = day.hours().map(|hour| hour.to_string()).collect();
         assert_eq!((hours.len(), &*hours[0]), (24, "2024-02-29T00"));
         assert_eq!(hours[23], "2024-02-29T23");
-        for wrong in ["", "2024-2-9", "2023-02-29", "2024-02", "1969-12-31", "+2024-02-29"] {
+        for wrong in [
+            "",
+            "2024-2-9",
+            "2023-02-29",
+            "2024-02",
+            "1969-12-31",
+            "+2024-02-29",
+        ] {
             assert!(wrong.parse::<Day>().is_err(), "{wrong}");
         }
     }

@@ -111,7 +111,10 @@ impl RedisUsage {
 
     fn field(&self, field: &str) -> Result<(Row, char), UsageError> {
         let unfit = || self.error(format!("`{field}` is no field of usage"));
-        let column = field.chars().next().filter(|column| "aro".contains(*column));
+        let column = field
+            .chars()
+            .next()
+            .filter(|column| "aro".contains(*column));
         let column = column.ok_or_else(unfit)?;
         let row = serde_json::from_str(&field[1..]).map_err(|_| unfit())?;
         Ok((row, column))

@@ -1,6 +1,6 @@
 //! Usage as people ask for it: of which keys, in which days, by hour, day or month.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,15 +84,19 @@ pub enum ReportError {
         to: Day,
     },
     /// More than anybody keeps.
-    #[error("{days} days are too many: at most {most} are reported together")]
+    #[error("{days} days are too many: at most {most} are reported together by {by}")]
     TooManyDays {
         /// How many.
         days: usize,
         /// The most.
         most: usize,
+        /// The length of their periods.
+        by: By,
     },
     /// More than the asker can take.
-    #[error("the report has more than {most} rows: ask for fewer days, for longer periods, or for one key, tier or owner")]
+    #[error(
+        "the report has more than {most} rows: ask for fewer days, for longer periods, or for one key, tier or owner"
+    )]
     TooManyRows {
         /// The most.
         most: usize,
@@ -102,8 +106,25 @@ pub enum ReportError {
     Store(#[from] UsageError),
 }
 
-/// Most days of a report: ten years.
-const MOST_DAYS: usize = 3_660;
+impl By {
+    /// Most days of a report: ten years, and of hours more than are kept.
+    fn most_days(self) -> usize {
+        match self {
+            Self::Hour => 62,
+            Self::Day | Self::Month => 3_660,
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Month => "month",
+        })
+    }
+}
 
 /// Reads what `query` asks for, at most `most` rows. Whose a key is, `plans` say.
 ///
@@ -115,13 +136,15 @@ pub async fn report(
     query: &UsageQuery,
     most: usize,
 ) -> Result<Report, ReportError> {
-    let (from, to) = (query.from, query.to);
+    let (from, to, by) = (query.from, query.to, query.by);
+    let most_days = by.most_days();
     match from.through(to).count() {
         0 => return Err(ReportError::Days { from, to }),
-        days if days > MOST_DAYS => {
+        days if days > most_days => {
             return Err(ReportError::TooManyDays {
                 days,
-                most: MOST_DAYS,
+                most: most_days,
+                by,
             });
         }
         _ => {}

@@ -43,9 +43,9 @@ impl UsageHome {
     /// Opens it. Nothing is read yet.
     pub fn open(self, retention: Retention) -> UsageStore {
         match self {
-            Self::Folder(folder) => UsageStore::Folder(Arc::new(Mutex::new(FolderUsage::new(
-                &folder, retention,
-            )))),
+            Self::Folder(folder) => {
+                UsageStore::Folder(Arc::new(Mutex::new(FolderUsage::new(&folder, retention))))
+            }
             Self::Redis(url) => UsageStore::Redis(Box::new(RedisUsage::new(*url, retention))),
         }
     }

@@ -18,3 +18,4 @@ mod outages;
 mod reference;
 mod replicas;
 mod tools;
+mod usage;

@@ -16,3 +16,4 @@ mod per_second;
 mod same_answers;
 mod sentinel;
 mod tls;
+mod usage;
