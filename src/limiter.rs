@@ -117,6 +117,11 @@ impl Limiter {
         self.decide_by(plans, query, deadline, true).await
     }
 
+    /// Where a decision counts that was not only looked at.
+    fn statistics_of(&self, dry: bool) -> Option<&Statistics> {
+        self.statistics.as_deref().filter(|_| !dry)
+    }
+
     async fn decide_by(
         &self,
         plans: &Plans,
@@ -124,17 +129,18 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
-        let statistics = self.statistics.as_deref().filter(|_| !dry);
         if !plans.loaded() {
             return Err(DecideError::NoPlans);
         }
         let Some(domain) = plans.domain(&query.domain) else {
-            if let Some(statistics) = statistics {
+            if let Some(statistics) = self.statistics_of(dry) {
                 statistics.unknown_domain(&query.domain, query.descriptors.len());
             }
             return Ok(unknown_domain(plans, query));
         };
         let (mut parts, mut take, key) = plan_take(domain, query, plans)?;
+        // Boxed, as it would lie in every wait for the store.
+        let key = key.filter(|_| self.meter.is_some()).map(Box::new);
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry && !plans.modes().shadow {
@@ -154,6 +160,7 @@ impl Limiter {
             self.store.take(take, deadline).await?
         };
         let decision = conclude(domain, &parts, limits, taken, refused, plans.modes());
+        let statistics = self.statistics_of(dry);
         if decision.shadowed
             && let Some(statistics) = statistics
         {
@@ -162,7 +169,7 @@ impl Limiter {
         if !dry {
             count(&parts, &decision);
             if let Some(meter) = &self.meter {
-                usage::count(meter, (domain, key), query, &parts, &decision);
+                usage::count(meter, (domain, key.as_deref()), query, &parts, &decision);
             }
         }
         if let Some(statistics) = statistics {

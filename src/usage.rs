@@ -13,8 +13,6 @@ mod redis;
 mod report;
 mod store;
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -47,11 +45,9 @@ pub struct Row {
 impl Row {
     /// The row of those beyond a bound.
     pub fn other() -> Self {
-        OTHER_ROW.into()
+        [OTHER; 4].into()
     }
 }
-
-const OTHER_ROW: [&str; 4] = [OTHER; 4];
 
 impl From<[&str; 4]> for Row {
     fn from([domain, key, tier, limit]: [&str; 4]) -> Self {
@@ -120,19 +116,5 @@ impl From<(i64, i64, i64)> for Counts {
 impl From<Counts> for (i64, i64, i64) {
     fn from(counts: Counts) -> Self {
         (counts.admitted, counts.refused, counts.overage)
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            admitted,
-            refused,
-            overage,
-        } = self;
-        write!(
-            f,
-            "{admitted} admitted, {refused} refused, {overage} overage"
-        )
     }
 }

@@ -14,7 +14,7 @@ const MOST_HITS: u64 = u32::MAX as u64;
 /// Counts each limit of the decision for `key`, or for all that come without one.
 pub(super) fn count(
     meter: &Meter,
-    (domain, key): (&Domain, Option<KnownKey<'_>>),
+    (domain, key): (&Domain, Option<&KnownKey<'_>>),
     query: &Query,
     parts: &[Part<'_>],
     decision: &Decision,

@@ -80,11 +80,6 @@ impl Pending {
         self.rows -= rows.len();
         Some(Chunk { period, rows })
     }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.periods.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use ::redis::{Cmd, FromRedisValue, Script, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{Chunk, Counts, Period, Retention, Row, UsageError, store::PATIENCE};
+use super::{Chunk, Counts, Period, Retention, Row, UsageError};
 use crate::store::redis::RedisUrl;
 
 /// One slot of a cluster holds all keys. The number is the format's.
@@ -16,6 +16,9 @@ const PREFIX: &str = "tollgate:{usage}:1:";
 
 /// How long the number of a writer's last chunk is known after that. A chunk whose answer was lost is not sent again later.
 const WRITER_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Fields read at a time, so that Redis goes on deciding meanwhile.
 const PAGE: usize = 1_000;

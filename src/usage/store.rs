@@ -1,6 +1,6 @@
 //! Where usage is kept: a state directory or Redis, behind one small interface.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -129,9 +129,6 @@ impl UsageStore {
         }
     }
 }
-
-/// Longest wait for an answer of Redis.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Work on files, where it keeps no request waiting.
 async fn on_disk<T: Send + 'static>(

@@ -128,6 +128,40 @@ async fn a_chunk_that_is_sent_again_under_its_number_counts_once() {
 }
 
 #[tokio::test]
+async fn a_field_that_somebody_spoilt_is_told_and_nothing_is_added_twice() {
+    let redis = RedisServer::start();
+    let mut store = open(&redis);
+    let period = day("2026-11-30");
+    let field = r#"a["shop","key-1","free","x"]"#;
+    let mut spoil = redis::cmd("HSET");
+    spoil.arg("tollgate:{usage}:1:2026-11-30").arg(field);
+    spoil.arg("x").exec(&mut redis.admin()).unwrap();
+    let sent = chunk(period, &[(5, 0, 0), (7, 0, 0)]);
+    assert!(store.add(1, &sent).await.is_err());
+    store.add(1, &sent).await.unwrap();
+    assert!(store.read(period).await.is_err());
+    let mut mend = redis::cmd("HDEL");
+    mend.arg("tollgate:{usage}:1:2026-11-30").arg(field);
+    mend.exec(&mut redis.admin()).unwrap();
+    store.add(2, &chunk(period, &[(1, 0, 0)])).await.unwrap();
+    let rows: Vec<Counts> = store.read(period).await.unwrap().into_values().collect();
+    assert_eq!(rows, [Counts::from((6, 0, 0))]);
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_writes_gets_the_chunk_later() {
+    let redis = RedisServer::start();
+    let mut store = open(&redis);
+    let sent = chunk(day("2026-11-30"), &[(5, 0, 0)]);
+    redis.send("CONFIG SET maxmemory 1");
+    assert!(store.add(1, &sent).await.is_err());
+    redis.send("CONFIG SET maxmemory 0");
+    store.add(1, &sent).await.unwrap();
+    let rows = store.read(day("2026-11-30")).await.unwrap();
+    assert_eq!(rows.into_values().next(), Some(Counts::from((5, 0, 0))));
+}
+
+#[tokio::test]
 async fn every_key_in_redis_ends() {
     let redis = RedisServer::start();
     let mut store = open(&redis);
@@ -194,8 +228,11 @@ async fn what_is_counted_during_an_outage_is_kept_after_it() {
     }
 }
 
+/// A day of the month, and what to add to some rows.
+type Addition = (u8, Vec<(i64, i64, i64)>);
+
 /// Chunks of random rows for one of few days.
-fn chunks() -> impl Strategy<Value = Vec<(u8, Vec<(i64, i64, i64)>)>> {
+fn chunks() -> impl Strategy<Value = Vec<Addition>> {
     let counts = (-5..100_i64, 0..100_i64, 0..100_i64);
     let rows = proptest::collection::vec(counts, 1..5);
     proptest::collection::vec((1..4_u8, rows), 1..20)

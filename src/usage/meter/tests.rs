@@ -176,7 +176,6 @@ proptest! {
                 arrived.entry((chunk.period, row.key.clone(), row.limit.clone())).or_default().add(counts);
             }
         }
-        prop_assert!(pending.is_empty());
         // What adds up to nothing may or may not have travelled.
         model.retain(|_, counts| !counts.is_zero());
         arrived.retain(|_, counts| !counts.is_zero());
