@@ -13,7 +13,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files([
             "envoy/service/ratelimit/v3/rls.proto",
             "envoy/extensions/common/ratelimit/v3/ratelimit.proto",
+            "tollgate/admin/v1/audit.proto",
+            "tollgate/admin/v1/buckets.proto",
             "tollgate/admin/v1/keys.proto",
+            "tollgate/admin/v1/plans.proto",
             "tollgate/admin/v1/usage.proto",
             "ratelimit/config/ratelimit/v3/rls_conf.proto",
         ])?

@@ -1,12 +1,16 @@
 //! The command line: one file per command. Answers go to stdout, everything else to stderr; exit 0 for yes, 1 for no, 2 when
 //! a command could not tell.
 
+mod admin_client;
+pub mod audit;
 pub mod bench;
+pub mod buckets;
 pub mod check;
 mod counting;
 pub mod demo;
 pub mod explain;
 pub mod healthcheck;
+mod home;
 pub mod keys;
 mod metering;
 pub mod plans;
@@ -16,6 +20,7 @@ pub mod simulate;
 mod statistics;
 mod store;
 pub mod tls;
+mod traces;
 pub mod usage;
 pub mod xds;
 
@@ -61,7 +66,7 @@ enum Command {
     Check(check::CheckArgs),
     /// Tell how a request would be decided, and why; needs no running server
     Explain(explain::ExplainArgs),
-    /// Say what a change of plans changes, and for whom
+    /// Say what a change of plans changes; put plans in the place of files, also while a server runs
     #[command(subcommand)]
     Plans(plans::PlansCommand),
     /// Replay an access log against plans: who would have been refused?
@@ -74,6 +79,10 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Make, show and change API keys, also while a server runs
     Keys(keys::KeysArgs),
+    /// Show, fill and give to buckets, also while a server runs
+    Buckets(buckets::BucketsArgs),
+    /// Tell who changed what, and when
+    Audit(audit::AuditArgs),
     /// Report what API keys have used of their limits, per hour, day or month
     Usage(usage::UsageArgs),
     /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
@@ -155,12 +164,14 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => on_runtime(explain::run(args)),
-        Command::Plans(command) => plans::run(&command),
+        Command::Plans(command) => on_runtime(plans::run(command)),
         Command::Simulate(args) => on_runtime(simulate::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Healthcheck(args) => on_runtime(healthcheck::run(args)),
         Command::Keys(args) => on_runtime(keys::run(args)),
+        Command::Buckets(args) => on_runtime(buckets::run(args)),
+        Command::Audit(args) => on_runtime(audit::run(args)),
         Command::Usage(args) => on_runtime(usage::run(args)),
         Command::Ratelimit => ratelimit::run(),
     }

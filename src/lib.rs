@@ -20,18 +20,22 @@ pub mod plan;
 
 pub mod store;
 
+pub mod home;
 pub mod key_store;
+pub mod plan_store;
 
 pub mod usage;
 
 pub mod decision;
 pub mod limiter;
 
+pub mod bucket_admin;
 pub mod explain;
 pub mod export;
 pub mod metrics;
 pub mod proto;
 
+pub mod traces;
 pub mod xds;
 
 pub mod settings;

@@ -2,7 +2,11 @@
 //!
 //! A limit reads `N/PERIOD [burst B | sliding | calendar | fixed]`, for example `10/second burst 100`.
 
-use std::{fmt, str::FromStr};
+mod zone;
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+pub use self::zone::{Bounds, Zone};
 
 /// Largest integer that a double, and so Lua, holds with all smaller ones exactly.
 pub const EXACT: u128 = 1 << 53;
@@ -126,7 +130,7 @@ pub enum Kind {
     },
     /// At most N in any interval of the period's length.
     Sliding,
-    /// At most N per calendar period, in UTC; weeks begin on Monday.
+    /// At most N per calendar period, in UTC unless the limit has a [`Zone`]; weeks begin on Monday.
     Calendar,
     /// At most N per window of the period's length, a month counting 30 days and a year 365. Windows follow each other from
     /// the Unix epoch on, so weeks begin on Thursday.
@@ -166,6 +170,7 @@ pub struct Limit {
     period: Period,
     kind: Kind,
     refill: Refill,
+    zone: Option<Arc<Zone>>,
 }
 
 /// How a token bucket refills, in integers: each tick brings `whole + part / denominator` tokens, in lowest terms.
@@ -238,6 +243,44 @@ pub enum LimitError {
         /// Days of about that length.
         days: u32,
     },
+    /// `time_zone` or `offset` on what is no calendar limit.
+    #[error(
+        "`{limit}` follows no calendar, so `time_zone` and `offset` cannot go with it: use a calendar limit, for example `5/day calendar`"
+    )]
+    ZoneWithoutCalendar {
+        /// The limit.
+        limit: String,
+    },
+    /// No zone is called so.
+    #[error(
+        "unknown time zone `{name}`{}; use an IANA name like `Europe/Berlin`", .hint.as_ref().map(|hint| format!(", did you mean `{hint}`?")).unwrap_or_default()
+    )]
+    Zone {
+        /// The name.
+        name: String,
+        /// The nearest zone.
+        hint: Option<String>,
+    },
+    /// Not an offset into the period.
+    #[error(
+        "`{text}` is no offset into a {period}: use whole seconds, less than {below}, for example `6h` or `90m`"
+    )]
+    Offset {
+        /// The text.
+        text: String,
+        /// The period.
+        period: String,
+        /// What it must be less than.
+        below: String,
+    },
+    /// A period that is the same in all zones, or that days do not hold whole.
+    #[error(
+        "`time_zone` and `offset` go with days, weeks, months and years, and with hours that divide a day (1, 2, 3, 4, 6, 8 or 12), not with a period of {period}"
+    )]
+    ZonePeriod {
+        /// The period.
+        period: String,
+    },
     /// No tick keeps the arithmetic exact.
     #[error(
         "{count} per {period} with a burst of {burst} cannot be counted exactly: use a number that divides the period's seconds, or a shorter period"
@@ -289,7 +332,35 @@ impl Limit {
             period,
             kind,
             refill,
+            zone: None,
         })
+    }
+
+    /// The same limit by the calendar of a time zone (an IANA name; UTC unless told), whose periods begin `offset` (such as
+    /// `6h`) after its midnights.
+    ///
+    /// # Errors
+    /// [`LimitError::ZoneWithoutCalendar`] for another kind; [`LimitError::Zone`], [`LimitError::Offset`] and
+    /// [`LimitError::ZonePeriod`] for what has no meaning.
+    pub fn in_zone(self, name: Option<&str>, offset: Option<&str>) -> Result<Self, LimitError> {
+        if name.is_none() && offset.is_none() {
+            return Ok(self);
+        }
+        if self.kind != Kind::Calendar {
+            return Err(LimitError::ZoneWithoutCalendar {
+                limit: self.to_string(),
+            });
+        }
+        let zone = Zone::new(name, offset, self.period)?.map(Arc::new);
+        Ok(Self { zone, ..self })
+    }
+
+    /// The same limit, by the calendar that `other` follows.
+    pub fn in_zone_of(self, other: &Self) -> Self {
+        Self {
+            zone: other.zone.clone(),
+            ..self
+        }
     }
 
     /// What the reference's `rate_limit` of `count` per `period` becomes under `algorithm`.
@@ -309,6 +380,7 @@ impl Limit {
         Self {
             kind: Kind::FixedWindow,
             refill: Refill::NEVER,
+            zone: None,
             ..*self
         }
     }
@@ -342,6 +414,11 @@ impl Limit {
         }
     }
 
+    /// The zone whose calendar it follows; none for UTC, from midnight on.
+    pub fn zone(&self) -> Option<&Zone> {
+        self.zone.as_deref()
+    }
+
     /// How a token bucket refills. Of no meaning for the other kinds.
     pub fn refill(&self) -> &Refill {
         &self.refill
@@ -352,7 +429,7 @@ impl Limit {
         self.period.micros().div_ceil(SLIDING_SLOTS)
     }
 
-    /// Kind and period as they stand in a bucket's key: what must stay for a bucket to stay.
+    /// Kind, period and zone as they stand in a bucket's key: what must stay for a bucket to stay.
     pub fn identity(&self) -> String {
         let letter = match self.kind {
             Kind::Bucket { .. } => 'b',
@@ -361,7 +438,10 @@ impl Limit {
             Kind::FixedWindow => 'f',
         };
         match (self.kind, self.period.unit) {
-            (Kind::Calendar, unit) => format!("{letter}{}{}", self.period.multiplier, unit.name()),
+            (Kind::Calendar, unit) => {
+                let zone = self.zone().map(Zone::identity).unwrap_or_default();
+                format!("{letter}{}{}{zone}", self.period.multiplier, unit.name())
+            }
             _ => format!("{letter}{}", self.period.seconds()),
         }
     }
@@ -427,6 +507,10 @@ impl fmt::Display for Limit {
             (Kind::FixedWindow, _) => f.write_str(" fixed"),
             (Kind::Calendar, Unit::Month | Unit::Year) | (Kind::Bucket { .. }, _) => Ok(()),
             (Kind::Calendar, _) => f.write_str(" calendar"),
+        }?;
+        match self.zone() {
+            Some(zone) => zone.fmt(f),
+            None => Ok(()),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod process;
 pub mod tls;
+pub mod traces;
 
 use std::{
     fmt::{self, Write as _},

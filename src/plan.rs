@@ -17,6 +17,7 @@ pub mod tree;
 
 mod authentication;
 mod compile;
+mod document;
 mod domain;
 mod keys;
 mod level;
@@ -30,6 +31,7 @@ mod subject;
 
 pub use self::{
     authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},
+    document::{Document, domain_of},
     domain::Domain,
     keys::{ApiKey, KeyCheck, KnownKey},
     mistake::{LoadError, Mistake, Notes, Place},

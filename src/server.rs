@@ -1,9 +1,14 @@
 //! Builds everything from settings, serves, drains.
 
+mod admin;
 mod coalesced;
 mod tls;
 
-use self::{coalesced::Coalesced, tls::ServerTls};
+use self::{
+    admin::{StoredPlans, serve_admin},
+    coalesced::Coalesced,
+    tls::ServerTls,
+};
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -28,22 +33,26 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
 
 use crate::{
-    admin::{self, Readiness},
-    admin_api::{self, UsageReader},
+    admin::{self as pages, Readiness},
+    admin_api::{self, Desk, UsageReader},
+    bucket_admin::BucketAdmin,
     clock::SystemClock,
     export::{self, MetricsPage, Reference},
     grpc,
-    key_store::{self, KeyAdmin, KeyHome, KeyStoreError},
+    home::{AuditLog, HomeError, Place, follow as follow_home},
+    key_store::KeyAdmin,
     limiter::Limiter,
-    metrics::Metrics,
+    metrics::{Metrics, traces::TraceMetrics},
     plan::{self, LoadError, SharedPlans},
+    plan_store::PlanAdmin,
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
-        key_home, usage_home,
+        home_of, usage_home,
     },
     statistics::Statistics,
     store::{MemoryStore, Store, redis::RedisSettings},
     tls::TlsFileError,
+    traces::{MaybeTraces, Traces, TracesError, TracesSettings},
     usage::{MOST_ROWS, Meter, Recorder, Retention},
     xds::{self, XdsSettings},
 };
@@ -54,8 +63,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long a start waits for the store before the ports open without it.
 const FIRST_CONNECTION: Duration = Duration::from_secs(1);
 
-/// How often to look for changes of API keys.
-const KEY_POLL: Duration = Duration::from_millis(200);
+/// How often to look for changes of API keys and stored plans.
+const HOME_POLL: Duration = Duration::from_millis(200);
 
 /// How often gRPC health looks whether what it needs is there.
 const HEALTH_LOOK: Duration = Duration::from_millis(250);
@@ -95,10 +104,19 @@ pub enum StartError {
     Plans(#[from] LoadError),
     /// The API keys of the state directory could not be read.
     #[error("API keys: {0}")]
-    Keys(#[from] KeyStoreError),
+    Keys(HomeError),
+    /// The plans of the state directory that stand in the place of files could not be read.
+    #[error("stored plans: {0}")]
+    StoredPlans(HomeError),
+    /// The certificates of the admin API cannot be used.
+    #[error("cannot serve the admin API over TLS: {0}")]
+    AdminTls(TlsFileError),
     /// The certificates of the gRPC listeners cannot be used.
     #[error("cannot serve gRPC over TLS: {0}")]
     Tls(#[from] TlsFileError),
+    /// Traces cannot be sent so.
+    #[error("cannot send traces: {0}")]
+    Traces(#[from] TracesError),
     /// Usage is to be metered, and there is no place to keep it.
     #[error("--usage has no place to keep usage: say --state-dir DIR or --store redis://…")]
     NoUsageHome,
@@ -138,23 +156,39 @@ impl Server {
     /// Loads the plans, connects the store, opens the ports and serves.
     ///
     /// # Errors
-    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, an address that cannot be listened on.
+    /// [`StartError`]: plans or keys that do not load, certificates that cannot be used, settings of traces that are none, an address that cannot be listened on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let tls = settings.grpc_tls.map(ServerTls::open).transpose()?;
         let tls = tls.map(Arc::new);
+        let admin_tls = settings.admin.as_ref().and_then(|admin| admin.tls.clone());
+        let admin_tls = admin_tls
+            .map(|files| ServerTls::open_for(files, &["h2", "http/1.1"]))
+            .transpose()
+            .map_err(StartError::AdminTls)?
+            .map(Arc::new);
+        let place = match settings.dialect {
+            Dialect::Tollgate => home_of(&settings.store, settings.state_dir.as_deref()),
+            // envoyproxy/ratelimit keeps no keys and no plans.
+            Dialect::Reference => None,
+        };
+        // A control plane is where its plans are changed.
+        let stored = match place.clone().filter(|_| settings.xds.is_none()) {
+            Some(place) => Some(StoredPlans::read(place).await?),
+            None => None,
+        };
+        let documents = stored.iter().flat_map(|stored| stored.table.documents());
+        let documents = documents.collect();
         let plans = Arc::new(match &settings.xds {
             Some(xds) => {
                 SharedPlans::streamed(xds.server.to_string(), settings.plans.options.clone())
             }
             None if settings.wait_for_plans => SharedPlans::open_or_wait(settings.plans.clone()),
-            None => SharedPlans::open(settings.plans.clone())?,
+            None => SharedPlans::open_with(settings.plans.clone(), documents)?,
         });
-        let home = match settings.dialect {
-            Dialect::Tollgate => key_home(&settings.store, settings.state_dir.as_deref()),
-            // envoyproxy/ratelimit keeps no keys.
-            Dialect::Reference => None,
-        };
-        let keys = open_keys(home, &plans).await?;
+        let documents = stored.map(|StoredPlans { home, table }| {
+            Arc::new(PlanAdmin::new(home, table, plans.clone()))
+        });
+        let keys = open_keys(place.clone(), &plans).await?;
         let usage_home = usage_home(&settings.store, settings.state_dir.as_deref());
         let recorder = match (&settings.usage, &usage_home) {
             (Some(_), None) => return Err(StartError::NoUsageHome),
@@ -174,13 +208,16 @@ impl Server {
         .await;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
-        metrics.collect(admin::metrics::Collector::new(plans.clone(), store.clone()));
+        metrics.collect(pages::metrics::Collector::new(plans.clone(), store.clone()));
         if let Some(recorder) = &recorder {
-            metrics.collect(admin::usage::Collector(recorder.clone()));
+            metrics.collect(pages::usage::Collector(recorder.clone()));
         }
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let traces = send_traces(settings.traces.as_ref(), &mut metrics, &mut tasks, &stop)?;
         let metrics = Arc::new(metrics);
         let wanted = &settings.statistics;
         let statistics = wanted
@@ -194,11 +231,11 @@ impl Server {
         let reference = statistics
             .map(|counted| Reference::new(counted, plans.clone(), metrics.clone(), in_ms));
         let (health, health_service) = health().await;
-        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect);
+        let rls = grpc::rls::Service::new(limiter.clone(), metrics.clone(), settings.dialect)
+            .with_traces(traces);
         let routes = grpc::routes(rls.clone(), plans.clone(), &metrics, health_service);
         let readiness = Arc::new(Readiness::new(settings.health_needs, limiter.clone()));
 
-        let stop = CancellationToken::new();
         let mut server = Self {
             grpc: Vec::new(),
             http: settings.http_listen.clone(),
@@ -212,7 +249,7 @@ impl Server {
             dialect: settings.dialect,
             recorder: recorder.clone(),
             stop: stop.clone(),
-            tasks: JoinSet::new(),
+            tasks,
             sockets: Vec::new(),
         };
         match settings.xds {
@@ -256,8 +293,10 @@ impl Server {
         }
         server.http = http.address;
         let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
-        let pages = admin::router(limiter, page, readiness.clone());
-        let app = pages.merge(grpc::json::router(rls));
+        let audit = place.map(|place| Arc::new(AuditLog::of(place)));
+        let buckets = Arc::new(BucketAdmin::new(limiter.clone(), audit.clone()));
+        let app = pages::router(limiter, page, readiness.clone());
+        let app = app.merge(grpc::json::router(rls));
         server
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
@@ -266,15 +305,21 @@ impl Server {
                 let store = home.open(Retention::default());
                 Arc::new(UsageReader::new(store, plans.clone(), recorder.clone()))
             });
-            let app = admin_api::router(keys.clone(), usage, admin.token.clone());
+            let desk = Desk {
+                keys: keys.clone(),
+                plans: documents.clone(),
+                buckets,
+                audit,
+                usage,
+            };
+            let app = admin_api::router(desk, admin.tokens.clone());
             server.admin = Some(listener.address);
-            server
-                .tasks
-                .spawn(serve_http(listener.socket, app, stop.clone()));
+            let serving = serve_admin(listener.socket, admin_tls.clone(), app, stop.clone());
+            server.tasks.spawn(serving);
         }
         if let Some(debug) = debug {
             server.debug = Some(debug.address);
-            let app = admin::debug::router(plans.clone());
+            let app = pages::debug::router(plans.clone());
             server
                 .tasks
                 .spawn(serve_http(debug.socket, app, stop.clone()));
@@ -292,9 +337,13 @@ impl Server {
             server.watch_over(tokio::spawn(flushes));
         }
         if let Some(keys) = keys {
-            server.watch_over(key_store::follow(keys, KEY_POLL, stop.clone()));
+            server.watch_over(follow_home(keys, HOME_POLL, stop.clone()));
         }
-        if let Some(tls) = tls {
+        if let Some(documents) = documents {
+            server.watch_over(follow_home(documents, HOME_POLL, stop.clone()));
+        }
+        for tls in tls.into_iter().chain(admin_tls) {
+            let stop = stop.clone();
             server.tasks.spawn(async move {
                 stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await;
                 Ok(())
@@ -344,7 +393,7 @@ impl Server {
         let page = Arc::new(MetricsPage::new(metrics, on_page));
         if let Some(listener) = listener {
             self.metrics = Some(listener.address);
-            let app = admin::metrics_router(page.clone(), wanted.metrics_path.clone());
+            let app = pages::metrics_router(page.clone(), wanted.metrics_path.clone());
             self.tasks
                 .spawn(serve_http(listener.socket, app, self.stop.clone()));
         }
@@ -496,17 +545,17 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 /// The keys that are in no plan file. Those of a state directory are read before anything opens; those in Redis are awaited,
 /// a little while here and then in the background.
 async fn open_keys(
-    home: Option<KeyHome>,
+    place: Option<Place>,
     plans: &Arc<SharedPlans>,
 ) -> Result<Option<Arc<KeyAdmin>>, StartError> {
-    let Some(home) = home else {
+    let Some(place) = place else {
         return Ok(None);
     };
-    let needs_files = matches!(home, KeyHome::Folder(_));
+    let needs_files = matches!(place, Place::Folder(_));
     plans.await_stored_keys();
-    let keys = Arc::new(KeyAdmin::new(home.open(), plans.clone()));
+    let keys = Arc::new(KeyAdmin::new(place.open(), plans.clone()));
     match timeout(FIRST_CONNECTION, keys.refresh()).await {
-        Ok(Err(error)) if needs_files => return Err(error.into()),
+        Ok(Err(error)) if needs_files => return Err(StartError::Keys(error)),
         Ok(Err(error)) => tracing::warn!(
             "starting without the API keys of the store, so nobody enters with one: {error}"
         ),
@@ -514,6 +563,26 @@ async fn open_keys(
         Err(_) | Ok(Ok(_)) => {}
     }
     Ok(Some(keys))
+}
+
+/// What makes spans, if they are wanted, and its task.
+fn send_traces(
+    wanted: Option<&TracesSettings>,
+    metrics: &mut Metrics,
+    tasks: &mut JoinSet<Result<(), ServeError>>,
+    stop: &CancellationToken,
+) -> Result<MaybeTraces, TracesError> {
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    let counts = TraceMetrics::default();
+    counts.register(metrics);
+    let (traces, sending) = Traces::open(wanted, counts, stop.clone())?;
+    tasks.spawn(async move {
+        sending.await;
+        Ok(())
+    });
+    Ok(Some(Arc::new(traces)))
 }
 
 /// The store of that choice. Redis is waited for a second at most; starting needs none.
@@ -595,21 +664,21 @@ async fn serve_grpc(
             let (ready, accepted) = mpsc::channel(1);
             let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
             let incoming =
-                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced(stream)));
+                ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
             let serving = router.serve_with_incoming_shutdown(incoming, stopped);
             let (served, _) = tokio::join!(serving, accepting);
             served?;
         }
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
         (Socket::Unix(listener), _) => {
             let incoming = UnixListenerStream::new(listener);
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced));
+            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;

@@ -12,10 +12,11 @@ use std::{
 };
 
 use crate::{
-    key_store::KeyHome,
+    home::Place,
     plan::Sources,
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
+    traces::TracesSettings,
     usage::{Retention, UsageHome},
     xds::XdsSettings,
 };
@@ -24,7 +25,7 @@ pub use self::statistics::{
     Mogrifier, Protocol, StatisticsSettings, StatsdAddress, StatsdAddressError, StatsdSettings,
     TagStyle,
 };
-pub use self::token::{AdminToken, TokenError};
+pub use self::token::{AdminTokens, TokenError};
 
 /// Everything `serve` needs.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct Settings {
     pub usage: Option<UsageSettings>,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
+    /// Where spans of decisions are sent; no spans are made if none.
+    pub traces: Option<TracesSettings>,
     /// In whose words errors and health are said.
     pub dialect: Dialect,
     /// Without what health says that it does not serve.
@@ -74,15 +77,18 @@ pub struct Settings {
 pub struct AdminSettings {
     /// Where it listens.
     pub listen: Address,
-    /// What opens it.
-    pub token: AdminToken,
+    /// What opens it; none where only client certificates do.
+    pub tokens: AdminTokens,
+    /// TLS, with client certificates that open it too if it has an authority of theirs.
+    pub tls: Option<ServerFiles>,
 }
 
-/// Where API keys are kept that are in no plan file: with the buckets in Redis, else in the state directory, else nowhere.
-pub fn key_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<KeyHome> {
+/// Where API keys, plans and the audit log are kept that are made at run time: with the buckets in Redis, else in the state
+/// directory, else nowhere.
+pub fn home_of(store: &StoreChoice, state_dir: Option<&Path>) -> Option<Place> {
     match (store, state_dir) {
-        (StoreChoice::Redis(choice), _) => Some(KeyHome::Redis(Box::new(choice.main.clone()))),
-        (StoreChoice::Memory, Some(folder)) => Some(KeyHome::Folder(folder.to_owned())),
+        (StoreChoice::Redis(choice), _) => Some(Place::Redis(Box::new(choice.main.clone()))),
+        (StoreChoice::Memory, Some(folder)) => Some(Place::Folder(folder.to_owned())),
         (StoreChoice::Memory, None) => None,
     }
 }
@@ -98,9 +104,9 @@ pub struct UsageSettings {
 
 /// Where usage is kept: where API keys are.
 pub fn usage_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<UsageHome> {
-    Some(match key_home(store, state_dir)? {
-        KeyHome::Folder(folder) => UsageHome::Folder(folder),
-        KeyHome::Redis(url) => UsageHome::Redis(url),
+    Some(match home_of(store, state_dir)? {
+        Place::Folder(folder) => UsageHome::Folder(folder),
+        Place::Redis(url) => UsageHome::Redis(url),
     })
 }
 

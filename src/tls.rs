@@ -5,6 +5,7 @@
 
 mod error;
 mod files;
+mod name;
 mod san;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
@@ -21,6 +22,7 @@ use self::san::OnlyNames;
 pub use self::{
     error::{TlsFile, TlsFileError},
     files::{Identity, IdentityFiles, IdentityPems, Pem},
+    name::name_of,
 };
 
 /// What a server shows, and what it wants to see.
@@ -28,8 +30,10 @@ pub use self::{
 pub struct ServerFiles {
     /// The server's certificate and key.
     pub identity: IdentityFiles,
-    /// Authorities of client certificates; with them every client must have one.
+    /// Authorities of client certificates; with them every client must have one, unless it is optional.
     pub client_ca: Option<PathBuf>,
+    /// Whether a client may come without a certificate though there are authorities. One that shows another is refused.
+    pub client_optional: bool,
     /// With `client_ca`: names of which the client's certificate must hold one (DNS name, URI or IP address, exactly so).
     /// Any of that authority will do if there are none.
     pub client_san: Vec<String>,
@@ -55,6 +59,7 @@ impl ServerFiles {
                 .as_deref()
                 .map(|path| Pem::read(path, TlsFile::Authorities))
                 .transpose()?,
+            client_optional: self.client_optional,
             client_san: self.client_san.clone(),
         })
     }
@@ -65,6 +70,7 @@ impl ServerFiles {
 pub struct ServerPems {
     identity: IdentityPems,
     client_ca: Option<Pem>,
+    client_optional: bool,
     client_san: Vec<String>,
 }
 
@@ -84,6 +90,10 @@ impl ServerPems {
                     Arc::new(pem.authorities()?),
                     provider(),
                 );
+                let verifier = match self.client_optional {
+                    true => verifier.allow_unauthenticated(),
+                    false => verifier,
+                };
                 let verifier = verifier.build().expect("there is an authority");
                 builder.with_client_cert_verifier(OnlyNames::wrap(verifier, &self.client_san))
             }

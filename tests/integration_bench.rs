@@ -3,6 +3,13 @@
 use std::{collections::HashMap, process::ExitCode, sync::Arc};
 
 use clap::Parser;
+use envoy_types::{
+    ext_authz::v3::CheckResponseExt,
+    pb::envoy::service::auth::v3::{
+        CheckRequest, CheckResponse,
+        authorization_server::{Authorization, AuthorizationServer},
+    },
+};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tollgate::{
@@ -52,6 +59,24 @@ impl RateLimitService for AdmitFirst {
     }
 }
 
+/// Lets in whose `x-api-key` is even.
+#[tonic::async_trait]
+impl Authorization for AdmitFirst {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        let attributes = request.into_inner().attributes.unwrap();
+        let http = attributes.request.unwrap().http.unwrap();
+        let key: u64 = http.headers["x-api-key"].parse().unwrap();
+        let status = match key % 2 {
+            0 => Status::ok(""),
+            _ => Status::permission_denied("odd"),
+        };
+        Ok(Response::new(CheckResponse::with_status(status)))
+    }
+}
+
 struct Running {
     address: String,
     service: AdmitFirst,
@@ -70,6 +95,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let serve = Server::builder()
             .add_service(RateLimitServiceServer::new(service.clone()))
+            .add_service(AuthorizationServer::new(service.clone()))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), async {
                 drop(stopped.await)
             });
@@ -154,6 +180,20 @@ async fn an_open_loop_counts_the_wait_of_requests_that_were_due() {
     let latencies_s = report.latency_us.mean * 1e-6 * 1000.0;
     assert!(latencies_s > 2.0 * report.seconds, "{report}");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ext_authz_is_asked_with_the_headers_of_each_key() {
+    let server = Running::admitting(0).await;
+    let report = server
+        .bench("--requests 1000 --in-flight 8 --authz x-api-key={key} --keys 10")
+        .await;
+    assert_eq!((report.decisions(), report.errors_total()), (1000, 0));
+    assert!(
+        (300..700).contains(&report.over_limit),
+        "half of the keys are refused: {report}"
+    );
+    assert!(server.stop().await.is_empty(), "no limit was asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,9 @@ pub fn page(shared: &SharedPlans) -> Value {
         "loaded_at": plans.loaded_at().map(|at| humantime::format_rfc3339_seconds(at).to_string()),
         "control_plane": status.stream.map(stream),
         "files": plans.files(),
+        "stored": plans.documents().iter().map(|document| json!({
+            "domain": &*document.domain, "version": document.version,
+        })).collect::<Vec<_>>(),
         "warnings": plans.warnings().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "last_error": status.error.map(|error| error.to_string()),
         "reloads": { "success": status.changed, "failure": status.failed },

@@ -5,9 +5,10 @@ use std::time::Duration;
 use envoy_types::pb::google::protobuf::Timestamp;
 use tonic::{Request, Response, Status};
 
-use super::{Keys, OVERLAP, error::status, http::limits};
+use super::{Keys, OVERLAP, access::actor, error::status, http::limits};
 use crate::{
-    key_store::{KeyError, KeyFilter, NewKey},
+    home::Actor,
+    key_store::{KeyChange, KeyError, KeyFilter, NewKey},
     keys::{KeyRecord, Secret},
     proto::tollgate::admin::v1::{self as pb, key_service_server::KeyService},
 };
@@ -29,12 +30,13 @@ impl Service {
 
     async fn switch(
         &self,
+        by: &Actor,
         request: pb::ChangeKeyRequest,
         enabled: bool,
     ) -> Result<Response<pb::Key>, KeyError> {
         let admin = self.keys.admin()?;
         let record = admin
-            .set_enabled(&request.id, enabled, seen(request.revision))
+            .set_enabled(by, &request.id, enabled, seen(request.revision))
             .await?;
         Ok(Response::new(key(record)))
     }
@@ -46,9 +48,13 @@ impl KeyService for Service {
         &self,
         request: Request<pb::CreateKeyRequest>,
     ) -> Result<Response<pb::KeyWithSecret>, Status> {
+        let by = actor(&request);
         let new = new_key(request.into_inner())?;
         let admin = self.keys.admin().map_err(|error| status(&error))?;
-        let made = admin.create(new).await.map_err(|error| status(&error))?;
+        let made = admin
+            .create(&by, new)
+            .await
+            .map_err(|error| status(&error))?;
         Ok(Response::new(with_secret(made)))
     }
 
@@ -85,11 +91,24 @@ impl KeyService for Service {
         Ok(Response::new(key(shown.map_err(|error| status(&error))?)))
     }
 
+    async fn update_key(
+        &self,
+        request: Request<pb::UpdateKeyRequest>,
+    ) -> Result<Response<pb::Key>, Status> {
+        let (by, request) = (actor(&request), request.into_inner());
+        let (id, revision) = (request.id.clone(), seen(request.revision));
+        let change = key_change(request)?;
+        let admin = self.keys.admin().map_err(|error| status(&error))?;
+        let record = admin.update(&by, &id, &change, revision).await;
+        Ok(Response::new(key(record.map_err(|error| status(&error))?)))
+    }
+
     async fn disable_key(
         &self,
         request: Request<pb::ChangeKeyRequest>,
     ) -> Result<Response<pb::Key>, Status> {
-        let switched = self.switch(request.into_inner(), false).await;
+        let by = actor(&request);
+        let switched = self.switch(&by, request.into_inner(), false).await;
         switched.map_err(|error| status(&error))
     }
 
@@ -97,7 +116,8 @@ impl KeyService for Service {
         &self,
         request: Request<pb::ChangeKeyRequest>,
     ) -> Result<Response<pb::Key>, Status> {
-        let switched = self.switch(request.into_inner(), true).await;
+        let by = actor(&request);
+        let switched = self.switch(&by, request.into_inner(), true).await;
         switched.map_err(|error| status(&error))
     }
 
@@ -105,7 +125,7 @@ impl KeyService for Service {
         &self,
         request: Request<pb::RotateKeyRequest>,
     ) -> Result<Response<pb::KeyWithSecret>, Status> {
-        let request = request.into_inner();
+        let (by, request) = (actor(&request), request.into_inner());
         let overlap = match request.overlap {
             Some(overlap) => Duration::from_secs(
                 u64::try_from(overlap.seconds)
@@ -115,7 +135,7 @@ impl KeyService for Service {
         };
         let admin = self.keys.admin().map_err(|error| status(&error))?;
         let rotated = admin
-            .rotate(&request.id, overlap, seen(request.revision))
+            .rotate(&by, &request.id, overlap, seen(request.revision))
             .await;
         Ok(Response::new(with_secret(
             rotated.map_err(|error| status(&error))?,
@@ -126,9 +146,9 @@ impl KeyService for Service {
         &self,
         request: Request<pb::ChangeKeyRequest>,
     ) -> Result<Response<pb::RevokeKeyResponse>, Status> {
-        let request = request.into_inner();
+        let (by, request) = (actor(&request), request.into_inner());
         let admin = self.keys.admin().map_err(|error| status(&error))?;
-        let revoked = admin.revoke(&request.id, seen(request.revision)).await;
+        let revoked = admin.revoke(&by, &request.id, seen(request.revision)).await;
         revoked.map_err(|error| status(&error))?;
         Ok(Response::new(pb::RevokeKeyResponse {}))
     }
@@ -137,6 +157,7 @@ impl KeyService for Service {
         &self,
         request: Request<pb::ImportKeysRequest>,
     ) -> Result<Response<pb::ImportKeysResponse>, Status> {
+        let by = actor(&request);
         let keys = request.into_inner().keys.into_iter();
         let keys = keys.map(|imported| {
             let new = new_key(imported.key.unwrap_or_default())?;
@@ -144,7 +165,10 @@ impl KeyService for Service {
         });
         let keys = keys.collect::<Result<Vec<_>, Status>>()?;
         let admin = self.keys.admin().map_err(|error| status(&error))?;
-        let imported = admin.import(keys).await.map_err(|error| status(&error))?;
+        let imported = admin
+            .import(&by, keys)
+            .await
+            .map_err(|error| status(&error))?;
         let skipped = imported.skipped.into_iter();
         Ok(Response::new(pb::ImportKeysResponse {
             created: imported.created,
@@ -156,19 +180,36 @@ impl KeyService for Service {
 }
 
 fn new_key(request: pb::CreateKeyRequest) -> Result<NewKey, Status> {
-    let expires_at = request.expires_at.map(|at| {
-        let seconds = u32::try_from(at.seconds).ok().filter(|at| *at > 0);
-        seconds.ok_or_else(|| Status::invalid_argument("expires_at: is not between 1970 and 2106"))
-    });
+    let expires_at = request.expires_at.map(seconds).transpose()?;
+    if expires_at == Some(0) {
+        return Err(Status::invalid_argument(EXPIRY));
+    }
     Ok(NewKey {
         id: given(request.id),
         tier: request.tier,
         owner: given(request.owner),
         labels: request.labels.into_iter().collect(),
         limits: limits(&request.limits).map_err(Status::invalid_argument)?,
-        expires_at: expires_at.transpose()?,
+        expires_at,
         disabled: request.disabled,
     })
+}
+
+fn key_change(request: pb::UpdateKeyRequest) -> Result<KeyChange, Status> {
+    let limits = limits(&request.limits).map_err(Status::invalid_argument)?;
+    Ok(KeyChange {
+        tier: request.tier,
+        owner: request.owner,
+        labels: request.labels.into_iter().collect(),
+        limits: (request.tier_limits || !limits.is_empty()).then_some(limits),
+        expires_at: request.expires_at.map(seconds).transpose()?,
+    })
+}
+
+const EXPIRY: &str = "expires_at: is not between 1970 and 2106";
+
+fn seconds(at: Timestamp) -> Result<u32, Status> {
+    u32::try_from(at.seconds).map_err(|_| Status::invalid_argument(EXPIRY))
 }
 
 /// Proto3 sends nothing as an empty text.

@@ -3,6 +3,7 @@
 //! ```text
 //! POST   /v1/keys               make one           GET /v1/keys?tier=&owner=&after=&limit=   list
 //! GET    /v1/keys/ID            look               DELETE /v1/keys/ID?revision=              revoke
+//! PATCH  /v1/keys/ID            change what is said of it
 //! POST   /v1/keys/ID/disable    and enable         POST /v1/keys/ID/rotate                   another secret
 //! POST   /v1/keys:import        with their secrets
 //! ```
@@ -10,18 +11,19 @@
 use std::collections::BTreeMap;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
     http::StatusCode,
     routing::{get, post},
 };
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{Keys, OVERLAP, error::Problem};
 use crate::{
-    key_store::{KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry},
+    home::Actor,
+    key_store::{KeyChange, KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry},
     limit::Limit,
 };
 
@@ -38,7 +40,7 @@ const PAGE: (usize, usize) = (100, 1_000);
 pub fn router(keys: Keys) -> Router {
     Router::new()
         .route("/v1/keys", get(list).post(create))
-        .route("/v1/keys/{id}", get(show).delete(revoke))
+        .route("/v1/keys/{id}", get(show).patch(update).delete(revoke))
         .route("/v1/keys/{id}/disable", post(disable))
         .route("/v1/keys/{id}/enable", post(enable))
         .route("/v1/keys/{id}/rotate", post(rotate))
@@ -76,6 +78,51 @@ struct ChangeBody {
 struct RotateBody {
     revision: Option<u32>,
     overlap: Option<String>,
+}
+
+/// What is absent stays; what is null goes.
+// Source: RFC 7396, JSON Merge Patch.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct UpdateBody {
+    revision: Option<u32>,
+    tier: Option<String>,
+    #[serde(deserialize_with = "present")]
+    owner: Option<Option<String>>,
+    labels: BTreeMap<String, Option<String>>,
+    #[serde(deserialize_with = "present")]
+    limits: Option<Option<Vec<String>>>,
+    #[serde(deserialize_with = "present")]
+    expires_at: Option<Option<String>>,
+}
+
+/// Tells null from absent.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<UpdateBody> for KeyChange {
+    type Error = Problem;
+
+    fn try_from(body: UpdateBody) -> Result<Self, Problem> {
+        let texts = body.limits.map(Option::unwrap_or_default);
+        let expires_at = body.expires_at.map(|at| match at {
+            Some(text) => parse_expiry(&text),
+            None => Ok(0),
+        });
+        let labels = body.labels.into_iter();
+        Ok(Self {
+            tier: body.tier,
+            owner: body.owner.map(Option::unwrap_or_default),
+            labels: labels
+                .map(|(label, value)| (label, value.unwrap_or_default()))
+                .collect(),
+            limits: texts.map(|texts| limits(&texts)).transpose().map_err(bad)?,
+            expires_at: expires_at.transpose().map_err(bad)?,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -127,11 +174,12 @@ impl TryFrom<NewKeyBody> for NewKey {
 
 async fn create(
     State(keys): State<Keys>,
+    Extension(by): Extension<Actor>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<KeyWithSecret>), Problem> {
     let body: NewKeyBody = read(&body)?;
     let new = body.try_into()?;
-    let (record, secret) = keys.admin()?.create(new).await?;
+    let (record, secret) = keys.admin()?.create(&by, new).await?;
     let key = record.into();
     Ok((StatusCode::CREATED, Json(KeyWithSecret { key, secret })))
 }
@@ -167,24 +215,40 @@ async fn show(State(keys): State<Keys>, Path(id): Path<String>) -> Result<Json<K
     Ok(Json(keys.admin()?.show(&id).await?.into()))
 }
 
+async fn update(
+    State(keys): State<Keys>,
+    Extension(by): Extension<Actor>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<KeyView>, Problem> {
+    let body: UpdateBody = read(&body)?;
+    let revision = body.revision;
+    let change = body.try_into()?;
+    let record = keys.admin()?.update(&by, &id, &change, revision).await?;
+    Ok(Json(record.into()))
+}
+
 async fn disable(
     keys: State<Keys>,
+    by: Extension<Actor>,
     id: Path<String>,
     body: Bytes,
 ) -> Result<Json<KeyView>, Problem> {
-    switch(keys, id, &body, false).await
+    switch(keys, by, id, &body, false).await
 }
 
 async fn enable(
     keys: State<Keys>,
+    by: Extension<Actor>,
     id: Path<String>,
     body: Bytes,
 ) -> Result<Json<KeyView>, Problem> {
-    switch(keys, id, &body, true).await
+    switch(keys, by, id, &body, true).await
 }
 
 async fn switch(
     State(keys): State<Keys>,
+    Extension(by): Extension<Actor>,
     Path(id): Path<String>,
     body: &[u8],
     enabled: bool,
@@ -192,13 +256,14 @@ async fn switch(
     let body: ChangeBody = read_or_default(body)?;
     let record = keys
         .admin()?
-        .set_enabled(&id, enabled, body.revision)
+        .set_enabled(&by, &id, enabled, body.revision)
         .await?;
     Ok(Json(record.into()))
 }
 
 async fn rotate(
     State(keys): State<Keys>,
+    Extension(by): Extension<Actor>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Json<KeyWithSecret>, Problem> {
@@ -209,28 +274,36 @@ async fn rotate(
         }
         None => OVERLAP,
     };
-    let (record, secret) = keys.admin()?.rotate(&id, overlap, body.revision).await?;
+    let (record, secret) = keys
+        .admin()?
+        .rotate(&by, &id, overlap, body.revision)
+        .await?;
     let key = record.into();
     Ok(Json(KeyWithSecret { key, secret }))
 }
 
 async fn revoke(
     State(keys): State<Keys>,
+    Extension(by): Extension<Actor>,
     Path(id): Path<String>,
     query: Result<Query<ChangeBody>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
-    keys.admin()?.revoke(&id, query.revision).await?;
+    keys.admin()?.revoke(&by, &id, query.revision).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn import(State(keys): State<Keys>, body: Bytes) -> Result<Json<Value>, Problem> {
+async fn import(
+    State(keys): State<Keys>,
+    Extension(by): Extension<Actor>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
     let body: ImportBody = read(&body)?;
     let pairs = body.keys.into_iter();
     let pairs = pairs.map(|imported| Ok((imported.key.try_into()?, imported.secret)));
     let imported = keys
         .admin()?
-        .import(pairs.collect::<Result<_, Problem>>()?)
+        .import(&by, pairs.collect::<Result<_, Problem>>()?)
         .await?;
     let skipped = imported.skipped.iter();
     let skipped = skipped.map(|(id, why)| json!({ "id": id, "why": why }));
@@ -248,7 +321,8 @@ pub fn limits(texts: &[String]) -> Result<Vec<Limit>, String> {
     texts.iter().map(read).collect()
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// Reads a body of JSON.
+pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
 }
 
@@ -259,6 +333,7 @@ fn read_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Prob
     }
 }
 
-fn bad(detail: String) -> Problem {
+/// A question that cannot be one.
+pub fn bad(detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, detail)
 }

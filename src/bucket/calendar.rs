@@ -1,12 +1,12 @@
-//! Quotas: at most N per period, of the UTC calendar or of fixed windows that follow each other from the Unix epoch on. Pure
-//! integers.
+//! Quotas: at most N per period, of the calendar (UTC's, or a time zone's) or of fixed windows that follow each other from the
+//! Unix epoch on. Pure integers.
 
 use std::time::Duration;
 
 use crate::{
     clock::Timestamp,
     descriptor::Hits,
-    limit::{EXACT, Kind, Limit, Period, Unit},
+    limit::{Bounds, EXACT, Kind, Limit, Period, Unit, Zone},
 };
 
 /// Microseconds in a day.
@@ -66,8 +66,9 @@ impl Spent {
     /// End of the period.
     pub fn end(&self, limit: &Limit) -> Timestamp {
         let start = Timestamp::from_micros(self.start_us);
-        match limit.kind() {
-            Kind::Calendar => end_of(limit.period(), start),
+        match (limit.kind(), limit.zone()) {
+            (Kind::Calendar, Some(zone)) => bounds(limit.period(), zone, start)[2],
+            (Kind::Calendar, None) => end_of(limit.period(), start),
             _ => start.after(Duration::from_micros(limit.period().micros())),
         }
     }
@@ -84,13 +85,37 @@ pub fn most(limit: &Limit) -> u64 {
 
 /// Start of the period of `limit` that `now` lies in.
 fn begins(limit: &Limit, now: Timestamp) -> Timestamp {
-    match limit.kind() {
-        Kind::Calendar => start_of(limit.period(), now),
+    match (limit.kind(), limit.zone()) {
+        (Kind::Calendar, Some(zone)) => bounds(limit.period(), zone, now)[1],
+        (Kind::Calendar, None) => start_of(limit.period(), now),
         _ => {
             let now_us = now.as_micros();
             Timestamp::from_micros(now_us - now_us % limit.period().micros())
         }
     }
+}
+
+/// The beginnings of the periods around `now` by the calendar of `zone`: of the one before, of the present one, and of the two
+/// after it.
+pub fn bounds(period: Period, zone: &Zone, now: Timestamp) -> Bounds {
+    // No clock goes further.
+    let now = now.min(Timestamp::from_micros(EXACT as u64));
+    zone.bounds(now, || {
+        let mut shown = start_of(period, zone.shown(now));
+        // Clocks that were put back show a period again that has ended.
+        while zone.first(end_of(period, shown)) <= now {
+            shown = end_of(period, shown);
+        }
+        let next = end_of(period, shown);
+        let moment_before = Timestamp::from_micros(shown.as_micros().saturating_sub(1));
+        [
+            start_of(period, moment_before),
+            shown,
+            next,
+            end_of(period, next),
+        ]
+        .map(|at| zone.first(at))
+    })
 }
 
 /// Start of the calendar's period that `now` lies in.

@@ -69,6 +69,10 @@ pub struct BenchArgs {
     )]
     pub descriptors: Vec<Template>,
 
+    /// Ask ext_authz instead, for a request with these headers, `name=value,name=value`; `{key}` varies in them. Refused ones count as over limit
+    #[arg(long, env = "TOLLGATE_BENCH_AUTHZ", value_name = "HEADERS")]
+    pub authz: Option<Template>,
+
     /// How many different values `{key}` takes: the numbers from 0
     #[arg(long, env = "TOLLGATE_BENCH_KEYS", default_value = "10000")]
     pub keys: NonZeroU64,
@@ -175,9 +179,9 @@ pub async fn run(args: BenchArgs) -> ExitCode {
 /// [`BenchError::Load`] when a target cannot be reached at the start; the other kinds before anything is sent.
 pub async fn measure(args: &BenchArgs) -> Result<Report, BenchError> {
     let load = load::Load::new(args)?;
-    let clients = load::connect(args).await?;
+    let channels = load::connect(args).await?;
     let clocks = cpu::Clocks::start(&args.pids)?;
-    let tally = load::run(load, Schedule::start(args), clients).await?;
+    let tally = load::run(load, Schedule::start(args), channels).await?;
     let cpu = clocks.stop()?;
     Ok(Report::new(tally, &cpu, args.limit.as_ref()))
 }

@@ -1,6 +1,7 @@
 //! `tollgate explain`: how would this request be decided, and why?
 
 use std::{
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -8,12 +9,17 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
+use super::{
+    ConfigArgs,
+    counting::CountingArgs,
+    home::{plans_in_force, with_stored_keys},
+    store::StoreArgs,
+};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
-    plan::SharedPlans,
     server::connect_store,
+    settings::home_of,
 };
 
 /// Flags of `explain`.
@@ -32,6 +38,9 @@ pub struct ExplainArgs {
     hits: u32,
     #[command(flatten)]
     store: StoreArgs,
+    /// The state directory, if that keeps API keys and plans made at run time
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     #[command(flatten)]
     counting: CountingArgs,
     /// How the answer looks
@@ -39,7 +48,8 @@ pub struct ExplainArgs {
     output: Output,
 }
 
-type Entries = Vec<(String, String)>;
+/// The entries of a descriptor.
+pub(super) type Entries = Vec<(String, String)>;
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Output {
@@ -47,7 +57,7 @@ enum Output {
     Json,
 }
 
-fn parse_descriptor(text: &str) -> Result<Entries, String> {
+pub(super) fn parse_descriptor(text: &str) -> Result<Entries, String> {
     text.split(',')
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -77,8 +87,9 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     let choice = args.store.choice()?;
     let sources = args.config.sources();
     super::readable(&sources, "--config")?;
-    let plans = SharedPlans::open(args.counting.sources(sources));
-    let plans = plans.map_err(|error| error.to_string())?;
+    let place = home_of(&choice, args.state_dir.as_deref());
+    let plans = plans_in_force(args.counting.sources(sources), place.clone()).await?;
+    with_stored_keys(&plans, place).await?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
@@ -86,7 +97,7 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     };
     let timeout = Duration::from_secs(1);
     let store = connect_store(&choice, timeout, 1_000, false).await;
-    let limiter = Limiter::new(Arc::new(plans), Arc::new(store));
+    let limiter = Limiter::new(plans, Arc::new(store));
     let explanation = crate::explain::explain(&limiter, &question, Instant::now() + timeout)
         .await
         .map_err(|error| error.to_string())?;
@@ -96,7 +107,7 @@ async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
     Ok(explanation)
 }
 
-fn question_descriptor(entries: &Entries) -> QuestionDescriptor {
+pub(super) fn question_descriptor(entries: &Entries) -> QuestionDescriptor {
     let entries = entries
         .iter()
         .map(|(key, value)| QuestionEntry {

@@ -3,17 +3,16 @@
 mod import;
 mod print;
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use self::print::{print_key, print_list, print_made, print_revoked};
-use super::{ConfigArgs, store::StoreArgs};
+use super::home::{HomeArgs, Output};
 use crate::{
-    key_store::{KeyAdmin, KeyError, KeyFilter, NewKey, parse_expiry},
+    home::Actor,
+    key_store::{KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey, parse_expiry},
     limit::Limit,
-    plan::SharedPlans,
-    settings::key_home,
 };
 
 /// Flags of `keys`.
@@ -29,24 +28,7 @@ struct On<A: Args> {
     #[command(flatten)]
     what: A,
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    store: StoreArgs,
-    /// The state directory, if that keeps the keys
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
-    state_dir: Option<PathBuf>,
-    /// How answers look
-    #[arg(long, default_value = "text")]
-    output: Output,
-}
-
-/// How answers look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For scripts.
-    Json,
+    home: HomeArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +39,8 @@ enum KeysCommand {
     List(On<ListArgs>),
     /// Show a key
     Show(On<ShowArgs>),
+    /// Change what is said of a key; its secret stays
+    Update(On<UpdateArgs>),
     /// Let a key open nothing, until it is enabled again
     Disable(On<ChangeArgs>),
     /// Let a disabled key open again
@@ -110,6 +94,37 @@ struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+struct UpdateArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// The tier it belongs to
+    #[arg(long)]
+    tier: Option<String>,
+    /// Whose it is; empty for nobody's
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// A label to set, or with nothing behind `=` to remove; repeatable
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// A limit in place of the tier's and of those that it has of its own; repeatable
+    #[arg(long = "limit", value_name = "LIMIT")]
+    limits: Vec<Limit>,
+    /// Give it the limits of its tier again
+    #[arg(long, conflicts_with = "limits")]
+    tier_limits: bool,
+    /// When it ends: a time from now, like 90d, or 2027-01-31T12:00:00Z, or `never`
+    #[arg(long, value_name = "WHEN", value_parser = expiry_or_never)]
+    expires: Option<u32>,
+}
+
+fn expiry_or_never(text: &str) -> Result<u32, String> {
+    match text {
+        "never" => Ok(0),
+        text => parse_expiry(text),
+    }
+}
+
+#[derive(Debug, Args)]
 struct ListArgs {
     /// Only those of this tier
     #[arg(long)]
@@ -122,7 +137,7 @@ struct ListArgs {
     labels: Vec<(String, String)>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct ChangeArgs {
     /// Its id
     id: String,
@@ -142,43 +157,53 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: KeysArgs) -> ExitCode {
     match args.command {
         KeysCommand::Create(on) => {
-            on.run(async |keys, args, output| {
-                done(print_made(keys.create(args.into()).await?, output))
+            on.run(async |keys, by, args, output| {
+                done(print_made(keys.create(by, args.into()).await?, output))
             })
             .await
         }
         KeysCommand::List(on) => {
-            on.run(async |keys, args, output| {
+            on.run(async |keys, _, args, output| {
                 let listed = keys.list(&args.into(), "", usize::MAX).await;
                 done(print_list(listed.map_err(KeyError::from)?, output))
             })
             .await
         }
         KeysCommand::Show(on) => {
-            on.run(async |keys, args, output| done(print_key(keys.show(&args.id).await?, output)))
-                .await
+            on.run(async |keys, _, args, output| {
+                done(print_key(keys.show(&args.id).await?, output))
+            })
+            .await
+        }
+        KeysCommand::Update(on) => {
+            on.run(async |keys, by, args, output| {
+                let ChangeArgs { id, revision } = args.change.clone();
+                let changed = keys.update(by, &id, &args.into(), revision).await?;
+                done(print_key(changed, output))
+            })
+            .await
         }
         KeysCommand::Disable(on) => on.switch(false).await,
         KeysCommand::Enable(on) => on.switch(true).await,
         KeysCommand::Rotate(on) => {
-            on.run(async |keys, args, output| {
+            on.run(async |keys, by, args, output| {
                 let ChangeArgs { id, revision } = args.change;
                 done(print_made(
-                    keys.rotate(&id, args.overlap, revision).await?,
+                    keys.rotate(by, &id, args.overlap, revision).await?,
                     output,
                 ))
             })
             .await
         }
         KeysCommand::Revoke(on) => {
-            on.run(async |keys, args, output| {
-                keys.revoke(&args.id, args.revision).await?;
+            on.run(async |keys, by, args, output| {
+                keys.revoke(by, &args.id, args.revision).await?;
                 done(print_revoked(&args.id, output))
             })
             .await
         }
         KeysCommand::Import(on) => {
-            on.run(async |keys, args, output| import::run(keys, &args, output).await)
+            on.run(async |keys, by, args, output| import::run(keys, by, &args, output).await)
                 .await
         }
     }
@@ -192,12 +217,16 @@ fn done(text: String) -> Answer {
 }
 
 impl<A: Args> On<A> {
-    async fn run(self, action: impl AsyncFnOnce(&KeyAdmin, A, Output) -> Answer) -> ExitCode {
-        let keys = match self.open() {
+    async fn run(
+        self,
+        action: impl AsyncFnOnce(&KeyAdmin, &Actor, A, Output) -> Answer,
+    ) -> ExitCode {
+        let keys = match open(&self.home).await {
             Ok(keys) => keys,
             Err(message) => return super::fail(&message),
         };
-        match action(&keys, self.what, self.output).await {
+        let (by, output) = (self.home.actor(), self.home.output);
+        match action(&keys, &by, self.what, output).await {
             Ok((text, code)) => super::answer(text, code),
             Err(Failure::No(message)) => {
                 super::say(format_args!("error: {message}"));
@@ -206,22 +235,19 @@ impl<A: Args> On<A> {
             Err(Failure::CannotTell(message)) => super::fail(&message),
         }
     }
+}
 
-    fn open(&self) -> Result<KeyAdmin, String> {
-        let store = self.store.choice()?;
-        let home = key_home(&store, self.state_dir.as_deref());
-        let home = home.ok_or_else(|| KeyError::NoHome.to_string())?;
-        let sources = self.config.sources();
-        super::readable(&sources, "--config")?;
-        let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
-        Ok(KeyAdmin::new(home.open(), Arc::new(plans)))
-    }
+async fn open(home: &HomeArgs) -> Result<KeyAdmin, String> {
+    let place = home.place()?.ok_or_else(|| KeyError::NoHome.to_string())?;
+    Ok(KeyAdmin::new(place.open(), home.plans().await?))
 }
 
 impl On<ChangeArgs> {
     async fn switch(self, enabled: bool) -> ExitCode {
-        self.run(async |keys, args, output| {
-            let record = keys.set_enabled(&args.id, enabled, args.revision).await?;
+        self.run(async |keys, by, args, output| {
+            let record = keys
+                .set_enabled(by, &args.id, enabled, args.revision)
+                .await?;
             done(print_key(record, output))
         })
         .await
@@ -239,7 +265,7 @@ enum Failure {
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::Store(_) | KeyError::Busy | KeyError::NoHome => {
+            KeyError::Home(_) | KeyError::Busy | KeyError::NoHome => {
                 Self::CannotTell(super::chain(&error))
             }
             _ => Self::No(error.to_string()),
@@ -257,6 +283,18 @@ impl From<CreateArgs> for NewKey {
             limits: args.limits,
             expires_at: args.expires,
             disabled: args.disabled,
+        }
+    }
+}
+
+impl From<UpdateArgs> for KeyChange {
+    fn from(args: UpdateArgs) -> Self {
+        Self {
+            tier: args.tier,
+            owner: args.owner,
+            labels: args.labels.into_iter().collect(),
+            limits: (args.tier_limits || !args.limits.is_empty()).then_some(args.limits),
+            expires_at: args.expires,
         }
     }
 }

@@ -1,4 +1,6 @@
-//! `tollgate plans`: what a change of plans changes, and for whom.
+//! `tollgate plans`: what a change of plans changes, and for whom; and plans in the place of files, also while a server runs.
+
+mod stored;
 
 use std::{
     path::{Path, PathBuf},
@@ -8,7 +10,8 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::counting::CountingArgs;
+use self::stored::{GetArgs, HistoryArgs, PutArgs, ResetArgs, RollbackArgs};
+use super::{counting::CountingArgs, home::HomeArgs};
 use crate::plan::{
     Plans,
     diff::{Change, diff},
@@ -19,6 +22,25 @@ use crate::plan::{
 pub enum PlansCommand {
     /// Say what changes for whom between two states of the plans; exit 0 if nothing does, 1 if something does
     Diff(DiffArgs),
+    /// Put plans in the place of a domain's files
+    Put(On<PutArgs>),
+    /// Show the stored plans of a domain, as they were put
+    Get(On<GetArgs>),
+    /// List the domains that have stored plans, or the versions of one
+    History(On<HistoryArgs>),
+    /// Put an earlier version in force again
+    Rollback(On<RollbackArgs>),
+    /// Put a domain's files in force again
+    Reset(On<ResetArgs>),
+}
+
+/// What to do, and where plans are kept: what `serve` was told.
+#[derive(Debug, Clone, Args)]
+pub struct On<A: Args> {
+    #[command(flatten)]
+    what: A,
+    #[command(flatten)]
+    home: HomeArgs,
 }
 
 /// Flags of `plans diff`.
@@ -41,9 +63,45 @@ enum Output {
     Json,
 }
 
+/// Runs the command. All but `diff` exit 0 if it was done, 1 if it was not and why, 2 if that could not be told.
+pub async fn run(command: PlansCommand) -> ExitCode {
+    match command {
+        PlansCommand::Diff(args) => run_diff(&args),
+        PlansCommand::Put(on) => {
+            stored::run(&on.home, async |admin, by| {
+                stored::put(admin, by, &on.what, on.home.output).await
+            })
+            .await
+        }
+        PlansCommand::Get(on) => {
+            stored::run(&on.home, async |admin, _| {
+                stored::get(admin, &on.what, on.home.output).await
+            })
+            .await
+        }
+        PlansCommand::History(on) => {
+            stored::run(&on.home, async |admin, _| {
+                stored::history(admin, &on.what, on.home.output).await
+            })
+            .await
+        }
+        PlansCommand::Rollback(on) => {
+            stored::run(&on.home, async |admin, by| {
+                stored::rollback(admin, by, &on.what, on.home.output).await
+            })
+            .await
+        }
+        PlansCommand::Reset(on) => {
+            stored::run(&on.home, async |admin, by| {
+                stored::reset(admin, by, &on.what, on.home.output).await
+            })
+            .await
+        }
+    }
+}
+
 /// Exit 0 if nothing changes, 1 if something does, 2 if plans do not load.
-pub fn run(command: &PlansCommand) -> ExitCode {
-    let PlansCommand::Diff(args) = command;
+fn run_diff(args: &DiffArgs) -> ExitCode {
     let changes = match (
         load(&args.old, &args.counting),
         load(&args.new, &args.counting),

@@ -9,12 +9,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     ConfigArgs, LogArgs, counting::CountingArgs, metering::MeteringArgs,
-    statistics::StatisticsArgs, store::StoreArgs, tls::TlsArgs, xds::XdsArgs,
+    statistics::StatisticsArgs, store::StoreArgs, tls::TlsArgs, traces::TracesArgs, xds::XdsArgs,
 };
 use crate::{
     plan::{LoadOptions, SharedPlans, Sources},
     server::Server,
-    settings::{Address, AdminSettings, AdminToken, ConnectionAge, Dialect, HealthNeeds, Settings},
+    settings::{
+        Address, AdminSettings, AdminTokens, ConnectionAge, Dialect, HealthNeeds, Settings,
+    },
+    tls::{IdentityFiles, ServerFiles},
 };
 
 /// Flags of `serve`.
@@ -70,7 +73,7 @@ pub struct ServeArgs {
     /// How long to keep serving after a signal, while health says NOT_SERVING
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
-    /// Where to keep API keys that are made at run time, and usage; a Redis store keeps them itself
+    /// Where to keep API keys and plans that are made at run time, and usage; a Redis store keeps them itself
     #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
     state_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -80,13 +83,15 @@ pub struct ServeArgs {
     #[command(flatten)]
     statistics: StatisticsArgs,
     #[command(flatten)]
+    traces: TracesArgs,
+    #[command(flatten)]
     log: LogArgs,
 }
 
-/// The admin API, which is off until there is a token.
+/// The admin API, which is off until there is a token or an authority of client certificates.
 #[derive(Debug, Clone, Args)]
 struct AdminArgs {
-    /// Where to serve the admin API, gRPC and HTTP; off until TOLLGATE_ADMIN_TOKEN or a file holds its token
+    /// Where to serve the admin API, gRPC and HTTP; off until TOLLGATE_ADMIN_TOKEN or a file holds its tokens, or there is a client CA
     #[arg(
         long,
         value_name = "ADDR",
@@ -94,14 +99,58 @@ struct AdminArgs {
         default_value = "127.0.0.1:8082"
     )]
     admin_listen: Address,
-    /// File that holds the admin API's token
+    /// File that holds the admin API's tokens, one a line: TOKEN, or NAME TOKEN, whose name the audit log shows
     #[arg(long, value_name = "FILE", env = "TOLLGATE_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
+    /// Certificate (PEM, with its chain) for the admin API over TLS
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOLLGATE_ADMIN_TLS_CERT",
+        requires = "admin_tls_key"
+    )]
+    admin_tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOLLGATE_ADMIN_TLS_KEY",
+        requires = "admin_tls_cert"
+    )]
+    admin_tls_key: Option<PathBuf>,
+    /// Authorities (PEM) of client certificates that open the admin API as a token does
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOLLGATE_ADMIN_CLIENT_CA",
+        requires = "admin_tls_cert"
+    )]
+    admin_client_ca: Option<PathBuf>,
 }
 
 impl AdminArgs {
-    /// The variable rather than a flag: what stands on a command line is no secret.
     fn settings(&self) -> Result<Option<AdminSettings>, String> {
+        let tokens = self.tokens()?;
+        if tokens.is_none() && self.admin_client_ca.is_none() {
+            return Ok(None);
+        }
+        let pair = self.admin_tls_cert.clone().zip(self.admin_tls_key.clone());
+        let tls = pair.map(|(cert, key)| ServerFiles {
+            identity: IdentityFiles { cert, key },
+            client_ca: self.admin_client_ca.clone(),
+            // Who has a token needs no certificate.
+            client_optional: tokens.is_some(),
+            client_san: Vec::new(),
+        });
+        Ok(Some(AdminSettings {
+            listen: self.admin_listen.clone(),
+            tokens: tokens.unwrap_or_default(),
+            tls,
+        }))
+    }
+
+    /// The variable rather than a flag: what stands on a command line is no secret.
+    fn tokens(&self) -> Result<Option<AdminTokens>, String> {
         let text = match &self.admin_token_file {
             Some(file) => fs::read_to_string(file)
                 .map_err(|error| format!("--admin-token-file: {}: {error}", file.display()))?,
@@ -111,11 +160,8 @@ impl AdminArgs {
                 Err(error) => return Err(format!("TOLLGATE_ADMIN_TOKEN: {error}")),
             },
         };
-        let token = AdminToken::new(&text).map_err(|error| error.to_string())?;
-        Ok(Some(AdminSettings {
-            listen: self.admin_listen.clone(),
-            token,
-        }))
+        let tokens = AdminTokens::new(&text);
+        tokens.map(Some).map_err(|error| error.to_string())
     }
 }
 
@@ -150,6 +196,7 @@ impl ServeArgs {
             local_cache: false,
             drain_delay: self.drain_delay,
             statistics: self.statistics.settings(),
+            traces: self.traces.settings()?,
             dialect: Dialect::Tollgate,
             health_needs: HealthNeeds::default(),
             connection_age: ConnectionAge::default(),
@@ -288,6 +335,12 @@ fn banner(server: &Server, settings: &Settings) -> String {
         text += &format!(
             "  plans of domain {}: {rules} rules, {keys} API keys\n",
             domain.name()
+        );
+    }
+    for document in plans.documents() {
+        let (domain, version) = (&document.domain, document.version);
+        text += &format!(
+            "  those of domain {domain} are stored ones, version {version}, in place of its files\n"
         );
     }
     let stored = plans.stored_keys().len();

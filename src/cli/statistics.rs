@@ -57,7 +57,7 @@ fn path(text: &str) -> Result<String, &'static str> {
     }
 }
 
-fn ratio(text: &str) -> Result<f32, &'static str> {
+pub(super) fn ratio(text: &str) -> Result<f32, &'static str> {
     text.parse()
         .ok()
         .filter(|ratio| (0.0..=1.0).contains(ratio))

@@ -51,6 +51,7 @@ impl TlsArgs {
         Some(ServerFiles {
             identity: IdentityFiles { cert, key },
             client_ca: self.grpc_client_ca.clone(),
+            client_optional: false,
             client_san: self.grpc_client_san.clone(),
         })
     }

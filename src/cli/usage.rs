@@ -2,16 +2,18 @@
 
 mod print;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, store::StoreArgs};
+use super::{
+    ConfigArgs,
+    home::{plans_in_force, with_stored_keys},
+    store::StoreArgs,
+};
 use crate::{
     clock::{Clock as _, SystemClock},
-    key_store::KeyAdmin,
-    plan::SharedPlans,
-    settings::{key_home, usage_home},
+    settings::{home_of, usage_home},
     usage::{By, Day, Report, ReportError, Retention, UsageQuery, report},
 };
 
@@ -99,19 +101,16 @@ impl UsageArgs {
     async fn report(&self) -> Result<Report, Failure> {
         let choice = self.store.choice()?;
         let state_dir = self.state_dir.as_deref();
-        let (Some(home), Some(keys)) =
-            (usage_home(&choice, state_dir), key_home(&choice, state_dir))
-        else {
+        let Some(home) = usage_home(&choice, state_dir) else {
             let message = "no usage is kept here: say --state-dir DIR or --store redis://…, as the service was told";
             return Err(message.to_owned().into());
         };
         // Plans and keys say whose a key is.
         let sources = self.config.sources();
         super::readable(&sources, "--config")?;
-        let plans = SharedPlans::open(sources).map_err(|error| error.to_string())?;
-        let plans = Arc::new(plans);
-        let keys = KeyAdmin::new(keys.open(), Arc::clone(&plans));
-        keys.refresh().await.map_err(|error| super::chain(&error))?;
+        let place = home_of(&choice, state_dir);
+        let plans = plans_in_force(sources.into(), place.clone()).await?;
+        with_stored_keys(&plans, place).await?;
         let (from, to) = UsageQuery::days(self.from, self.to, SystemClock.now());
         let query = UsageQuery {
             from,

@@ -211,6 +211,9 @@ fn headers(decision: &Decision) -> Vec<HeaderValue> {
     if shown.x_ratelimit {
         headers.extend(x_ratelimit(decision));
     }
+    if decision.degraded && shown.degraded {
+        headers.push(header("x-tollgate-degraded", "true".to_owned()));
+    }
     if let Some(names) = &shown.limit_headers {
         headers.extend(reference::headers(names, decision).into_iter().flatten());
     }

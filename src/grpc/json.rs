@@ -8,7 +8,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -49,22 +49,22 @@ pub fn router(service: Service) -> Router {
         .with_state(service)
 }
 
-async fn decide(State(service): State<Service>, body: Bytes) -> Response {
-    answer(&service, &body).await.unwrap_or_else(|| {
+async fn decide(State(service): State<Service>, headers: HeaderMap, body: Bytes) -> Response {
+    answer(&service, &headers, &body).await.unwrap_or_else(|| {
         let plain = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
         (StatusCode::BAD_REQUEST, plain, "Bad Request\n").into_response()
     })
 }
 
 /// None where there is nothing to decide, or it was not decided.
-async fn answer(service: &Service, body: &[u8]) -> Option<Response> {
+async fn answer(service: &Service, headers: &HeaderMap, body: &[u8]) -> Option<Response> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let request = DynamicMessage::deserialize(MESSAGES.request.clone(), &mut json).ok()?;
     json.end().ok()?;
     let request = request.transcode_to().ok()?;
     let start = Instant::now();
     let response = service
-        .decide(request, start, start + NO_DEADLINE)
+        .decide(request, start, start + NO_DEADLINE, service.span(headers))
         .await
         .ok()?;
     let status = match response.overall_code() {

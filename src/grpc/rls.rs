@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::Either;
+use http::HeaderMap;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{convert, status};
@@ -17,6 +19,7 @@ use crate::{
         self as pb, rate_limit_service_server::RateLimitService,
     },
     settings::Dialect,
+    traces::{DecisionSpan, MaybeTraces},
 };
 
 /// How long before the caller's deadline the answer must leave.
@@ -24,6 +27,9 @@ const MARGIN: Duration = Duration::from_millis(2);
 
 /// A caller that names no deadline waits at most so long; the store timeout is far below.
 pub(super) const NO_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How spans of decisions are called.
+const SPAN: &str = "envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -33,6 +39,7 @@ pub struct Service {
     dialect: Dialect,
     /// Whether answers repeat what was asked.
     repeats: bool,
+    traces: MaybeTraces,
 }
 
 impl Service {
@@ -44,18 +51,59 @@ impl Service {
             metrics,
             dialect,
             repeats,
+            traces: None,
         }
     }
 
-    /// Decides a request that came at `start`, by `deadline`.
+    /// Makes a span of each decision, if there is what makes them.
+    pub fn with_traces(mut self, traces: MaybeTraces) -> Self {
+        self.traces = traces;
+        self
+    }
+
+    /// The span of a call with these headers, if one is wanted.
+    pub(super) fn span(&self, headers: &HeaderMap) -> Option<Box<DecisionSpan>> {
+        self.traces.as_ref()?.begin(SPAN, headers)
+    }
+
+    /// Decides a request that came at `start`, by `deadline`; `span` is told.
     ///
     /// # Errors
     /// As [`status`] says of a request that cannot be judged, and of one that was not decided.
-    pub async fn decide(
+    pub fn decide(
         &self,
         request: pb::RateLimitRequest,
         start: Instant,
         deadline: Instant,
+        span: Option<Box<DecisionSpan>>,
+    ) -> impl Future<Output = Result<pb::RateLimitResponse, Status>> {
+        match span {
+            None => Either::Left(self.judge(request, start, deadline, None)),
+            Some(span) => Either::Right(Box::pin(self.traced(request, start, deadline, span))),
+        }
+    }
+
+    async fn traced(
+        &self,
+        request: pb::RateLimitRequest,
+        start: Instant,
+        deadline: Instant,
+        mut span: Box<DecisionSpan>,
+    ) -> Result<pb::RateLimitResponse, Status> {
+        span.asked(&request.domain, request.descriptors.len());
+        let decided = self.judge(request, start, deadline, Some(&mut span)).await;
+        if let Err(status) = &decided {
+            span.failed(status.code());
+        }
+        decided
+    }
+
+    async fn judge(
+        &self,
+        request: pb::RateLimitRequest,
+        start: Instant,
+        deadline: Instant,
+        span: Option<&mut DecisionSpan>,
     ) -> Result<pb::RateLimitResponse, Status> {
         let asked = self.repeats.then(|| request.clone());
         let query = convert::query_from_proto(request)
@@ -65,6 +113,9 @@ impl Service {
             .decide(&query, deadline)
             .await
             .map_err(|error| status::undecided(&self.metrics, self.dialect, &error))?;
+        if let Some(span) = span {
+            span.decided(&decision);
+        }
         self.count(&decision);
         let response = convert::response_to_proto(&query.domain, asked.as_ref(), &decision);
         self.metrics.latency.observe(start.elapsed());
@@ -93,7 +144,9 @@ impl RateLimitService for Service {
     ) -> Result<Response<pb::RateLimitResponse>, Status> {
         let start = Instant::now();
         let deadline = start + timeout(request.metadata());
-        let response = self.decide(request.into_inner(), start, deadline).await?;
+        let span = self.span(request.metadata().as_ref());
+        let request = request.into_inner();
+        let response = self.decide(request, start, deadline, span).await?;
         Ok(Response::new(response))
     }
 }

@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::{sync::Mutex, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Mutex;
 
-use super::{KeyStore, KeyStoreError, MOST_KEYS};
+use super::MOST_KEYS;
 use crate::{
+    home::{Actor, Entry, Follower, Home, HomeError, TRIES},
     keys::{
         Change, KeyRecord, KeyTable, LONGEST_SECRET, Previous, RecordError, SHORTEST_SECRET,
         Secret, Sha256Hash, hash, unix_now,
@@ -17,9 +17,6 @@ use crate::{
     limit::Limit,
     plan::{Plans, SharedPlans},
 };
-
-/// How often a change is tried while others change keys, too.
-const TRIES: usize = 16;
 
 /// Changes written in one step.
 const BATCH: usize = 1_000;
@@ -41,6 +38,53 @@ pub struct NewKey {
     pub expires_at: Option<u32>,
     /// Whether it opens nothing until it is enabled.
     pub disabled: bool,
+}
+
+/// What is to be said of a key from now on; what is none stays.
+#[derive(Debug, Clone, Default)]
+pub struct KeyChange {
+    /// The tier it belongs to.
+    pub tier: Option<String>,
+    /// Whose it is; empty for nobody's.
+    pub owner: Option<String>,
+    /// Labels to set; those with an empty value are removed.
+    pub labels: BTreeMap<String, String>,
+    /// Limits in place of its tier's; an empty list to have the tier's.
+    pub limits: Option<Vec<Limit>>,
+    /// From when on it opens nothing, in seconds since 1970; zero for never.
+    pub expires_at: Option<u32>,
+}
+
+impl KeyChange {
+    /// Makes the change; answers what it is, for the audit log.
+    fn apply(&self, record: &mut KeyRecord) -> String {
+        let mut said = Vec::new();
+        if let Some(tier) = &self.tier {
+            said.push(format!("tier {} → {tier}", record.tier));
+            record.tier.clone_from(tier);
+        }
+        if let Some(owner) = &self.owner {
+            said.push(format!("owner {owner}"));
+            record.owner = Some(owner.clone()).filter(|owner| !owner.is_empty());
+        }
+        for (label, value) in &self.labels {
+            said.push(format!("label {label}={value}"));
+            match value.is_empty() {
+                true => record.labels.remove(label),
+                false => record.labels.insert(label.clone(), value.clone()),
+            };
+        }
+        if let Some(limits) = &self.limits {
+            let texts: Vec<_> = limits.iter().map(ToString::to_string).collect();
+            said.push(format!("limits [{}]", texts.join(", ")));
+            record.limits.clone_from(limits);
+        }
+        if let Some(at) = self.expires_at {
+            said.push(format!("expires {at}"));
+            record.expires_at = Some(at).filter(|at| *at > 0);
+        }
+        said.join("; ")
+    }
 }
 
 /// Which keys to list.
@@ -150,21 +194,21 @@ pub enum KeyError {
     Record(#[from] RecordError),
     /// The home of the keys did not do it.
     #[error(transparent)]
-    Store(#[from] KeyStoreError),
+    Home(#[from] HomeError),
 }
 
 /// Changes keys, and brings what changed into the plans in force.
 #[derive(Debug)]
 pub struct KeyAdmin {
-    store: Mutex<KeyStore>,
+    home: Mutex<Home<KeyTable>>,
     plans: Arc<SharedPlans>,
 }
 
 impl KeyAdmin {
-    /// Keys of `store`, beside those of the files of `plans`.
-    pub fn new(store: KeyStore, plans: Arc<SharedPlans>) -> Self {
+    /// Keys of `home`, beside those of the files of `plans`.
+    pub fn new(home: Home<KeyTable>, plans: Arc<SharedPlans>) -> Self {
         Self {
-            store: Mutex::new(store),
+            home: Mutex::new(home),
             plans,
         }
     }
@@ -172,14 +216,14 @@ impl KeyAdmin {
     /// Brings the newest keys into the plans in force; answers whether they are others now.
     ///
     /// # Errors
-    /// [`KeyStoreError`]; then the keys of before stay.
-    pub async fn refresh(&self) -> Result<bool, KeyStoreError> {
-        self.refresh_from(&mut *self.store.lock().await).await
+    /// [`HomeError`]; then the keys of before stay.
+    pub async fn refresh(&self) -> Result<bool, HomeError> {
+        self.refresh_from(&mut *self.home.lock().await).await
     }
 
-    async fn refresh_from(&self, store: &mut KeyStore) -> Result<bool, KeyStoreError> {
+    async fn refresh_from(&self, home: &mut Home<KeyTable>) -> Result<bool, HomeError> {
         let plans = self.plans.load_full();
-        let new = store.refresh(plans.stored_keys()).await;
+        let new = home.refresh(plans.stored_keys()).await;
         self.plans.set_keys_stale(new.is_err());
         let new = new?;
         let changed = new.is_some();
@@ -196,29 +240,31 @@ impl KeyAdmin {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub async fn create(&self, new: NewKey) -> Result<(KeyRecord, Secret), KeyError> {
+    pub async fn create(&self, by: &Actor, new: NewKey) -> Result<(KeyRecord, Secret), KeyError> {
         let secret = Secret::generate();
         let record = record_of(&new, secret.hash());
+        let detail = format!("tier {}", record.tier);
         let made = self
             .change(|plans| {
                 check_new(plans, plans.stored_keys(), &record)?;
-                Ok((vec![Change::Put(record.clone())], record.clone()))
+                let entry = Entry::new(by, "key.create", &record.id).from_to(None, Some(1));
+                let changes = vec![Change::Put(record.clone())];
+                Ok((changes, entry.saying(&detail), record.clone()))
             })
             .await?;
-        tracing::info!(id = made.id, tier = made.tier, "api key created");
         Ok((made, secret))
     }
 
     /// Keys in the order of their ids, after `after`, at most `most` of them.
     ///
     /// # Errors
-    /// [`KeyStoreError`], where the newest cannot be read.
+    /// [`HomeError`], where the newest cannot be read.
     pub async fn list(
         &self,
         filter: &KeyFilter,
         after: &str,
         most: usize,
-    ) -> Result<Vec<KeyRecord>, KeyStoreError> {
+    ) -> Result<Vec<KeyRecord>, HomeError> {
         self.refresh().await?;
         let plans = self.plans.load_full();
         let keys = plans.stored_keys().iter().filter(|key| key.id() > after);
@@ -234,7 +280,7 @@ impl KeyAdmin {
     /// The key of that id.
     ///
     /// # Errors
-    /// [`KeyError::Unknown`]; [`KeyError::Store`].
+    /// [`KeyError::Unknown`]; [`KeyError::Home`].
     pub async fn show(&self, id: &str) -> Result<KeyRecord, KeyError> {
         self.refresh().await?;
         let plans = self.plans.load_full();
@@ -247,15 +293,42 @@ impl KeyAdmin {
     /// [`KeyError`].
     pub async fn set_enabled(
         &self,
+        by: &Actor,
         id: &str,
         enabled: bool,
         seen: Option<u32>,
     ) -> Result<KeyRecord, KeyError> {
-        let record = self
-            .update(id, seen, |record| record.enabled = enabled)
-            .await?;
-        tracing::info!(id, enabled, "api key switched");
-        Ok(record)
+        let action = match enabled {
+            true => "key.enable",
+            false => "key.disable",
+        };
+        let switch = |_: &Plans, record: &mut KeyRecord| {
+            record.enabled = enabled;
+            Ok(String::new())
+        };
+        self.edit(by, action, id, seen, switch).await
+    }
+
+    /// Changes what is said of a key; its secret stays.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub async fn update(
+        &self,
+        by: &Actor,
+        id: &str,
+        change: &KeyChange,
+        seen: Option<u32>,
+    ) -> Result<KeyRecord, KeyError> {
+        let edit = |plans: &Plans, record: &mut KeyRecord| {
+            let said = change.apply(record);
+            record.check()?;
+            match plans.has_tier(&record.tier) {
+                true => Ok(said),
+                false => Err(unknown_tier(plans, &record.tier)),
+            }
+        };
+        self.edit(by, "key.update", id, seen, edit).await
     }
 
     /// Gives a key another secret; the one of before opens for `overlap` yet.
@@ -264,6 +337,7 @@ impl KeyAdmin {
     /// [`KeyError`].
     pub async fn rotate(
         &self,
+        by: &Actor,
         id: &str,
         overlap: Duration,
         seen: Option<u32>,
@@ -271,13 +345,12 @@ impl KeyAdmin {
         let secret = Secret::generate();
         let overlap = u32::try_from(overlap.as_secs()).unwrap_or(u32::MAX);
         let until = unix_now().saturating_add(overlap);
-        let record = self
-            .update(id, seen, |record| {
-                let sha256 = std::mem::replace(&mut record.sha256, Sha256Hash(secret.hash()));
-                record.previous = (overlap > 0).then_some(Previous { sha256, until });
-            })
-            .await?;
-        tracing::info!(id, overlap_s = overlap, "api key rotated");
+        let rotate = |_: &Plans, record: &mut KeyRecord| {
+            let sha256 = std::mem::replace(&mut record.sha256, Sha256Hash(secret.hash()));
+            record.previous = (overlap > 0).then_some(Previous { sha256, until });
+            Ok(format!("the old secret opens for {overlap} s yet"))
+        };
+        let record = self.edit(by, "key.rotate", id, seen, rotate).await?;
         Ok((record, secret))
     }
 
@@ -285,51 +358,64 @@ impl KeyAdmin {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub async fn revoke(&self, id: &str, seen: Option<u32>) -> Result<(), KeyError> {
+    pub async fn revoke(&self, by: &Actor, id: &str, seen: Option<u32>) -> Result<(), KeyError> {
         let mut first = seen;
         self.change(|plans| {
             let record = found(plans.stored_keys(), id)?;
             unchanged(&record, &mut first)?;
-            Ok((vec![Change::Remove(id.to_owned())], ()))
+            let entry = Entry::new(by, "key.revoke", id).from_to(Some(record.revision), None);
+            Ok((vec![Change::Remove(id.to_owned())], entry, ()))
         })
-        .await?;
-        tracing::info!(id, "api key revoked");
-        Ok(())
+        .await
     }
 
     /// Takes keys over with the secrets that they have. Those that cannot be taken are named with the reason.
     ///
     /// # Errors
-    /// [`KeyStoreError`] and [`KeyError::Busy`]; keys of earlier steps of a thousand may be here then.
-    pub async fn import(&self, keys: Vec<(NewKey, String)>) -> Result<Imported, KeyError> {
+    /// [`HomeError`] and [`KeyError::Busy`]; keys of earlier steps of a thousand may be here then.
+    pub async fn import(
+        &self,
+        by: &Actor,
+        keys: Vec<(NewKey, String)>,
+    ) -> Result<Imported, KeyError> {
         let mut imported = Imported::default();
         for batch in keys.chunks(BATCH) {
-            let (created, skipped) = self.change(|plans| Ok(import_batch(plans, batch))).await?;
+            let import = |plans: &Plans| {
+                let (changes, imported) = import_batch(plans, batch);
+                let (created, _) = &imported;
+                let entry = Entry::new(by, "key.import", &format!("{} keys", created.len()));
+                Ok((changes, entry.saying(&created.join(", ")), imported))
+            };
+            let (created, skipped) = self.change(import).await?;
             imported.created.extend(created);
             imported.skipped.extend(skipped);
         }
-        tracing::info!(
-            created = imported.created.len(),
-            skipped = imported.skipped.len(),
-            "api keys imported"
-        );
         Ok(imported)
     }
 
-    async fn update(
+    /// Changes a key as `edit` does, which tells the audit log what it did.
+    async fn edit(
         &self,
+        by: &Actor,
+        action: &str,
         id: &str,
         seen: Option<u32>,
-        edit: impl Fn(&mut KeyRecord),
+        edit: impl Fn(&Plans, &mut KeyRecord) -> Result<String, KeyError>,
     ) -> Result<KeyRecord, KeyError> {
         let mut first = seen;
         self.change(|plans| {
             let mut record = found(plans.stored_keys(), id)?;
             unchanged(&record, &mut first)?;
-            edit(&mut record);
-            record.revision = record.revision.saturating_add(1);
+            let said = edit(plans, &mut record)?;
+            let before = record.revision;
+            record.revision = before.saturating_add(1);
             record.changed_at = unix_now();
-            Ok((vec![Change::Put(record.clone())], record))
+            let entry = Entry::new(by, action, id).from_to(Some(before), Some(record.revision));
+            Ok((
+                vec![Change::Put(record.clone())],
+                entry.saying(&said),
+                record,
+            ))
         })
         .await
     }
@@ -337,26 +423,35 @@ impl KeyAdmin {
     /// Writes what `decide` says of the newest plans and keys, and asks it again where those were not the newest.
     async fn change<T>(
         &self,
-        mut decide: impl FnMut(&Plans) -> Result<(Vec<Change>, T), KeyError>,
+        mut decide: impl FnMut(&Plans) -> Result<(Vec<Change>, Entry, T), KeyError>,
     ) -> Result<T, KeyError> {
-        let mut store = self.store.lock().await;
+        let mut home = self.home.lock().await;
         for _ in 0..TRIES {
-            self.refresh_from(&mut store).await?;
+            self.refresh_from(&mut home).await?;
             let plans = self.plans.load_full();
-            let (changes, answer) = decide(&plans)?;
+            let (changes, entry, answer) = decide(&plans)?;
             if changes.is_empty() {
                 return Ok(answer);
             }
-            match store.append(plans.stored_keys(), changes).await {
-                Err(KeyStoreError::Stale) => {}
+            match home.append(plans.stored_keys(), changes, &entry).await {
+                Err(HomeError::Stale { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(()) => {
-                    self.refresh_from(&mut store).await?;
+                    entry.log();
+                    self.refresh_from(&mut home).await?;
                     return Ok(answer);
                 }
             }
         }
         Err(KeyError::Busy)
+    }
+}
+
+impl Follower for KeyAdmin {
+    const WHAT: &'static str = "api keys";
+
+    async fn follow(&self) -> Result<bool, HomeError> {
+        self.refresh().await
     }
 }
 
@@ -470,36 +565,4 @@ fn record_of(new: &NewKey, sha256: [u8; 32]) -> KeyRecord {
         revision: 1,
         previous: None,
     }
-}
-
-/// Brings changes of keys into the plans in force, looking `every` so often, until `stop`.
-pub fn follow(admin: Arc<KeyAdmin>, every: Duration, stop: CancellationToken) -> JoinHandle<()> {
-    let look = async move {
-        let mut unwell: Option<String> = None;
-        loop {
-            tokio::time::sleep(every).await;
-            match (admin.refresh().await, &unwell) {
-                (Ok(changed), _) => {
-                    if unwell.take().is_some() {
-                        tracing::info!("api keys are read again");
-                    }
-                    if changed {
-                        tracing::debug!("api keys changed");
-                    }
-                }
-                (Err(error), before) => {
-                    let text = error.to_string();
-                    if before.as_ref() != Some(&text) {
-                        tracing::error!(
-                            "api keys cannot be read, those of before stay in force: {text}"
-                        );
-                        unwell = Some(text);
-                    }
-                }
-            }
-        }
-    };
-    tokio::spawn(async move {
-        stop.run_until_cancelled(look).await;
-    })
 }

@@ -68,13 +68,13 @@ pub struct Previous {
     pub until: u32,
 }
 
-/// What happens to one key.
+/// What happens to one key, or to one record of another table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Change {
+pub enum Change<R = KeyRecord> {
     /// It is now this.
-    Put(KeyRecord),
-    /// The key of that id is gone.
+    Put(R),
+    /// The one of that id is gone.
     Remove(String),
 }
 

@@ -520,6 +520,7 @@ fn response(file: ResponseFile, default: &ResponseOptions) -> ResponseOptions {
         retry_after: file.retry_after.unwrap_or(default.retry_after),
         ratelimit: file.ratelimit.unwrap_or(default.ratelimit),
         x_ratelimit: file.x_ratelimit.unwrap_or(default.x_ratelimit),
+        degraded: file.degraded.unwrap_or(default.degraded),
         metadata: match file.metadata {
             Some(true) => MetadataStyle::Rule,
             Some(false) => MetadataStyle::None,

@@ -359,6 +359,7 @@ fn response_facts(response: &ResponseOptions) -> Vec<(&'static str, String)> {
         ("retry_after", response.retry_after.to_string()),
         ("ratelimit", response.ratelimit.to_string()),
         ("x_ratelimit", response.x_ratelimit.to_string()),
+        ("degraded", response.degraded.to_string()),
         ("metadata", lower(response.metadata)),
         ("body", format!("`{}`", response.body)),
         ("content_type", response.content_type.to_string()),

@@ -219,6 +219,8 @@ pub struct ResponseFile {
     pub ratelimit: Option<bool>,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`. Off unless told, since Envoy writes its own.
     pub x_ratelimit: Option<bool>,
+    /// `X-Tollgate-Degraded: true` on what was decided without the store. On unless told.
+    pub degraded: Option<bool>,
     /// `dynamic_metadata` naming the rule that decided. On unless told.
     pub metadata: Option<bool>,
     /// Body of a refusal; empty for none. `{"message":"Too Many Requests"}` unless told.
@@ -359,7 +361,17 @@ impl JsonSchema for LimitFile {
                     "type": "object",
                     "properties": {
                         "limit": { "type": "string", "pattern": LIMIT_PATTERN },
-                        "name": { "description": "Its name in answers.", "type": "string" }
+                        "name": { "description": "Its name in answers.", "type": "string" },
+                        "time_zone": {
+                            "description": "The zone whose calendar a calendar limit follows, by its IANA name; UTC unless told.",
+                            "examples": ["Europe/Berlin"],
+                            "type": "string"
+                        },
+                        "offset": {
+                            "description": "How long after the zone's midnights the periods of a calendar limit begin.",
+                            "examples": ["6h", "1d 12h"],
+                            "type": "string"
+                        }
                     },
                     "required": ["limit"],
                     "additionalProperties": false

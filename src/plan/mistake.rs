@@ -64,6 +64,17 @@ impl LoadError {
     pub fn total(&self) -> usize {
         self.total
     }
+
+    /// The same, where a file goes by another name.
+    pub fn calling(mut self, file: &str, name: &str) -> Self {
+        let name: Arc<str> = Arc::from(name);
+        for mistake in &mut self.mistakes {
+            if *mistake.file == *file {
+                mistake.file = Arc::clone(&name);
+            }
+        }
+        self
+    }
 }
 
 impl From<Mistake> for LoadError {
@@ -112,6 +123,15 @@ impl Notes {
         if self.warnings.len() < MOST_MISTAKES {
             self.warnings.push(mistake);
         }
+    }
+
+    /// Takes over what was noticed apart.
+    pub fn absorb(&mut self, apart: Self) {
+        self.total += apart.total;
+        let room = MOST_MISTAKES.saturating_sub(self.errors.len());
+        self.errors.extend(apart.errors.into_iter().take(room));
+        let room = MOST_MISTAKES.saturating_sub(self.warnings.len());
+        self.warnings.extend(apart.warnings.into_iter().take(room));
     }
 
     /// Mistakes so far.

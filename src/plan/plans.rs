@@ -13,6 +13,7 @@ use siphasher::sip::SipHasher13;
 use super::{
     authentication::Authentication,
     compile::compile,
+    document::Document,
     domain::Domain,
     fields::Reader,
     file::PlanFile,
@@ -43,6 +44,7 @@ struct Loaded {
     tiers: BTreeSet<Arc<str>>,
     authentication: Arc<Authentication>,
     files: Vec<PathBuf>,
+    documents: Vec<Document>,
     response: Arc<ResponseOptions>,
     modes: Modes,
     warnings: Vec<Mistake>,
@@ -87,6 +89,19 @@ impl Plans {
         Self::build(&sources, options, Some(previous), notes).map(Some)
     }
 
+    /// Loads what `gather` finds, to see whether it loads. Nothing is in force then.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub(super) fn try_load(
+        gather: impl FnOnce(&mut Notes) -> Vec<Source>,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
+        let mut notes = Notes::default();
+        let sources = gather(&mut notes);
+        Self::build(&sources, options, None, notes)
+    }
+
     /// Loads texts as if they were files of those names.
     ///
     /// # Errors
@@ -118,14 +133,24 @@ impl Plans {
     ) -> Result<Self, LoadError> {
         let mut first: HashMap<String, usize> = HashMap::new();
         let mut files: Vec<(Arc<str>, PlanFile)> = Vec::with_capacity(sources.len());
+        let documents: Vec<Document> = sources.iter().filter_map(Source::document).collect();
         for source in sources {
             let name: Arc<str> = source.path.display().to_string().into();
+            let mut apart = Notes::default();
             let mut reader = Reader {
                 file: Arc::clone(&name),
-                notes: &mut notes,
+                notes: &mut apart,
                 reference: true,
             };
             let file = source.read(&mut reader);
+            let stored = documents
+                .iter()
+                .find(|stored| *stored.domain == *file.domain);
+            if let Some(stored) = stored.filter(|_| source.document().is_none()) {
+                notes.warning(not_in_force(&name, stored));
+                continue;
+            }
+            notes.absorb(apart);
             match first.get(&file.domain) {
                 _ if file.domain.is_empty() => {}
                 None => {
@@ -144,6 +169,7 @@ impl Plans {
         }
         let mut plans = Loaded {
             files: sources.iter().map(|source| source.path.clone()).collect(),
+            documents,
             version: version(sources),
             loaded_at: Some(SystemTime::now()),
             ..Loaded::none(options)
@@ -238,6 +264,11 @@ impl Plans {
         &self.loaded.files
     }
 
+    /// The documents that stand in the place of files.
+    pub fn documents(&self) -> &[Document] {
+        &self.loaded.documents
+    }
+
     /// A hash of all files' names and texts.
     pub fn version(&self) -> u64 {
         self.loaded.version
@@ -272,6 +303,7 @@ impl Loaded {
             tiers: BTreeSet::new(),
             authentication: Arc::default(),
             files: Vec::new(),
+            documents: Vec::new(),
             response: Arc::new(options.response.clone()),
             modes: options.modes,
             warnings: Vec::new(),
@@ -353,6 +385,18 @@ fn duplicate_domain(file: &Arc<str>, domain: &str, first: &str) -> Mistake {
         place: None,
         path: "domain".to_owned(),
         message: format!("duplicate domain '{domain}' in config file, first in {first}"),
+    }
+}
+
+fn not_in_force(file: &Arc<str>, stored: &Document) -> Mistake {
+    Mistake {
+        file: Arc::clone(file),
+        place: None,
+        path: String::new(),
+        message: format!(
+            "not in force: the stored plans of `{0}`, version {1}, stand in its place until `tollgate plans reset {0}`",
+            stored.domain, stored.version
+        ),
     }
 }
 

@@ -259,6 +259,7 @@ impl Reader<'_> {
             retry_after: self.flag(&fields, &path, "retry_after"),
             ratelimit: self.flag(&fields, &path, "ratelimit"),
             x_ratelimit: self.flag(&fields, &path, "x_ratelimit"),
+            degraded: self.flag(&fields, &path, "degraded"),
             metadata: self.flag(&fields, &path, "metadata"),
             body: self.text_of(&fields, &path, "body").map(str::to_owned),
             content_type: self

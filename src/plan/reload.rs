@@ -18,7 +18,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LoadError, LoadOptions, Mistake, Plans, Sources,
+    Document, LoadError, LoadOptions, Mistake, Plans, Sources,
     mistake::Notes,
     source::{Source, folders_below, gather},
 };
@@ -30,6 +30,8 @@ pub struct SharedPlans {
     sources: Sources,
     plans: ArcSwap<Plans>,
     status: watch::Sender<ReloadStatus>,
+    /// What stands in the place of the files of some domains.
+    documents: ArcSwap<Vec<Document>>,
     /// Whether newer keys than those in force could not be read.
     keys_stale: AtomicBool,
     /// Held while files are read, so that an older reading never comes after a newer one.
@@ -74,10 +76,24 @@ impl SharedPlans {
     /// # Errors
     /// As [`Plans::load`].
     pub fn open(sources: impl Into<Sources>) -> Result<Self, LoadError> {
+        Self::open_with(sources, Vec::new())
+    }
+
+    /// The same, with `documents` in the place of the files of their domains.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub fn open_with(
+        sources: impl Into<Sources>,
+        documents: Vec<Document>,
+    ) -> Result<Self, LoadError> {
         let sources = sources.into();
-        let plans = Plans::load(&sources, None)?;
+        let all = |notes: &mut Notes| with_documents(&documents, gather(&sources, notes));
+        let plans = Plans::try_load(all, &sources.options)?;
         warn(&plans);
-        Ok(Self::new(plans, sources))
+        let shared = Self::new(plans, sources);
+        shared.documents.store(Arc::new(documents));
+        Ok(shared)
     }
 
     /// Loads `sources` for the first time, or waits for them to become good: until then there are no plans.
@@ -117,6 +133,7 @@ impl SharedPlans {
                 ..ReloadStatus::default()
             }),
             plans: ArcSwap::from_pointee(plans),
+            documents: ArcSwap::default(),
             keys_stale: AtomicBool::new(false),
             reloading: Mutex::new(()),
         }
@@ -172,7 +189,38 @@ impl SharedPlans {
         if self.sources.paths.is_empty() {
             return Ok(false);
         }
-        self.replace(|notes| gather(&self.sources, notes))
+        self.replace(|notes| with_documents(&self.documents.load(), gather(&self.sources, notes)))
+    }
+
+    /// Whether plans come from files, so that documents can stand in their place.
+    pub fn come_from_files(&self) -> bool {
+        !self.sources.paths.is_empty()
+    }
+
+    /// Puts `documents`, those that may be there already among them, in the place of the files of their domains.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload): they are tried again whenever files change.
+    pub async fn set_documents(
+        self: &Arc<Self>,
+        documents: Vec<Document>,
+    ) -> Result<bool, LoadError> {
+        self.documents.store(Arc::new(documents));
+        self.reload_now().await
+    }
+
+    /// What the plans would be with the files as they are now, and these documents in the place of some.
+    ///
+    /// # Errors
+    /// As [`Plans::load`].
+    pub async fn preview(self: &Arc<Self>, documents: Vec<Document>) -> Result<Plans, LoadError> {
+        let plans = Arc::clone(self);
+        let load = move || {
+            let all = |notes: &mut Notes| with_documents(&documents, gather(&plans.sources, notes));
+            Plans::try_load(all, &plans.sources.options)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        loaded.unwrap_or_else(|fault| Err(fault_of_ours(&fault)))
     }
 
     fn replace(&self, gather: impl FnOnce(&mut Notes) -> Vec<Source>) -> Result<bool, LoadError> {
@@ -229,12 +277,7 @@ impl SharedPlans {
             Ok(result) => result,
             // Plans outlive a fault of ours, or of a library, on some text.
             Err(fault) => {
-                let error = LoadError::from(Mistake {
-                    file: "plans".into(),
-                    place: None,
-                    path: String::new(),
-                    message: format!("reading failed, which is a fault of Tollgate: {fault}"),
-                });
+                let error = fault_of_ours(&fault);
                 self.now_bad(&error);
                 Err(error)
             }
@@ -298,6 +341,23 @@ impl SharedPlans {
             counts
         });
     }
+}
+
+fn fault_of_ours(fault: &tokio::task::JoinError) -> LoadError {
+    LoadError::from(Mistake {
+        file: "plans".into(),
+        place: None,
+        path: String::new(),
+        message: format!("reading failed, which is a fault of Tollgate: {fault}"),
+    })
+}
+
+fn with_documents(documents: &[Document], files: Vec<Source>) -> Vec<Source> {
+    documents
+        .iter()
+        .map(Document::source)
+        .chain(files)
+        .collect()
 }
 
 fn warn(plans: &Plans) {

@@ -272,6 +272,8 @@ pub struct ResponseOptions {
     pub ratelimit: bool,
     /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`; off, since Envoy writes its own.
     pub x_ratelimit: bool,
+    /// `X-Tollgate-Degraded: true` on what was decided without the store.
+    pub degraded: bool,
     /// `dynamic_metadata`.
     pub metadata: MetadataStyle,
     /// Limit, remaining and reset of one descriptor, as envoyproxy/ratelimit shows them.
@@ -288,6 +290,7 @@ impl Default for ResponseOptions {
             retry_after: true,
             ratelimit: true,
             x_ratelimit: false,
+            degraded: true,
             metadata: MetadataStyle::Rule,
             limit_headers: None,
             body: r#"{"message":"Too Many Requests"}"#.into(),

@@ -104,7 +104,7 @@ pub const TIER: Shape = Shape {
 /// A limit as an object.
 pub const LIMIT: Shape = Shape {
     what: "a limit",
-    fields: &["limit", "name"],
+    fields: &["limit", "name", "time_zone", "offset"],
     reference: false,
 };
 
@@ -136,6 +136,7 @@ pub const RESPONSE: Shape = Shape {
         "retry_after",
         "ratelimit",
         "x_ratelimit",
+        "degraded",
         "metadata",
         "body",
         "content_type",

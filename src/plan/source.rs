@@ -10,6 +10,7 @@ use std::{
 use walkdir::{DirEntry, WalkDir};
 
 use super::{
+    document::Document,
     fields::Reader,
     file::PlanFile,
     mistake::{Mistake, Notes, Place},
@@ -35,6 +36,8 @@ pub struct Source {
 pub enum Content {
     /// A file's text.
     Text(String),
+    /// The text that stands in the place of a domain's files.
+    Stored(Document),
     /// A resource: what a file's text would be parsed to, and the bytes that it came as.
     Resource {
         /// The whole.
@@ -49,7 +52,16 @@ impl Source {
     pub fn bytes(&self) -> &[u8] {
         match &self.content {
             Content::Text(text) => text.as_bytes(),
+            Content::Stored(document) => document.text.as_bytes(),
             Content::Resource { encoded, .. } => encoded,
+        }
+    }
+
+    /// The document that it is, if it is one.
+    pub fn document(&self) -> Option<Document> {
+        match &self.content {
+            Content::Stored(document) => Some(document.clone()),
+            _ => None,
         }
     }
 
@@ -57,6 +69,7 @@ impl Source {
     pub fn read(&self, reader: &mut Reader<'_>) -> PlanFile {
         match &self.content {
             Content::Text(text) => read(text, reader),
+            Content::Stored(document) => read(&document.text, reader),
             Content::Resource { tree, .. } => read_tree(tree, reader),
         }
     }

@@ -34,6 +34,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct ServerTls {
     files: ServerFiles,
+    /// What is spoken inside.
+    protocols: Vec<Vec<u8>>,
     config: ArcSwap<ServerConfig>,
     /// What is in use was made of these; held while files are read.
     pems: Mutex<ServerPems>,
@@ -41,17 +43,31 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads the files for the first time.
+    /// Reads the files for the first time. Inside is gRPC.
     ///
     /// # Errors
     /// The first mistake in them.
     pub fn open(files: ServerFiles) -> Result<Self, TlsFileError> {
+        Self::open_for(files, &["h2"])
+    }
+
+    /// The same for these protocols inside, in the order in which they are liked.
+    ///
+    /// # Errors
+    /// The first mistake in them.
+    pub fn open_for(files: ServerFiles, protocols: &[&str]) -> Result<Self, TlsFileError> {
         let pems = files.read()?;
-        let (config, expires) = pems.config(SystemTime::now())?;
+        let protocols: Vec<_> = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        let (mut config, expires) = pems.config(SystemTime::now())?;
+        config.alpn_protocols.clone_from(&protocols);
         let metrics = TlsMetrics::default();
         metrics.in_use_until(expires);
         Ok(Self {
             files,
+            protocols,
             config: ArcSwap::from_pointee(config),
             pems: Mutex::new(pems),
             metrics,
@@ -96,7 +112,8 @@ impl ServerTls {
         if pems == *in_use {
             return Ok(());
         }
-        let (config, expires) = pems.config(SystemTime::now())?;
+        let (mut config, expires) = pems.config(SystemTime::now())?;
+        config.alpn_protocols.clone_from(&self.protocols);
         self.config.store(Arc::new(config));
         *in_use = pems;
         self.metrics.reloaded(true);

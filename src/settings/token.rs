@@ -1,56 +1,101 @@
-//! The token that opens the admin API.
+//! The tokens that open the admin API.
 
 use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
-/// The token, as its SHA-256. `Debug` does not show it.
-#[derive(Clone)]
-pub struct AdminToken(Arc<[u8; 32]>);
+use crate::home::Actor;
 
-/// The text is no token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Most tokens.
+const MOST_TOKENS: usize = 100;
+
+/// Who has a token that has no name.
+const NAMELESS: &str = "admin";
+
+/// Tokens, as their SHA-256, and whose they are. `Debug` shows the names only.
+#[derive(Clone, Default)]
+pub struct AdminTokens(Arc<[(Actor, [u8; 32])]>);
+
+/// The text holds no tokens.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Nothing but blanks.
     #[error("the admin token is empty: anyone could change API keys")]
     Empty,
-    /// It cannot be sent in a header.
+    /// A line that is none.
     #[error(
-        "the admin token has characters that no header can carry: use letters, digits and signs of ASCII"
+        "line {line} of the admin tokens is neither `TOKEN` nor `NAME TOKEN`, in letters, digits and signs of ASCII"
     )]
-    Unprintable,
+    Malformed {
+        /// Which, from 1.
+        line: usize,
+    },
+    /// A name or token twice.
+    #[error("line {line} of the admin tokens has the name or the token of an earlier one")]
+    Twice {
+        /// Which, from 1.
+        line: usize,
+    },
+    /// Too many.
+    #[error("there are more than {MOST_TOKENS} admin tokens")]
+    TooMany,
 }
 
-impl AdminToken {
-    /// Reads a token; blanks around it do not count.
+impl AdminTokens {
+    /// Reads tokens: one a line, `TOKEN` or `NAME TOKEN`. Blanks around them and empty lines do not count.
     ///
     /// # Errors
     /// [`TokenError`].
     pub fn new(text: &str) -> Result<Self, TokenError> {
-        let text = text.trim();
-        if text.is_empty() {
-            return Err(TokenError::Empty);
+        let mut tokens: Vec<(Actor, [u8; 32])> = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line_number = index + 1;
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            let (name, token) = match words[..] {
+                [] => continue,
+                [token] => (NAMELESS, token),
+                [name, token] => (name, token),
+                _ => return Err(TokenError::Malformed { line: line_number }),
+            };
+            let graphic = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+            if !graphic(name) || !graphic(token) {
+                return Err(TokenError::Malformed { line: line_number });
+            }
+            let hash: [u8; 32] = Sha256::digest(token).into();
+            if tokens
+                .iter()
+                .any(|(other, known)| other.name() == name || *known == hash)
+            {
+                return Err(TokenError::Twice { line: line_number });
+            }
+            tokens.push((Actor::new(name), hash));
         }
-        match text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            true => Ok(Self(Arc::new(Sha256::digest(text).into()))),
-            false => Err(TokenError::Unprintable),
+        match tokens.len() {
+            0 => Err(TokenError::Empty),
+            count if count > MOST_TOKENS => Err(TokenError::TooMany),
+            _ => Ok(Self(tokens.into())),
         }
     }
 
-    /// Whether that is `Bearer TOKEN`. Compares in a time that tells nothing of where they differ.
-    pub fn fits(&self, authorization: &[u8]) -> bool {
-        let Some((scheme, token)) = authorization.split_at_checked(7) else {
-            return false;
-        };
+    /// Whose token that is, where it is `Bearer TOKEN`. Compares with all, in a time that tells nothing of where they differ.
+    pub fn whose(&self, authorization: &[u8]) -> Option<&Actor> {
+        let (scheme, token) = authorization.split_at_checked(7)?;
         let hash: [u8; 32] = Sha256::digest(token.trim_ascii()).into();
-        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(hash.ct_eq(&*self.0))
+        let mut found = u32::MAX;
+        for (index, (_, known)) in self.0.iter().enumerate() {
+            let same: Choice = hash.ct_eq(known);
+            found.conditional_assign(&(index as u32), same);
+        }
+        let (actor, _) = self.0.get(found as usize)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(actor)
     }
 }
 
-impl fmt::Debug for AdminToken {
+impl fmt::Debug for AdminTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AdminToken(…)")
+        let names = self.0.iter().map(|(actor, _)| actor.name());
+        f.debug_list().entries(names).finish()
     }
 }
 
@@ -58,11 +103,15 @@ impl fmt::Debug for AdminToken {
 mod tests {
     use super::*;
 
+    fn whose<'t>(tokens: &'t AdminTokens, authorization: &str) -> Option<&'t str> {
+        tokens.whose(authorization.as_bytes()).map(Actor::name)
+    }
+
     #[test]
     fn only_the_whole_token_fits() {
-        let token = AdminToken::new(" s3cret-token\n").unwrap();
+        let token = AdminTokens::new(" s3cret-token\n").unwrap();
         for right in ["Bearer s3cret-token", "bearer  s3cret-token "] {
-            assert!(token.fits(right.as_bytes()), "{right}");
+            assert_eq!(whose(&token, right), Some("admin"), "{right}");
         }
         for wrong in [
             "",
@@ -73,10 +122,30 @@ mod tests {
             "Bearer s3cret-toke",
             "Bearer s3cret-token2",
         ] {
-            assert!(!token.fits(wrong.as_bytes()), "{wrong}");
+            assert_eq!(whose(&token, wrong), None, "{wrong}");
         }
-        assert_eq!(AdminToken::new(" \n").unwrap_err(), TokenError::Empty);
-        assert_eq!(AdminToken::new("a b").unwrap_err(), TokenError::Unprintable);
-        assert_eq!(format!("{token:?}"), "AdminToken(…)");
+        assert_eq!(AdminTokens::new(" \n").unwrap_err(), TokenError::Empty);
+        assert_eq!(format!("{token:?}"), "[\"admin\"]");
+    }
+
+    #[test]
+    fn tokens_may_have_names() {
+        let tokens = AdminTokens::new("ada a:1\n\nbob b2\nnobodys\n").unwrap();
+        for (token, name) in [("a:1", "ada"), ("b2", "bob"), ("nobodys", "admin")] {
+            assert_eq!(whose(&tokens, &format!("Bearer {token}")), Some(name));
+        }
+        for name in ["ada", "ada a:1", "bob"] {
+            assert_eq!(whose(&tokens, &format!("Bearer {name}")), None);
+        }
+        for (text, error) in [
+            ("a b c", TokenError::Malformed { line: 1 }),
+            ("a 1\nü 2", TokenError::Malformed { line: 2 }),
+            ("a 1\na 2", TokenError::Twice { line: 2 }),
+            ("a 1\nb 1", TokenError::Twice { line: 2 }),
+            ("1\n2", TokenError::Twice { line: 2 }),
+        ] {
+            assert_eq!(AdminTokens::new(text).unwrap_err(), error);
+        }
+        assert!(AdminTokens::default().whose(b"Bearer ").is_none());
     }
 }

@@ -22,7 +22,7 @@ mod url;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -53,7 +53,7 @@ use super::{
     seen::Seen,
 };
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, Timestamp},
     descriptor::Hits,
 };
 
@@ -122,6 +122,8 @@ struct Shared {
     ledger: Ledger,
     stats: Arc<StoreStats>,
     replicas: AtomicU32,
+    /// Microseconds that Redis' clock is ahead of this machine's, as far as that has mattered.
+    ahead_us: AtomicI64,
     nudge: mpsc::WeakSender<Job>,
 }
 
@@ -178,6 +180,7 @@ impl RedisStore {
             ledger: Ledger::default(),
             stats,
             replicas: AtomicU32::new(1),
+            ahead_us: AtomicI64::new(0),
             nudge: queues[0].downgrade(),
             settings,
         });
@@ -336,6 +339,22 @@ impl Shared {
     /// How long a batch may take before Redis counts as unwell: three timeouts in a row.
     fn patience(&self) -> Duration {
         (self.settings.timeout * 3).max(Duration::from_millis(30))
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        self.settings.clock.as_deref().unwrap_or(&SystemClock)
+    }
+
+    /// About what Redis' clock shows.
+    fn redis_time(&self) -> Timestamp {
+        let now = self.clock().now().as_micros();
+        Timestamp::from_micros(now.saturating_add_signed(self.ahead_us.load(Relaxed)))
+    }
+
+    fn learn_time(&self, redis: Timestamp) {
+        let (redis, here) = (redis.as_micros(), self.clock().now().as_micros());
+        self.ahead_us
+            .store(redis.wrapping_sub(here).cast_signed(), Relaxed);
     }
 
     fn cached_refusal(&self, take: &Take, now: Instant) -> Option<Taken> {
@@ -566,6 +585,13 @@ impl Shared {
         StoreError::Unavailable {
             node: self.node.clone(),
             reason: "too many takes wait for it".into(),
+        }
+    }
+
+    fn without_time(&self) -> StoreError {
+        StoreError::Unavailable {
+            node: self.node.clone(),
+            reason: "its clock jumps from period to period".into(),
         }
     }
 

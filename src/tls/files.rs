@@ -108,6 +108,11 @@ impl Pem {
         })
     }
 
+    /// What stands in it.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The authorities in it; at least one.
     ///
     /// # Errors

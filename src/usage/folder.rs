@@ -16,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::{Chunk, Counts, Period, Retention, Row, UsageError};
-use crate::key_store::{framed, private, unframed};
+use crate::home::{framed, private, unframed};
 
 /// What the first line says: the format that this build writes, and the only one it reads.
 const HEADER: &str = "tollgate usage 1";

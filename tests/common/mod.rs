@@ -226,9 +226,10 @@ impl Tollgate {
     }
 }
 
-/// The built binary with nothing of the tester's environment that could change what it does.
+/// The built binary, or the one of $TOLLGATE_TEST_BINARY, with nothing of the tester's environment that could change what it does.
 pub fn tollgate_command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let told = std::env::var_os("TOLLGATE_TEST_BINARY");
+    let mut command = Command::new(told.unwrap_or_else(|| env!("CARGO_BIN_EXE_tollgate").into()));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
         command.env_remove(name);
     }

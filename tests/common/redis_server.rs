@@ -1,5 +1,7 @@
 //! A redis-server of the test's own, on a free port. It dies with the test, however the test ends.
 
+#![allow(dead_code, reason = "every test target uses a part of it")]
+
 use std::{
     env, fs,
     io::{BufRead, BufReader},
@@ -21,7 +23,9 @@ pub struct RedisServer {
     port: u16,
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     guard: Option<(Child, ChildStdin)>,
+    pid: i32,
 }
 
 /// A port that is free now.
@@ -70,7 +74,19 @@ impl RedisServer {
 
     /// Chooses an address only.
     pub fn reserve() -> Self {
-        let (port, folder) = (free_port(), tempfile::tempdir().expect("a folder"));
+        Self::reserve_at(0, &[])
+    }
+
+    /// The same for a certain port, unless that is 0, and with more `arguments`.
+    pub fn reserve_at(port: u16, arguments: &[&str]) -> Self {
+        let port = if port == 0 { free_port() } else { port };
+        let mut server = Self::reserve_port(port);
+        server.add_arguments(arguments);
+        server
+    }
+
+    fn reserve_port(port: u16) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
         let arguments = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).into();
         arguments.extend(["--port".to_owned(), port.to_string(), "--dir".to_owned()]);
@@ -79,8 +95,24 @@ impl RedisServer {
             port,
             folder,
             arguments,
+            environment: Vec::new(),
             guard: None,
+            pid: 0,
         }
+    }
+
+    /// More arguments from its next start on.
+    pub fn add_arguments(&mut self, arguments: &[&str]) {
+        let arguments = arguments.iter().map(|word| (*word).to_owned());
+        self.arguments.extend(arguments);
+    }
+
+    /// Its environment from its next start on, beside the test's.
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        let environment = environment.iter();
+        self.environment = environment
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
     }
 
     /// Where it keeps its files.
@@ -105,6 +137,7 @@ impl RedisServer {
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard", &program])
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stderr(Stdio::null())
             .stdout(Stdio::piped())
@@ -113,6 +146,7 @@ impl RedisServer {
         let mut pid = String::new();
         let output = guard.stdout.as_mut().expect("piped");
         BufReader::new(output).read_line(&mut pid).expect("a pid");
+        self.pid = pid.trim().parse().expect("a pid");
         let input = guard.stdin.take().expect("piped");
         self.guard = Some((guard, input));
         self.wait_until_up();
@@ -124,6 +158,23 @@ impl RedisServer {
             drop(input);
             guard.wait().expect("the guard ends");
         }
+    }
+
+    /// Stops it, or lets it go on.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(self.pid);
+        nix::sys::signal::kill(pid, signal).expect("alive");
+    }
+
+    /// A section of INFO.
+    pub fn info(&self, section: &str) -> String {
+        self.try_info(section).expect("Redis says")
+    }
+
+    /// The same of a server that may close connections just now.
+    pub fn try_info(&self, section: &str) -> redis::RedisResult<String> {
+        let mut admin = redis::Client::open(self.url())?.get_connection()?;
+        redis::cmd("INFO").arg(section).query(&mut admin)
     }
 
     /// `redis://127.0.0.1:PORT`

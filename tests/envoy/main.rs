@@ -9,6 +9,7 @@ mod redis_server;
 mod client;
 mod stack;
 
+mod admin;
 mod answers;
 mod changes;
 mod demo;

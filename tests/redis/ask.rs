@@ -7,7 +7,6 @@ use std::{
 
 use tollgate::{
     descriptor::Hits,
-    limit::Limit,
     plan::{Charge, OnStoreError, Role, RuleLimit},
     store::{
         BucketKey, Item, RedisStore, Take, Taken,
@@ -15,11 +14,11 @@ use tollgate::{
     },
 };
 
-use crate::redis_server::RedisServer;
+use crate::{redis_server::RedisServer, zones};
 
 /// A limit as a rule has it.
 pub fn rule(text: &str) -> Arc<RuleLimit> {
-    let limit: Limit = text.parse().expect("a limit");
+    let limit = zones::limit(text);
     let key_prefix = format!("test/{text}#");
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text))
 }

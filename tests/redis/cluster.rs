@@ -12,7 +12,8 @@ use tokio::{
 };
 use tollgate::{
     descriptor::Hits,
-    key_store::{KeyAdmin, KeyHome, NewKey},
+    home::{Actor, Place},
+    key_store::{KeyAdmin, NewKey},
     plan::{Plans, RuleLimit, SharedPlans},
     store::{
         Take, Taken,
@@ -28,7 +29,8 @@ use crate::{
 
 /// Three primaries with a third of the slots each, and maybe more nodes without any.
 pub struct Nodes {
-    servers: Vec<RedisServer>,
+    /// All of them.
+    pub servers: Vec<RedisServer>,
 }
 
 fn start_node() -> (RedisServer, u16) {
@@ -76,11 +78,14 @@ impl Nodes {
     }
 
     /// Makes the fourth node a replica of the first.
-    async fn replicate(&self) {
+    pub async fn replicate(&self) {
         let replica = &self.servers[3];
         replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
         let end = Instant::now() + Duration::from_secs(20);
-        while !info(replica, "replication").contains("master_link_status:up") {
+        while !replica
+            .info("replication")
+            .contains("master_link_status:up")
+        {
             assert!(Instant::now() < end, "the replica does not follow");
             sleep(Duration::from_millis(20)).await;
         }
@@ -141,9 +146,34 @@ impl Nodes {
     fn slot(&self, subject: &str) -> (u16, usize) {
         let take = one(&rule("1/day"), subject, 1);
         let key = String::from_utf8(take.items[0].key.as_bytes().to_vec()).expect("text");
-        let slot = self.servers[1].send(&format!("CLUSTER KEYSLOT {key}"));
-        let slot: u16 = redis::from_redis_value(slot).expect("a slot");
+        let slot = self.slot_of(&key);
         (slot, usize::from(slot > 5_460) + usize::from(slot > 10_922))
+    }
+
+    /// The slot of a key.
+    pub fn slot_of(&self, key: &str) -> u16 {
+        let slot = self.servers[1].send(&format!("CLUSTER KEYSLOT {key}"));
+        redis::from_redis_value(slot).expect("a slot")
+    }
+
+    /// Moves a slot from one node to another, key by key and with time between them.
+    pub async fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        let (from_id, to_id) = (self.id(from), self.id(to));
+        let (from, to) = (&self.servers[from], &self.servers[to]);
+        to.send(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
+        from.send(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
+        loop {
+            let keys = from.send(&format!("CLUSTER GETKEYSINSLOT {slot} 1"));
+            let keys: Vec<String> = redis::from_redis_value(keys).expect("keys");
+            let Some(key) = keys.first() else { break };
+            from.send(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", to.port()));
+            sleep(Duration::from_millis(50)).await;
+        }
+        // Those that have it and get it first, as else they would hand it back.
+        let others = self.servers[..3].iter();
+        for server in [to, from].into_iter().chain(others) {
+            server.send(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
+        }
     }
 
     /// A subject on that primary, the `nth`.
@@ -152,10 +182,6 @@ impl Nodes {
         let mut there = subjects.filter(|subject| self.slot(subject).1 == index);
         there.nth(nth).expect("endless")
     }
-}
-
-fn info(server: &RedisServer, section: &str) -> String {
-    redis::from_redis_value(server.send(&format!("INFO {section}"))).expect("text")
 }
 
 /// Shards that are connected.
@@ -334,20 +360,8 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
     sleep(Duration::from_millis(50)).await;
     // To a node that no map has shown so far.
     let (from, to) = (&nodes.servers[0], &nodes.servers[3]);
-    let (from_id, to_id) = (nodes.id(0), nodes.id(3));
-    to.send(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
-    from.send(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
-    loop {
-        let keys = from.send(&format!("CLUSTER GETKEYSINSLOT {slot} 1"));
-        let keys: Vec<String> = redis::from_redis_value(keys).expect("keys");
-        let Some(key) = keys.first() else { break };
-        // One of the two buckets has moved, the other has not: neither server has both.
-        from.send(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", to.port()));
-        sleep(Duration::from_millis(50)).await;
-    }
-    for server in [to, from, &nodes.servers[1], &nodes.servers[2]] {
-        server.send(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
-    }
+    // One of the two buckets moves, the other has not: for a while neither server has both.
+    nodes.move_slot(slot, 0, 3).await;
     sleep(Duration::from_millis(200)).await;
     stop.send_replace(true);
     let passed: u64 = load.join_all().await.into_iter().sum();
@@ -395,7 +409,7 @@ async fn a_node_is_killed_the_others_go_on_and_its_replica_takes_over() {
         sleep(Duration::from_millis(10)).await;
     }
     println!("exact again {:?} after the kill", began.elapsed());
-    assert!(info(&nodes.servers[3], "replication").contains("role:master"));
+    assert!(nodes.servers[3].info("replication").contains("role:master"));
     let mut passed = 0;
     loop {
         let taken = ask(&store, one(&limit, &after, 1)).await;
@@ -409,7 +423,8 @@ async fn a_node_is_killed_the_others_go_on_and_its_replica_takes_over() {
 }
 
 /// As docs/redis.md lists them.
-const KEY_RIGHTS: &str = "+exists +hgetall +hmget +hscan +zrangebyscore +hget +hset +hdel +zrange";
+const KEY_RIGHTS: &str =
+    "+exists +hgetall +hmget +hscan +zrangebyscore +hget +hset +hdel +zrange +xadd +xrevrange";
 
 #[tokio::test]
 async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
@@ -423,14 +438,15 @@ async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
         let plans = Arc::new(SharedPlans::fixed(plans));
         let port = nodes.servers[first].port();
         let url = format!("redis+cluster://limiter:secret@127.0.0.1:{port}");
-        let home = KeyHome::Redis(Box::new(url.parse().unwrap()));
+        let home = Place::Redis(Box::new(url.parse().unwrap()));
         (KeyAdmin::new(home.open(), plans.clone()), plans)
     };
     let new = NewKey {
         tier: "free".to_owned(),
         ..NewKey::default()
     };
-    let (record, secret) = replica(0).0.create(new).await.unwrap();
+    let by = Actor::new("ada");
+    let (record, secret) = replica(0).0.create(&by, new).await.unwrap();
     for first in 0..3 {
         let (keys, plans) = replica(first);
         assert_eq!(keys.show(&record.id).await.unwrap(), record);
@@ -442,6 +458,6 @@ async fn api_keys_live_in_a_cluster_whichever_node_is_named_first() {
                 .is_some()
         );
     }
-    replica(1).0.revoke(&record.id, None).await.unwrap();
+    replica(1).0.revoke(&by, &record.id, None).await.unwrap();
     assert!(replica(2).0.show(&record.id).await.is_err());
 }

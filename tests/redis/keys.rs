@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use redis::Value;
 use tokio_util::sync::CancellationToken;
 use tollgate::{
-    key_store::{KeyAdmin, KeyError, KeyHome, KeyStoreError, NewKey, follow},
+    home::{Actor, Entry, Home, HomeError, Place, follow},
+    key_store::{KeyAdmin, KeyError, NewKey},
     keys::{Change, Form, KeyTable, form},
     plan::{Plans, SharedPlans},
 };
@@ -29,7 +30,7 @@ impl Replica {
     fn new(server: &RedisServer) -> Self {
         let plans = Plans::from_texts(&[("plans.yaml", PLANS)]).unwrap();
         let plans = Arc::new(SharedPlans::fixed(plans));
-        let home = KeyHome::Redis(Box::new(server.url().parse().unwrap()));
+        let home = Place::Redis(Box::new(server.url().parse().unwrap()));
         plans.await_stored_keys();
         Self {
             keys: Arc::new(KeyAdmin::new(home.open(), plans.clone())),
@@ -61,6 +62,10 @@ impl Drop for Replica {
     }
 }
 
+fn by() -> Actor {
+    Actor::new("ada")
+}
+
 fn free(id: &str) -> NewKey {
     NewKey {
         id: Some(id.to_owned()),
@@ -73,7 +78,7 @@ fn free(id: &str) -> NewKey {
 async fn a_change_reaches_every_replica_and_one_that_starts_later() {
     let server = RedisServer::start();
     let replicas = [Replica::following(&server), Replica::following(&server)];
-    let (record, secret) = replicas[0].keys.create(free("ada")).await.unwrap();
+    let (record, secret) = replicas[0].keys.create(&by(), free("ada")).await.unwrap();
     let secret = secret.expose();
     assert_eq!(form(secret.as_bytes()), Form::Ours);
     for replica in &replicas {
@@ -87,7 +92,7 @@ async fn a_change_reaches_every_replica_and_one_that_starts_later() {
     late.keys.refresh().await.unwrap();
     assert!(late.plans.load().keys_are_complete());
     assert_eq!(late.keys.show("ada").await.unwrap(), record);
-    replicas[1].keys.revoke("ada", None).await.unwrap();
+    replicas[1].keys.revoke(&by(), "ada", None).await.unwrap();
     for replica in &replicas {
         wait_until("the key to be gone", async || {
             replica.opens(secret).is_none()
@@ -101,8 +106,8 @@ async fn of_two_admins_one_wins_and_the_other_is_told() {
     let server = RedisServer::start();
     let admins = [Replica::new(&server), Replica::new(&server)];
     let (one, other) = tokio::join!(
-        admins[0].keys.create(free("ada")),
-        admins[1].keys.create(free("ada"))
+        admins[0].keys.create(&by(), free("ada")),
+        admins[1].keys.create(&by(), free("ada"))
     );
     let lost = match (one, other) {
         (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => lost,
@@ -112,8 +117,8 @@ async fn of_two_admins_one_wins_and_the_other_is_told() {
 
     // Both have looked at revision 1.
     let (one, other) = tokio::join!(
-        admins[0].keys.rotate("ada", Duration::ZERO, Some(1)),
-        admins[1].keys.rotate("ada", Duration::ZERO, Some(1))
+        admins[0].keys.rotate(&by(), "ada", Duration::ZERO, Some(1)),
+        admins[1].keys.rotate(&by(), "ada", Duration::ZERO, Some(1))
     );
     let (won, lost) = match (one, other) {
         (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
@@ -141,7 +146,7 @@ async fn many_admins_at_once_lose_nothing() {
     let all = admins.iter().enumerate().map(async |(admin, replica)| {
         for n in 0..10 {
             let id = format!("key-{admin}-{n}");
-            while let Err(error) = replica.keys.create(free(&id)).await {
+            while let Err(error) = replica.keys.create(&by(), free(&id)).await {
                 assert!(matches!(error, KeyError::Busy), "{error}");
             }
         }
@@ -157,13 +162,18 @@ async fn many_admins_at_once_lose_nothing() {
 async fn an_old_table_is_no_ground_to_write_on() {
     let server = RedisServer::start();
     let replica = Replica::new(&server);
-    replica.keys.create(free("ada")).await.unwrap();
-    let mut home = KeyHome::Redis(Box::new(server.url().parse().unwrap())).open();
+    replica.keys.create(&by(), free("ada")).await.unwrap();
+    let place = Place::Redis(Box::new(server.url().parse().unwrap()));
+    let mut home: Home<KeyTable> = place.open();
     let empty = Arc::new(KeyTable::default());
     let stale = home
-        .append(&empty, vec![Change::Remove("ada".to_owned())])
+        .append(
+            &empty,
+            vec![Change::Remove("ada".to_owned())],
+            &Entry::new(&by(), "key.revoke", "ada"),
+        )
         .await;
-    assert!(matches!(stale, Err(KeyStoreError::Stale)), "{stale:?}");
+    assert!(matches!(stale, Err(HomeError::Stale { .. })), "{stale:?}");
     assert!(
         home.refresh(&empty)
             .await
@@ -188,7 +198,13 @@ async fn replicas_follow_a_redis_that_was_emptied_and_ten_thousand_changes() {
         (from..from + 6_000).map(new).collect::<Vec<_>>()
     };
     assert_eq!(
-        writer.keys.import(keys(0)).await.unwrap().created.len(),
+        writer
+            .keys
+            .import(&by(), keys(0))
+            .await
+            .unwrap()
+            .created
+            .len(),
         6_000
     );
     reader.keys.refresh().await.unwrap();
@@ -198,10 +214,16 @@ async fn replicas_follow_a_redis_that_was_emptied_and_ten_thousand_changes() {
     );
     // More changes than Redis remembers: the reader has to read everything again.
     assert_eq!(
-        writer.keys.import(keys(6_000)).await.unwrap().created.len(),
+        writer
+            .keys
+            .import(&by(), keys(6_000))
+            .await
+            .unwrap()
+            .created
+            .len(),
         6_000
     );
-    writer.keys.revoke("key-0", None).await.unwrap();
+    writer.keys.revoke(&by(), "key-0", None).await.unwrap();
     reader.keys.refresh().await.unwrap();
     assert_eq!(reader.plans.load().stored_keys().len(), 11_999);
     assert_eq!(reader.opens("secret-from-elsewhere-0"), None);
@@ -214,12 +236,12 @@ async fn replicas_follow_a_redis_that_was_emptied_and_ten_thousand_changes() {
 async fn without_redis_the_keys_of_before_stay_and_it_is_said() {
     let mut server = RedisServer::start();
     let replica = Replica::new(&server);
-    let (_, secret) = replica.keys.create(free("ada")).await.unwrap();
+    let (_, secret) = replica.keys.create(&by(), free("ada")).await.unwrap();
     server.kill();
     let error = replica.keys.refresh().await.unwrap_err();
-    assert!(matches!(error, KeyStoreError::Redis { .. }), "{error}");
+    assert!(matches!(error, HomeError::Redis { .. }), "{error}");
     assert!(replica.plans.keys_are_stale());
-    assert!(replica.keys.create(free("bob")).await.is_err());
+    assert!(replica.keys.create(&by(), free("bob")).await.is_err());
     assert_eq!(replica.opens(secret.expose()).as_deref(), Some("ada"));
 }
 
@@ -227,12 +249,12 @@ async fn without_redis_the_keys_of_before_stay_and_it_is_said() {
 async fn what_is_no_record_of_ours_is_refused_whole() {
     let server = RedisServer::start();
     let replica = Replica::new(&server);
-    let (_, secret) = replica.keys.create(free("ada")).await.unwrap();
+    let (_, secret) = replica.keys.create(&by(), free("ada")).await.unwrap();
     server.send("HSET tollgate:{api-keys}:1:records eve {}");
     let fresh = Replica::new(&server);
     let error = fresh.keys.refresh().await.unwrap_err().to_string();
     assert!(
-        error.contains("the record of API key `eve` is none"),
+        error.contains("of its API keys, the record `eve` is none"),
         "{error}"
     );
     assert!(!fresh.plans.load().keys_are_complete());
@@ -251,11 +273,11 @@ async fn no_secret_gets_into_redis() {
     let replica = Replica::new(&server);
     let mut secrets = Vec::new();
     for id in ["ada", "bob"] {
-        secrets.push(replica.keys.create(free(id)).await.unwrap().1);
+        secrets.push(replica.keys.create(&by(), free(id)).await.unwrap().1);
         secrets.push(
             replica
                 .keys
-                .rotate(id, Duration::from_secs(60), None)
+                .rotate(&by(), id, Duration::from_secs(60), None)
                 .await
                 .unwrap()
                 .1,
@@ -264,15 +286,16 @@ async fn no_secret_gets_into_redis() {
     let foreign = "secret-from-elsewhere".to_owned();
     replica
         .keys
-        .import(vec![(free("eve"), foreign.clone())])
+        .import(&by(), vec![(free("eve"), foreign.clone())])
         .await
         .unwrap();
     let everything = format!(
-        "{:?} {:?} {:?} {:?} {:?}",
+        "{:?} {:?} {:?} {:?} {:?} {:?}",
         server.send("KEYS *"),
         server.send("HGETALL tollgate:{api-keys}:1:records"),
         server.send("HGETALL tollgate:{api-keys}:1:meta"),
         server.send("ZRANGE tollgate:{api-keys}:1:changed 0 -1"),
+        server.send("XRANGE tollgate:{api-keys}:1:audit - +"),
         replica.keys,
     );
     assert!(everything.contains("ada"), "it was looked at: {everything}");
@@ -283,7 +306,7 @@ async fn no_secret_gets_into_redis() {
     {
         assert!(!everything.contains(secret), "{everything}");
     }
-    assert!(matches!(server.send("DBSIZE"), Value::Int(3)));
+    assert!(matches!(server.send("DBSIZE"), Value::Int(4)));
 }
 
 #[tokio::test]

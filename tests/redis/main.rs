@@ -4,15 +4,20 @@
 mod common;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
+#[path = "../common/zones.rs"]
+mod zones;
 
 mod ask;
 mod auth;
+mod clocks;
 mod cluster;
 mod exact;
 mod faults;
 mod keys;
 mod model;
+mod outages;
 mod per_second;
+mod plans;
 mod same_answers;
 mod sentinel;
 mod tls;

@@ -10,6 +10,8 @@ use tollgate::{
     store::{Item, Take},
 };
 
+use crate::zones;
+
 /// Slots of a sliding window, as the limit's documentation promises.
 const SLOTS: i128 = 60;
 
@@ -310,7 +312,21 @@ fn per_period(limit: &Limit) -> Option<usize> {
     }
 }
 
+/// Start and end of the period by the calendar of the limit's zone.
+fn in_zone(limit: &Limit, now: i128) -> Option<(i128, i128)> {
+    let zone = limit.zone()?;
+    let (offset, now) = (
+        zone.offset().as_secs() as i64,
+        i64::try_from(now).expect("in range"),
+    );
+    let (start, end) = zones::period_around(zone.name(), offset, limit.period(), now);
+    Some((start.into(), end.into()))
+}
+
 fn start(limit: &Limit, now: i128) -> i128 {
+    if let Some((start, _)) = in_zone(limit, now) {
+        return start;
+    }
     let Some(length) = per_period(limit) else {
         // 1970-01-05 was the first Monday.
         let calendar = limit.kind() == Kind::Calendar;
@@ -336,6 +352,9 @@ fn start(limit: &Limit, now: i128) -> i128 {
 }
 
 fn end(limit: &Limit, start: i128) -> i128 {
+    if let Some((_, end)) = in_zone(limit, start) {
+        return end;
+    }
     let Some(length) = per_period(limit) else {
         return start + period(limit);
     };

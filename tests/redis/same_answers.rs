@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Limits whose buckets have the same key stand together: their numbers have changed at a reload.
-const LIMITS: [&[&str]; 19] = [
+const LIMITS: [&[&str]; 24] = [
     &["10/second burst 100", "7/second burst 3"],
     &["1/second", "3/second burst 50"],
     &["50/minute sliding", "5/minute sliding"],
@@ -42,6 +42,14 @@ const LIMITS: [&[&str]; 19] = [
     &["20/month fixed", "3/month fixed"],
     &["4294967295/7 weeks fixed"],
     &["1000000/year fixed"],
+    &[
+        "5/day calendar in Europe/Berlin",
+        "9/day calendar in Europe/Berlin",
+    ],
+    &["20/month in America/New_York offset 14d 6h"],
+    &["7/6 hours calendar in Australia/Lord_Howe"],
+    &["30/week calendar offset 6d"],
+    &["9/2 years in Asia/Tokyo offset 90d"],
 ];
 
 #[derive(Debug, Clone)]

@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// What the sentinel takes for the primary's port.
-fn primary_port(sentinel: &RedisServer) -> u16 {
+pub fn primary_port(sentinel: &RedisServer) -> u16 {
     let answer = sentinel.send("SENTINEL GET-MASTER-ADDR-BY-NAME main");
     let (_, port): (String, u16) = redis::from_redis_value(answer).expect("an address");
     port
 }
 
 /// Waits until every sentinel knows the replica and the other sentinels, without which nothing fails over.
-async fn agree(sentinels: &[RedisServer]) {
+pub async fn agree(sentinels: &[RedisServer]) {
     let end = Instant::now() + Duration::from_secs(30);
     let knows = |sentinel: &RedisServer| {
         let answer = sentinel.send("SENTINEL MASTER main");
@@ -121,7 +121,7 @@ async fn sentinels_have_a_password_of_their_own() {
 }
 
 /// `redis+sentinel://127.0.0.1:A,127.0.0.1:B/`
-fn url(ports: &[u16]) -> String {
+pub fn url(ports: &[u16]) -> String {
     let hosts: Vec<_> = ports
         .iter()
         .map(|port| format!("127.0.0.1:{port}"))

@@ -155,7 +155,7 @@ unmatched: allow
 tiers: { free: { limits: [1/second] }, gold: { limits: [] } }
 api_keys: [{ id: ada, tier: free, owner: Ada, sha256: '00000000000000000000000000000000000000000000000000000000000000aa' }]
 authentication: { key_from: ['header:x-key', bearer], error_style: plain, hide_key: true, upstream_headers: { api_key_id: x-id, tier: x-tier, owner: x-owner } }
-response: { retry_after: true, ratelimit: true, x_ratelimit: false, metadata: true, body: no, content_type: text/plain }
+response: { retry_after: true, ratelimit: true, x_ratelimit: false, degraded: true, metadata: true, body: no, content_type: text/plain }
 descriptors:
   - { key: api_key, limits_from: tier, unknown_key: deny, name: keys }
   - { key: api_key_of_old, limits_from: tier, api_key_is: secret }
@@ -193,6 +193,7 @@ descriptors:
         ("retry_after: true", "retry_after: false"),
         ("ratelimit: true", "ratelimit: false"),
         ("x_ratelimit: false", "x_ratelimit: true"),
+        ("degraded: true", "degraded: false"),
         ("metadata: true", "metadata: false"),
         ("body: no", "body: nope"),
         ("text/plain", "text/html"),

@@ -45,14 +45,19 @@ impl FromStr for Template {
 impl Template {
     /// The descriptor for one key.
     pub fn fill(&self, key: u64) -> RateLimitDescriptor {
-        let entry = |(name, value): &(String, String)| Entry {
-            key: name.clone(),
-            value: value.replace(PLACEHOLDER, &key.to_string()),
-        };
+        let entries = self.pairs(key).map(|(key, value)| Entry { key, value });
         RateLimitDescriptor {
-            entries: self.0.iter().map(entry).collect(),
+            entries: entries.collect(),
             ..Default::default()
         }
+    }
+
+    /// Its names and values for one key.
+    pub fn pairs(&self, key: u64) -> impl Iterator<Item = (String, String)> {
+        let fill = move |value: &str| value.replace(PLACEHOLDER, &key.to_string());
+        self.0
+            .iter()
+            .map(move |(name, value)| (name.clone(), fill(value)))
     }
 
     /// Whether requests for different keys differ in this descriptor.

@@ -7,6 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use envoy_types::pb::envoy::service::auth::v3::{
+    AttributeContext, CheckRequest,
+    attribute_context::{HttpRequest, Request as HttpAttributes},
+    authorization_client::AuthorizationClient,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 use rand::{SeedableRng, rngs::SmallRng};
@@ -15,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tonic::{
-    Request,
+    Request, Status,
     transport::{Channel, Endpoint},
 };
 
@@ -24,7 +29,7 @@ use super::{
     tally::Tally,
 };
 use crate::proto::envoy::service::ratelimit::v3::{
-    RateLimitRequest, rate_limit_service_client::RateLimitServiceClient,
+    RateLimitRequest, rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,8 +39,6 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long an answer is waited for without `--timeout`. The server is not told.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-type Client = RateLimitServiceClient<Channel>;
 
 /// Why no load could be made.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +64,19 @@ pub enum LoadError {
     Signal(#[from] io::Error),
 }
 
+/// What each request asks.
+enum Question {
+    RateLimit {
+        domain: String,
+        descriptors: Vec<Template>,
+    },
+    /// Whether a request with these headers is let in.
+    Authz(Template),
+}
+
 /// What to send.
 pub(super) struct Load {
-    domain: String,
-    templates: Vec<Template>,
+    question: Question,
     distribution: Distribution,
     seed: u64,
     in_flight: usize,
@@ -74,19 +86,25 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(args: &BenchArgs) -> Result<Self, DistributionError> {
-        // Without a placeholder every request names the same buckets, whatever --keys says.
-        let keys = if args.descriptors.iter().any(Template::varies) {
-            args.keys
-        } else {
-            NonZeroU64::MIN
+        let question = match &args.authz {
+            Some(headers) => Question::Authz(headers.clone()),
+            None => Question::RateLimit {
+                domain: args.domain.clone(),
+                descriptors: args.descriptors.clone(),
+            },
         };
+        let varies = match &question {
+            Question::RateLimit { descriptors, .. } => descriptors.iter().any(Template::varies),
+            Question::Authz(headers) => headers.varies(),
+        };
+        // Without a placeholder every request names the same buckets, whatever --keys says.
+        let keys = if varies { args.keys } else { NonZeroU64::MIN };
         let distribution = match args.distribution {
             DistributionName::Uniform => Distribution::Uniform(keys),
             DistributionName::Zipf => Distribution::zipf(keys, args.exponent)?,
         };
         Ok(Self {
-            domain: args.domain.clone(),
-            templates: args.descriptors.clone(),
+            question,
             distribution,
             seed: args.seed,
             in_flight: args.in_flight,
@@ -95,16 +113,37 @@ impl Load {
         })
     }
 
-    fn request(&self, key: u64) -> Request<RateLimitRequest> {
-        let mut request = Request::new(RateLimitRequest {
-            domain: self.domain.clone(),
-            descriptors: self
-                .templates
-                .iter()
-                .map(|template| template.fill(key))
-                .collect(),
-            hits_addend: 0,
-        });
+    /// Asks once, and returns what the answer says.
+    async fn ask(&self, channel: &Channel, key: u64) -> Result<Code, Status> {
+        match &self.question {
+            Question::RateLimit {
+                domain,
+                descriptors,
+            } => {
+                let request = RateLimitRequest {
+                    domain: domain.clone(),
+                    descriptors: descriptors.iter().map(|one| one.fill(key)).collect(),
+                    hits_addend: 0,
+                };
+                let mut client = RateLimitServiceClient::new(channel.clone());
+                let answer = client.should_rate_limit(self.request(request)).await?;
+                Ok(answer.into_inner().overall_code())
+            }
+            Question::Authz(headers) => {
+                let request = self.request(check(headers, key));
+                let mut client = AuthorizationClient::new(channel.clone());
+                let answer = client.check(request).await?.into_inner();
+                // Source: external_auth.proto: OK is the status 0, whatever else the answer says.
+                Ok(match answer.status.map_or(0, |status| status.code) {
+                    0 => Code::Ok,
+                    _ => Code::OverLimit,
+                })
+            }
+        }
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         if let Some(timeout) = self.timeout {
             request.set_timeout(timeout);
         }
@@ -112,20 +151,38 @@ impl Load {
     }
 }
 
+fn check(headers: &Template, key: u64) -> CheckRequest {
+    let http = HttpRequest {
+        method: "GET".to_owned(),
+        path: "/".to_owned(),
+        headers: headers.pairs(key).collect(),
+        ..HttpRequest::default()
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(HttpAttributes {
+                http: Some(http),
+                ..HttpAttributes::default()
+            }),
+            ..AttributeContext::default()
+        }),
+    }
+}
+
 /// Connects to every target, `connections` times each; neighbours in the answer are different targets.
-pub(super) async fn connect(args: &BenchArgs) -> Result<Vec<Client>, LoadError> {
+pub(super) async fn connect(args: &BenchArgs) -> Result<Vec<Channel>, LoadError> {
     let patience = Instant::now() + args.wait.unwrap_or_default();
-    let mut clients = Vec::with_capacity(args.targets.len() * args.connections);
+    let mut channels = Vec::with_capacity(args.targets.len() * args.connections);
     for _ in 0..args.connections {
         for target in &args.targets {
             let endpoint = endpoint(target)?
                 .connect_timeout(CONNECT_TIMEOUT)
                 .timeout(args.timeout.unwrap_or(ANSWER_TIMEOUT))
                 .tcp_nodelay(true);
-            clients.push(connect_one(target, endpoint, patience).await?);
+            channels.push(connect_one(target, endpoint, patience).await?);
         }
     }
-    Ok(clients)
+    Ok(channels)
 }
 
 fn endpoint(target: &str) -> Result<Endpoint, LoadError> {
@@ -144,10 +201,10 @@ async fn connect_one(
     target: &str,
     endpoint: Endpoint,
     patience: Instant,
-) -> Result<Client, LoadError> {
+) -> Result<Channel, LoadError> {
     loop {
         match endpoint.connect().await {
-            Ok(channel) => return Ok(Client::new(channel)),
+            Ok(channel) => return Ok(channel),
             Err(_) if Instant::now() < patience => tokio::time::sleep(CONNECT_PAUSE).await,
             Err(source) => {
                 return Err(LoadError::Connect {
@@ -163,7 +220,7 @@ async fn connect_one(
 pub(super) async fn run(
     load: Load,
     schedule: Schedule,
-    clients: Vec<Client>,
+    channels: Vec<Channel>,
 ) -> Result<Tally, LoadError> {
     let mut interrupts = signal(SignalKind::interrupt())?;
     let load = Arc::new(load);
@@ -174,10 +231,10 @@ pub(super) async fn run(
         .map(|_| Arc::<Mutex<Tally>>::default())
         .collect();
     for (number, tally) in tallies.iter().enumerate() {
-        let client = &clients[number % clients.len()];
+        let channel = &channels[number % channels.len()];
         let rng = SmallRng::seed_from_u64(load.seed.wrapping_add(number as u64));
         workers.spawn(work(
-            client.clone(),
+            channel.clone(),
             load.clone(),
             schedule.clone(),
             rng,
@@ -216,7 +273,7 @@ pub(super) async fn run(
 }
 
 async fn work(
-    mut client: Client,
+    channel: Channel,
     load: Arc<Load>,
     schedule: Arc<Schedule>,
     mut rng: SmallRng,
@@ -224,13 +281,12 @@ async fn work(
 ) {
     while let Some(due) = schedule.next().await {
         let key = load.distribution.draw(&mut rng);
-        let request = load.request(key);
         let sent = Instant::now();
-        let answer = client.should_rate_limit(request).await;
+        let answer = load.ask(&channel, key).await;
         let answered = Instant::now();
         let mut tally = tally.lock();
         tally.record(answered.saturating_duration_since(due.unwrap_or(sent)));
-        let admitted = tally.count(answer.map(tonic::Response::into_inner));
+        let admitted = tally.count(answer);
         if load.count_keys
             && let Some(admitted) = admitted
         {

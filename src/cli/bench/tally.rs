@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use tonic::Status;
 
 use super::stated::KeyTally;
-use crate::proto::envoy::service::ratelimit::v3::{RateLimitResponse, rate_limit_response::Code};
+use crate::proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
 
 /// What came back.
 pub(super) struct Tally {
@@ -39,8 +39,8 @@ impl Default for Tally {
 
 impl Tally {
     /// Whether the answer admits; `None` when it decides nothing.
-    pub(super) fn count(&mut self, answer: Result<RateLimitResponse, Status>) -> Option<bool> {
-        match answer.map(|response| response.overall_code()) {
+    pub(super) fn count(&mut self, answer: Result<Code, Status>) -> Option<bool> {
+        match answer {
             Ok(Code::Ok) => {
                 self.ok += 1;
                 Some(true)

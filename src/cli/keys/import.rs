@@ -11,7 +11,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Answer, Failure, Output, print::print_imported};
-use crate::key_store::{AwsFile, AwsKey, AwsPlan, KeyAdmin, NewKey, read_aws};
+use crate::{
+    home::Actor,
+    key_store::{AwsFile, AwsKey, AwsPlan, KeyAdmin, NewKey, read_aws},
+};
 
 /// Largest file in bytes.
 const LARGEST: u64 = 256 << 20;
@@ -28,7 +31,7 @@ pub struct ImportArgs {
 }
 
 /// Takes the keys over; a failure if some could not be. Usage plans become tiers, which belong into a plan file: they are printed.
-pub async fn run(keys: &KeyAdmin, args: &ImportArgs, output: Output) -> Answer {
+pub async fn run(keys: &KeyAdmin, by: &Actor, args: &ImportArgs, output: Output) -> Answer {
     let (mut found, mut plans) = (Vec::new(), Vec::new());
     for file in &args.files {
         let named = |message: String| Failure::CannotTell(format!("{}: {message}", file.display()));
@@ -44,7 +47,7 @@ pub async fn run(keys: &KeyAdmin, args: &ImportArgs, output: Output) -> Answer {
     let tier = tier(args.tier.as_deref(), &plans)?;
     let keys_with_secrets = found.into_iter().map(|key| with_secret(key, &tier));
     let imported = keys
-        .import(keys_with_secrets.collect::<Result<_, _>>()?)
+        .import(by, keys_with_secrets.collect::<Result<_, _>>()?)
         .await?;
     let code = match imported.skipped.is_empty() {
         true => ExitCode::SUCCESS,

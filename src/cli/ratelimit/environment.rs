@@ -237,6 +237,22 @@ pub struct Tracing {
     pub service_namespace: String,
     pub service_instance_id: String,
     pub sampling_rate: f64,
+    pub otlp: Otlp,
+}
+
+/// `OTEL_EXPORTER_OTLP_`, or the same of traces alone, which counts first. Empty where there is none.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "the variables' names")]
+pub struct Otlp {
+    /// A collector.
+    pub endpoint: String,
+    /// Where it takes traces, to the letter.
+    pub traces_endpoint: String,
+    pub certificate: String,
+    pub client_certificate: String,
+    pub client_key: String,
+    /// In milliseconds.
+    pub timeout: u64,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -475,5 +491,33 @@ fn tracing(from: &mut Reader<'_>) -> Tracing {
         service_namespace: from.text("TRACING_SERVICE_NAMESPACE", ""),
         service_instance_id: from.text("TRACING_SERVICE_INSTANCE_ID", ""),
         sampling_rate: from.read("TRACING_SAMPLING_RATE", 1.0),
+        otlp: otlp(from),
+    }
+}
+
+fn otlp(from: &mut Reader<'_>) -> Otlp {
+    let mut either = |traces, both| {
+        let both = from.text(both, "");
+        from.text(traces, &both)
+    };
+    Otlp {
+        certificate: either(
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        ),
+        client_certificate: either(
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        ),
+        client_key: either(
+            "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        ),
+        endpoint: from.text("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        traces_endpoint: from.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ""),
+        timeout: {
+            let both = from.read("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000);
+            from.read("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", both)
+        },
     }
 }

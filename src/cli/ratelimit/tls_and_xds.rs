@@ -28,6 +28,7 @@ pub fn grpc_tls(grpc: &GrpcTls) -> Result<Option<ServerFiles>, EnvironmentError>
     Ok(Some(ServerFiles {
         identity,
         client_ca: said(&grpc.client_tls_cacert).map(Into::into),
+        client_optional: false,
         client_san: said(&grpc.client_tls_san).into_iter().collect(),
     }))
 }
@@ -104,7 +105,10 @@ fn client_tls(xds: &Xds) -> Result<Option<ClientFiles>, EnvironmentError> {
 }
 
 /// Both or none.
-fn identity(
+///
+/// # Errors
+/// One without the other.
+pub fn identity(
     variables: [&'static str; 2],
     cert: &str,
     key: &str,

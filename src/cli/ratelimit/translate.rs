@@ -1,6 +1,7 @@
 //! The one translation of envoyproxy/ratelimit's environment into our settings, and what it has to say about it.
 
 mod statistics;
+mod traces;
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
@@ -98,7 +99,6 @@ const NO_EFFECT: &[(&str, &str)] = &[
     ("REDIS_STARTUP_MAX_INTERVAL", "starting needs no Redis"),
     ("REDIS_STARTUP_MAX_ELAPSED_TIME", "starting needs no Redis"),
     ("PROMETHEUS_MAPPER_YAML", "metrics have fixed names"),
-    ("TRACING_ENABLED", "no traces are sent"),
 ];
 
 /// The settings that `environment` asks for; what it has no variable for is as in `native`.
@@ -151,6 +151,7 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
         debug_listen: Some(debug),
         store: StoreChoice::Redis(Box::new(stores(environment)?)),
         statistics: statistics::settings(environment)?,
+        traces: traces::settings(&environment.tracing)?,
         dialect: Dialect::Reference,
         health_needs: HealthNeeds {
             plans: listen.healthy_with_at_least_one_config_loaded,
@@ -232,6 +233,7 @@ fn response(answers: &Answers) -> Result<ResponseOptions, EnvironmentError> {
         retry_after: false,
         ratelimit: false,
         x_ratelimit: false,
+        degraded: false,
         metadata: match answers.response_dynamic_metadata {
             true => MetadataStyle::Request,
             false => MetadataStyle::None,

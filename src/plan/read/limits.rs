@@ -66,10 +66,40 @@ impl Reader<'_> {
             self.error(node.place, path, message);
             return None;
         };
-        let path = path.field("limit");
-        let limit = self.text(text, &path)?;
-        let limit = self.limit_text(limit, text.place, &path)?;
+        let limit_path = path.field("limit");
+        let limit = self.text(text, &limit_path)?;
+        let limit = self.limit_text(limit, text.place, &limit_path)?;
+        let limit = self.in_zone(limit, &fields, path)?;
         Some(LimitFile { name, ..limit })
+    }
+
+    /// Reads `time_zone` and `offset`. What has them counts by the calendar, whatever the algorithm.
+    fn in_zone(
+        &mut self,
+        limit: LimitFile,
+        fields: &Fields<'_>,
+        path: &Path<'_>,
+    ) -> Option<LimitFile> {
+        let zone = self.text_of(fields, path, "time_zone");
+        let offset = self.text_of(fields, path, "offset");
+        let plain = limit.plain && zone.is_none() && offset.is_none();
+        match limit.limit.in_zone(zone, offset) {
+            Ok(zoned) => Some(LimitFile {
+                limit: zoned,
+                plain,
+                ..limit
+            }),
+            Err(error) => {
+                let field = match error {
+                    LimitError::Zone { .. } => "time_zone",
+                    LimitError::Offset { .. } => "offset",
+                    _ => "limit",
+                };
+                let place = fields.get(field).map_or(fields.place, |node| node.place);
+                self.error(place, &path.field(field), error.to_string());
+                None
+            }
+        }
     }
 
     pub(super) fn limit_text(

@@ -3,14 +3,18 @@
 //! The script gets each distinct key once, as `KEYS`, and one flat MessagePack array of integers:
 //! - the number of distinct limits, then 7 numbers for each: `1, burst, tick_us, whole, part, denominator, ticks` of a token
 //!   bucket, `ticks` being those that fill it from the deepest debt; `2, count, slot_us, 0, 0, 0, 0` of a sliding window;
-//!   `3, count, months, length_us, anchor_us, most, 0` of a calendar quota or a fixed window, `months` being 0 where the
-//!   length is fixed, and `most` the most that is counted;
+//!   `3, count, months, length_us, anchor_us, most, bounds` of a calendar quota or a fixed window, `months` being 0 where the
+//!   length is fixed, and `most` the most that is counted; `bounds` is 0, or for the calendar of a time zone the place of a
+//!   further row, which stands among the limits and is counted as one: where four of its periods begin, one after the other;
 //! - the number of takes, then for each `3 + 2 × items + dry`, then 4 numbers per item: number of the key from 1, place of the
 //!   limit in this array from 1, hits, and how they count: 0 enforced, 1 shadow, 2 quota, 3 forced; 4 more to give; 8 more to
 //!   overdraw, 16 to stop when over, 24 for independent;
 //! - for a usual take, of hits that are enforced, from one bucket that no other take of the batch names, instead: how, number
 //!   of the key, place of the limit, hits. How is 0 for a token bucket, all or nothing; 1 for a period of fixed length that is
 //!   counted from the epoch, all or nothing; 2 for the same, charged whether they fit or not.
+//!
+//! Redis' clock picks the period, and where it lies outside the bounds of a zone the script does nothing and tells the time alone:
+//! then the batch is written anew with the bounds around that time.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,7 +26,7 @@ use smallvec::SmallVec;
 
 use crate::{
     bucket::{Bucket, Found, Spent, Tokens, Window, calendar},
-    clock::Timestamp,
+    clock::{Timestamp, micros},
     descriptor::Hits,
     limit::{EXACT, Kind, Limit, Unit},
     plan::{Charge, Role, RuleLimit},
@@ -52,6 +56,8 @@ pub struct Request {
     pub payload: Vec<u8>,
     /// For each distinct key, in order, the take and the item that name it.
     pub keys: Vec<(usize, usize)>,
+    /// For which times of Redis' clock the bounds of time zones hold: from, and before; none where there are no such bounds.
+    pub holds: Option<[Timestamp; 2]>,
     /// For each item of the batch, the number of its key from 0.
     places: Vec<usize>,
 }
@@ -73,8 +79,8 @@ pub struct Answer {
 pub struct Malformed;
 
 impl Request {
-    /// Writes a batch.
-    pub fn encode(takes: &[Wanted<'_>]) -> Self {
+    /// Writes a batch. `now` is asked where the limits of time zones are among its own: about what Redis' clock shows.
+    pub fn encode(takes: &[Wanted<'_>], now: impl FnOnce() -> Timestamp) -> Self {
         let items = takes.iter().map(|wanted| wanted.take.items.len()).sum();
         let mut keys = Vec::with_capacity(items);
         let mut places = Vec::with_capacity(items);
@@ -100,10 +106,7 @@ impl Request {
                 }));
             }
         }
-        body.push(limits.len() as u64);
-        for limit in &limits {
-            body.limit(&limit.limit);
-        }
+        let holds = body.limits(&limits, now);
         body.push(takes.len() as u64);
         let mut next = 0;
         for wanted in takes {
@@ -124,8 +127,20 @@ impl Request {
         Self {
             payload: body.finish(),
             keys,
+            holds,
             places,
         }
+    }
+
+    /// Redis' time, if its reply is that the bounds do not hold there. Nothing was taken then.
+    pub fn outside(&self, reply: &[u8]) -> Option<Timestamp> {
+        self.holds?;
+        let mut reply = Reply(Bytes::new(reply));
+        let told = read_array_len(&mut reply.0).ok()?;
+        (told == 1)
+            .then(|| reply.next().ok())
+            .flatten()
+            .map(Timestamp::from_micros)
     }
 
     /// Reads the reply to this batch, which was encoded from the same `takes`.
@@ -228,6 +243,46 @@ impl Numbers {
             let hits = hits.min(EXACT as u64);
             self.extend([key, limit, hits, op(item, wanted.forced)]);
         }
+    }
+
+    /// Writes the limits, and says for which times they hold.
+    fn limits(
+        &mut self,
+        limits: &[&Arc<RuleLimit>],
+        now: impl FnOnce() -> Timestamp,
+    ) -> Option<[Timestamp; 2]> {
+        let zoned = limits
+            .iter()
+            .filter(|limit| limit.limit.zone().is_some())
+            .count();
+        self.push((limits.len() + zoned) as u64);
+        if zoned == 0 {
+            limits.iter().for_each(|limit| self.limit(&limit.limit));
+            return None;
+        }
+        let (now, mut all) = (now(), Vec::with_capacity(zoned));
+        for limit in limits {
+            let limit = &limit.limit;
+            let Some(zone) = limit.zone() else {
+                self.limit(limit);
+                continue;
+            };
+            let bounds = calendar::bounds(limit.period(), zone, now);
+            let longest = bounds
+                .windows(2)
+                .map(|pair| micros(pair[1].since(pair[0])))
+                .max();
+            let place = (limits.len() + all.len()) as u64 * FIELDS + 2;
+            let (count, most) = (u64::from(limit.count()), calendar::most(limit));
+            self.extend([3, count, 0, longest.unwrap_or_default(), 0, most, place]);
+            all.push(bounds);
+        }
+        for bounds in &all {
+            let [before, present, next, last] = bounds.map(Timestamp::as_micros);
+            self.extend([before, present, next, last, 0, 0, 0]);
+        }
+        let from = all.iter().map(|bounds| bounds[0]).max()?;
+        Some([from, all.iter().map(|bounds| bounds[3]).min()?])
     }
 
     fn limit(&mut self, limit: &Limit) {

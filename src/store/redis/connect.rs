@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use redis::{RedisError, aio::MultiplexedConnection};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
     Shared,
@@ -16,6 +17,11 @@ use super::{
 
 /// How often a replica says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A dial that gets no answer for so long is joined by another, and by how many at most: what it sent into a black hole is sent
+/// again only seconds after that has closed.
+const COMPANY: Duration = Duration::from_millis(400);
+const MOST_DIALS: usize = 4;
 
 /// Counts the replicas that have said within 3 s that they live, this one among them, scored by Redis' time in seconds.
 const HEARTBEAT_SCRIPT: &str = r#"
@@ -75,25 +81,36 @@ async fn dial_until_well(
 ) -> Vec<MultiplexedConnection> {
     let patience = shared.patience().min(DIAL_TIMEOUT);
     let mut failures = 0;
+    let mut dials = FuturesUnordered::new();
+    let mut next = Instant::now();
     loop {
-        match dial(shared, dialer, replica, patience).await {
-            Ok((connections, replicas)) => {
-                // The others may not be back yet.
-                let known = shared.replicas.load(Relaxed);
-                shared.count_replicas(replicas.map_or(known, |replicas| replicas.max(known)));
-                return connections;
+        tokio::select! {
+            () = sleep_until(next), if dials.len() < MOST_DIALS => {
+                dials.push(dial(shared, dialer, replica, patience));
+                next = Instant::now() + jittered(COMPANY);
             }
-            Err(error) => {
-                let failure = error.failure();
-                shared.breaker.explain(&error.to_string());
-                said.failed(shared, failure);
-                let delay = failure.delay(failures);
-                failures += 1;
-                // Replicas that lost Redis together must not come back together.
-                sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
+            Some(dialled) = dials.next() => match dialled {
+                Ok((connections, replicas)) => {
+                    // The others may not be back yet.
+                    let known = shared.replicas.load(Relaxed);
+                    shared.count_replicas(replicas.map_or(known, |replicas| replicas.max(known)));
+                    return connections;
+                }
+                Err(error) => {
+                    let failure = error.failure();
+                    shared.breaker.explain(&error.to_string());
+                    said.failed(shared, failure);
+                    next = Instant::now() + jittered(failure.delay(failures));
+                    failures += 1;
+                }
             }
         }
     }
+}
+
+/// Replicas that lost Redis together must not come back together.
+fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(rand::random_range(0.5..1.0))
 }
 
 /// Connections to a Redis that takes writes within `patience`, and the replicas of Tollgate on it.

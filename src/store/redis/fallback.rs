@@ -123,6 +123,7 @@ fn share(limit: &Limit, replicas: u32) -> Limit {
     [count, rounder, 1]
         .into_iter()
         .find_map(|count| Limit::new(count, limit.period(), kind).ok())
+        .map(|share| share.in_zone_of(limit))
         .unwrap_or_else(|| limit.clone())
 }
 

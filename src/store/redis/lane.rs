@@ -38,6 +38,9 @@ const MOST_TURNS: usize = 4;
 /// A batch ends with the take that brings it to so many items: a long script blocks Redis for everyone.
 const BATCH_ITEMS: usize = 1_024;
 
+/// How often a batch is sent whose time zones need to know where Redis' clock is: its first refusal tells.
+const CLOCKS: usize = 3;
+
 /// How long a batch that tripped the breaker may still be answered, and how many such batches a lane keeps.
 const LATE: Duration = Duration::from_secs(10);
 const LATE_BATCHES: usize = 4;
@@ -222,7 +225,8 @@ async fn send(
         late.spawn(async move {
             for (batch, call) in unanswered {
                 if let Ok(answer) = timeout(LATE, call).await {
-                    batch.settle(&shared, generation, answer);
+                    let unasked = batch.settle(&shared, generation, answer);
+                    give_up(&shared, unasked);
                 }
             }
         });
@@ -238,19 +242,31 @@ async fn exchange(
     jobs: Vec<Job>,
 ) -> Option<(Batch, Call)> {
     let asking = jobs.iter().any(|job| job.way.asking);
-    let batch = Batch::new(shared, jobs);
-    let connection = wires.connections[index].clone();
-    let mut call: Call = Box::pin(call(connection, batch.command.clone(), asking));
-    match timeout(shared.patience(), &mut call).await {
-        Ok(answer) => {
-            batch.settle(shared, wires.generation, answer);
-            None
+    let mut jobs = jobs;
+    for _ in 0..CLOCKS {
+        let batch = Batch::new(shared, jobs);
+        let connection = wires.connections[index].clone();
+        let mut call: Call = Box::pin(call(connection, batch.command.clone(), asking));
+        match timeout(shared.patience(), &mut call).await {
+            Ok(answer) => match batch.settle(shared, wires.generation, answer) {
+                unasked if unasked.is_empty() => return None,
+                unasked => jobs = unasked,
+            },
+            Err(_) => {
+                let reason = format!("no answer within {:?}", shared.patience());
+                shared.trip(wires.generation, &reason);
+                return Some((batch, call));
+            }
         }
-        Err(_) => {
-            let reason = format!("no answer within {:?}", shared.patience());
-            shared.trip(wires.generation, &reason);
-            Some((batch, call))
-        }
+    }
+    give_up(shared, jobs);
+    None
+}
+
+/// Tells those who wait that Redis' clock was never where it was thought to be.
+fn give_up(shared: &Shared, jobs: Vec<Job>) {
+    for job in jobs {
+        shared.not_sent(job, &Undecided::Failed(shared.without_time()));
     }
 }
 
@@ -284,7 +300,7 @@ struct Batch {
 
 impl Batch {
     fn new(shared: &Shared, jobs: Vec<Job>) -> Self {
-        let request = Request::encode(&wanted(&jobs));
+        let request = Request::encode(&wanted(&jobs), || shared.redis_time());
         let mut command = redis::cmd("EVALSHA");
         command
             .arg(script().script.get_hash())
@@ -297,6 +313,9 @@ impl Batch {
             None => command.arg(""),
         };
         command.arg(&request.payload[..]);
+        for bound in request.holds.iter().flatten() {
+            command.arg(bound.as_micros());
+        }
         shared.stats.batch_size.observe(jobs.len() as u64);
         shared.stats.script_calls.fetch_add(1, Relaxed);
         Self {
@@ -307,9 +326,15 @@ impl Batch {
         }
     }
 
-    /// Answers everyone.
-    fn settle(self, shared: &Shared, generation: u64, answer: Result<Value, RedisError>) {
+    /// Answers everyone. What comes back must be asked again: Redis' clock was elsewhere than thought, and nothing was taken.
+    fn settle(
+        self,
+        shared: &Shared,
+        generation: u64,
+        answer: Result<Value, RedisError>,
+    ) -> Vec<Job> {
         match answer {
+            Ok(value) if self.was_outside(shared, &value) => return self.jobs,
             Ok(value) => self.answered(shared, generation, value),
             Err(error) => {
                 let undecided = shared.undecided(generation, &error);
@@ -318,6 +343,19 @@ impl Batch {
                 }
             }
         }
+        Vec::new()
+    }
+
+    /// Whether Redis' clock was elsewhere than thought, which is remembered.
+    fn was_outside(&self, shared: &Shared, value: &Value) -> bool {
+        let now = match value {
+            Value::BulkString(reply) => self.request.outside(reply),
+            _ => None,
+        };
+        if let Some(now) = now {
+            shared.learn_time(now);
+        }
+        now.is_some()
     }
 
     fn answered(self, shared: &Shared, generation: u64, value: Value) {

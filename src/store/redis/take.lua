@@ -1,6 +1,8 @@
 -- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch.
 -- ARGV[1]  time in microseconds since the epoch, or "" for Redis TIME (tests pass a time; production passes "")
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
+-- ARGV[3]  and ARGV[4], if the limits of time zones are in the batch: from when, and before when, their bounds hold; at another
+--          time nothing is done, and the reply is now alone
 -- returns  one flat MessagePack array of integers: now, then per take: admitted, then per item: fits (+2 if its bucket is as
 --          last told in this reply), if it is independent what its bucket held then, and unless told already its bucket
 --          after the decision; for a usual take admitted + 2, then its bucket
@@ -31,6 +33,7 @@ if ARGV[1] == "" then
 else
   now = tonumber(ARGV[1])
 end
+if ARGV[3] and (now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4])) then return pack_numbers({ now }) end
 
 local values = {}
 for first = 1, #KEYS, 1000 do
@@ -216,8 +219,12 @@ local function open_books()
   local function start_of_period(limit)
     local start = starts[limit]
     if start then return start end
-    local months, length, anchor = data[limit + 2], data[limit + 3], data[limit + 4]
-    if months > 0 then
+    local months, length, anchor, bounds = data[limit + 2], data[limit + 3], data[limit + 4], data[limit + 6]
+    if bounds > 0 then
+      -- Now lies before the last of them.
+      while data[bounds + 1] <= now do bounds = bounds + 1 end
+      start = data[bounds]
+    elseif months > 0 then
       local month = months_since_epoch((now - now % DAY_US) / DAY_US)
       start = first_of_month(month - month % months) * DAY_US
     elseif now < anchor then

@@ -1,44 +1,69 @@
-//! Keys in Redis: a hash of records, a version, and which keys changed lately. Secrets are not among them.
+//! A table in Redis: a hash of records, a version, and which records changed lately; and the audit log beside it.
 //!
 //! A replica asks for the version several times a second and reads what changed; where that is not known any more, or the
 //! history is another (a Redis restored or failed over), it reads everything again.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, marker::PhantomData, time::Duration};
 
 use ::redis::{Cmd, FromRedisValue, RedisError, Script, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::KeyStoreError;
-use crate::{
-    keys::{Change, KeyRecord, KeyTable, TableEditor},
-    store::redis::RedisUrl,
-};
+use super::{Edit, Entry, HomeError, Kind, Record, Table, audit::MOST_ENTRIES};
+use crate::{keys::Change, store::redis::RedisUrl};
 
-/// One slot of a cluster holds all three.
-const RECORDS: &str = "tollgate:{api-keys}:1:records";
-const META: &str = "tollgate:{api-keys}:1:meta";
-const CHANGED: &str = "tollgate:{api-keys}:1:changed";
+/// How all keys begin: one slot of a cluster holds them all, so that a change and its audit entry are written in one step.
+const PREFIX: &str = "tollgate:{api-keys}:1:";
+
+/// The stream of audit entries.
+pub(super) const AUDIT: &str = "tollgate:{api-keys}:1:audit";
 
 /// The version of the format that this build writes, and the only one it reads.
 const FORMAT: &str = "1";
 
-/// Changes that a replica may have missed before it reads all keys again.
+/// Changes that a replica may have missed before it reads all records again.
 const KEPT_CHANGES: usize = 10_000;
 
-/// Keys read at a time.
+/// Records read at a time.
 const PAGE: usize = 1_000;
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Keys in Redis.
+/// A table in Redis.
 #[derive(Debug)]
-pub struct RedisKeys {
-    url: RedisUrl,
-    connection: Option<Connection>,
+pub struct RedisHome<T> {
+    link: Link,
     script: Script,
+    names: Names,
     /// The stamp of the version that was read last.
     stamp: String,
+    table: PhantomData<fn() -> T>,
+}
+
+/// The keys of one table.
+#[derive(Debug)]
+struct Names {
+    records: String,
+    meta: String,
+    changed: String,
+}
+
+impl Names {
+    fn of(kind: Kind) -> Self {
+        let name = |last: &str| format!("{PREFIX}{}{last}", kind.in_redis);
+        Self {
+            records: name("records"),
+            meta: name("meta"),
+            changed: name("changed"),
+        }
+    }
+}
+
+/// A Redis, and the connection to it while there is one.
+#[derive(Debug)]
+pub(super) struct Link {
+    url: RedisUrl,
+    connection: Option<Connection>,
 }
 
 struct Connection(MultiplexedConnection);
@@ -56,19 +81,20 @@ struct Meta {
     floor: u64,
 }
 
-impl RedisKeys {
-    /// Keys in the Redis of that URL. Connects to nothing yet.
+impl<T: Table> RedisHome<T> {
+    /// A table in the Redis of that URL. Connects to nothing yet.
     pub fn new(url: RedisUrl) -> Self {
         Self {
-            url,
-            connection: None,
-            script: Script::new(include_str!("keys.lua")),
+            link: Link::new(url),
+            script: Script::new(include_str!("change.lua")),
+            names: Names::of(T::KIND),
             stamp: String::new(),
+            table: PhantomData,
         }
     }
 
-    /// As [`KeyStore::refresh`](super::KeyStore::refresh).
-    pub async fn refresh(&mut self, table: &KeyTable) -> Result<Option<KeyTable>, KeyStoreError> {
+    /// As [`Home::refresh`](super::Home::refresh).
+    pub async fn refresh(&mut self, table: &T) -> Result<Option<T>, HomeError> {
         let meta = self.meta().await?;
         if meta.version == table.version() && meta.stamp == self.stamp {
             return Ok(None);
@@ -77,29 +103,33 @@ impl RedisKeys {
             && table.version() < meta.version
             && !self.stamp.is_empty();
         let new = match known {
-            true => self.changed_since(table.version(), table.edit()).await?,
+            true => self.changed_since(table.version(), table.editor()).await?,
             false => self.all().await?,
         };
         self.stamp = meta.stamp;
         Ok(Some(new.finish(meta.version)))
     }
 
-    /// As [`KeyStore::append`](super::KeyStore::append).
+    /// As [`Home::append`](super::Home::append).
     pub async fn append(
         &mut self,
-        table: &KeyTable,
-        changes: &[Change],
-    ) -> Result<(), KeyStoreError> {
-        let mut connection = self.connect().await?;
+        table: &T,
+        changes: &[Change<T::Record>],
+        entry: &Entry,
+    ) -> Result<(), HomeError> {
+        let mut connection = self.link.connect().await?;
         let stamp = format!("{:016x}", rand::random::<u64>());
-        let mut call = self.script.key(RECORDS);
-        call.key(META).key(CHANGED);
+        let mut call = self.script.key(&self.names.records);
+        call.key(&self.names.meta)
+            .key(&self.names.changed)
+            .key(AUDIT);
         call.arg(table.version()).arg(stamp).arg(KEPT_CHANGES);
+        call.arg(entry.json()).arg(MOST_ENTRIES);
         for change in changes {
             match change {
                 Change::Put(record) => {
                     let json = serde_json::to_string(record).expect("texts and numbers only");
-                    call.arg(&record.id).arg(json);
+                    call.arg(record.key()).arg(json);
                 }
                 Change::Remove(id) => {
                     call.arg(id).arg("");
@@ -110,20 +140,26 @@ impl RedisKeys {
         drop(call);
         match answer {
             Ok(Ok(1)) => Ok(()),
-            Ok(Ok(_)) => Err(KeyStoreError::Stale),
-            Ok(Err(error)) if !error.is_io_error() => Err(self.failed(&error)),
-            Ok(Err(error)) => Err(self.unsure(reason(&error))),
-            Err(_) => Err(self.unsure(format!("waited {PATIENCE:?}"))),
+            Ok(Ok(_)) => {
+                let what = T::KIND.what;
+                Err(HomeError::Stale { what })
+            }
+            Ok(Err(error)) if !error.is_io_error() => Err(self.link.failed(&error)),
+            Ok(Err(error)) => Err(self.link.unsure(reason(&error))),
+            Err(_) => Err(self.link.unsure(format!("waited {PATIENCE:?}"))),
         }
     }
 
-    async fn meta(&mut self) -> Result<Meta, KeyStoreError> {
+    async fn meta(&mut self) -> Result<Meta, HomeError> {
         let mut command = ::redis::cmd("HGETALL");
-        let mut fields: HashMap<String, String> = self.ask(command.arg(META)).await?;
+        let mut fields: HashMap<String, String> =
+            self.link.ask(command.arg(&self.names.meta)).await?;
         if let Some(format) = fields.get("format").filter(|format| *format != FORMAT) {
-            let reason =
-                format!("its API keys have format {format}, and this build reads {FORMAT}");
-            return Err(self.unfit(reason));
+            let reason = format!(
+                "its {} have format {format}, and this build reads {FORMAT}",
+                T::KIND.what
+            );
+            return Err(self.link.unfit(reason));
         }
         let number = |name: &str| {
             fields
@@ -143,14 +179,17 @@ impl RedisKeys {
     async fn changed_since(
         &mut self,
         version: u64,
-        mut editor: TableEditor,
-    ) -> Result<TableEditor, KeyStoreError> {
+        mut editor: T::Editor,
+    ) -> Result<T::Editor, HomeError> {
         let mut command = ::redis::cmd("ZRANGEBYSCORE");
-        command.arg(CHANGED).arg(version).arg("+inf");
-        let ids: Vec<String> = self.ask(&command).await?;
+        command.arg(&self.names.changed).arg(version).arg("+inf");
+        let ids: Vec<String> = self.link.ask(&command).await?;
         for page in ids.chunks(PAGE) {
             let mut command = ::redis::cmd("HMGET");
-            let records: Vec<Option<String>> = self.ask(command.arg(RECORDS).arg(page)).await?;
+            let records: Vec<Option<String>> = self
+                .link
+                .ask(command.arg(&self.names.records).arg(page))
+                .await?;
             for (id, record) in page.iter().zip(records) {
                 let change = match record {
                     Some(json) => Change::Put(self.record(id, &json)?),
@@ -162,15 +201,19 @@ impl RedisKeys {
         Ok(editor)
     }
 
-    /// All keys, a page at a time, so that Redis goes on deciding meanwhile. What changes during that is read once more.
-    async fn all(&mut self) -> Result<TableEditor, KeyStoreError> {
+    /// All records, a page at a time, so that Redis goes on deciding meanwhile. What changes during that is read once more.
+    async fn all(&mut self) -> Result<T::Editor, HomeError> {
         let before = self.meta().await?.version;
-        let mut editor = KeyTable::default().edit();
+        let mut editor = T::default().editor();
         let mut cursor = 0_u64;
         loop {
             let mut command = ::redis::cmd("HSCAN");
-            command.arg(RECORDS).arg(cursor).arg("COUNT").arg(PAGE);
-            let (next, page): (u64, Vec<(String, String)>) = self.ask(&command).await?;
+            command
+                .arg(&self.names.records)
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(PAGE);
+            let (next, page): (u64, Vec<(String, String)>) = self.link.ask(&command).await?;
             for (id, json) in page {
                 editor.apply(Change::Put(self.record(&id, &json)?));
             }
@@ -182,19 +225,33 @@ impl RedisKeys {
         self.changed_since(before, editor).await
     }
 
-    fn record(&self, id: &str, json: &str) -> Result<KeyRecord, KeyStoreError> {
-        let unfit =
-            |reason: String| self.unfit(format!("the record of API key `{id}` is none: {reason}"));
-        let record: KeyRecord =
+    fn record(&self, id: &str, json: &str) -> Result<T::Record, HomeError> {
+        let unfit = |reason: String| {
+            self.link.unfit(format!(
+                "of its {}, the record `{id}` is none: {reason}",
+                T::KIND.what
+            ))
+        };
+        let record: T::Record =
             serde_json::from_str(json).map_err(|error| unfit(error.to_string()))?;
-        record.check().map_err(|error| unfit(error.to_string()))?;
-        match record.id == id {
+        record.valid().map_err(unfit)?;
+        match record.key() == id {
             true => Ok(record),
             false => Err(unfit("it has another id".to_owned())),
         }
     }
+}
 
-    async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, KeyStoreError> {
+impl Link {
+    /// Connects to nothing yet.
+    pub fn new(url: RedisUrl) -> Self {
+        Self {
+            url,
+            connection: None,
+        }
+    }
+
+    pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, HomeError> {
         let mut connection = self.connect().await?;
         match timeout(PATIENCE, command.query_async(&mut connection)).await {
             Ok(answer) => answer.map_err(|error| self.failed(&error)),
@@ -205,11 +262,11 @@ impl RedisKeys {
         }
     }
 
-    async fn connect(&mut self) -> Result<MultiplexedConnection, KeyStoreError> {
+    async fn connect(&mut self) -> Result<MultiplexedConnection, HomeError> {
         if let Some(Connection(connection)) = &self.connection {
             return Ok(connection.clone());
         }
-        match timeout(PATIENCE, self.url.connect(RECORDS)).await {
+        match timeout(PATIENCE, self.url.connect(AUDIT)).await {
             Ok(Ok(connection)) => {
                 self.connection = Some(Connection(connection.clone()));
                 Ok(connection)
@@ -220,21 +277,21 @@ impl RedisKeys {
     }
 
     /// The next question dials anew: after a failover this node may be the wrong one.
-    fn failed(&mut self, error: &RedisError) -> KeyStoreError {
+    fn failed(&mut self, error: &RedisError) -> HomeError {
         self.connection = None;
         self.unfit(reason(error))
     }
 
-    fn unsure(&mut self, reason: String) -> KeyStoreError {
+    fn unsure(&mut self, reason: String) -> HomeError {
         self.connection = None;
-        KeyStoreError::Unsure {
+        HomeError::Unsure {
             node: self.url.to_string(),
             reason,
         }
     }
 
-    fn unfit(&self, reason: String) -> KeyStoreError {
-        KeyStoreError::Redis {
+    fn unfit(&self, reason: String) -> HomeError {
+        HomeError::Redis {
             node: self.url.to_string(),
             reason,
         }

@@ -1,4 +1,4 @@
-//! Keys in a state directory: `api-keys.log`, to which changes are appended.
+//! A table in a state directory: `api-keys.log`, to which changes are appended, and others like it.
 //!
 //! A line is a CRC-32 and JSON. The first says what the file is, each further one holds changes that came together. A writer
 //! holds a lock, and says yes after fsync. A last line without an end is a change that nobody was told of: readers wait for
@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read as _, Seek, SeekFrom, Write},
+    marker::PhantomData,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread::sleep,
@@ -16,11 +17,8 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::KeyStoreError;
-use crate::keys::{Change, KeyTable};
-
-/// What the first line says.
-const MAGIC: &str = "tollgate api keys";
+use super::{AuditLog, Edit, Entry, HomeError, Kind, Record, Table};
+use crate::keys::Change;
 
 /// The version of the format that this build writes, and the only one it reads.
 const FORMAT: u32 = 1;
@@ -28,20 +26,23 @@ const FORMAT: u32 = 1;
 /// Longest wait for the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Changes in a file that are outdated, beyond the number of keys, before it is written anew.
-const SLACK: u64 = 1_000;
-
-/// Keys on a line of a file that is written anew.
-const KEYS_ON_A_LINE: usize = 256;
+/// Records on a line of a file that is written anew.
+const RECORDS_ON_A_LINE: usize = 256;
 
 /// Longest line in bytes: a reader takes no more into memory.
 const LONGEST_LINE: u64 = 1 << 30;
 
-/// Keys in a state directory.
+/// A table in a state directory.
 #[derive(Debug)]
-pub struct FolderKeys {
+pub struct FolderHome<T> {
     folder: PathBuf,
     cursor: Option<Cursor>,
+    table: PhantomData<fn() -> T>,
+}
+
+/// What the first line says.
+fn magic(kind: Kind) -> String {
+    format!("tollgate {}", kind.file.replace('-', " "))
 }
 
 /// How far the file was read.
@@ -70,28 +71,29 @@ struct Line<C> {
     changes: C,
 }
 
-impl FolderKeys {
-    /// Keys in `folder`, which may not be there yet. Nothing is read.
+impl<T: Table> FolderHome<T> {
+    /// A table in `folder`, which may not be there yet. Nothing is read.
     pub fn new(folder: PathBuf) -> Self {
         Self {
             folder,
             cursor: None,
+            table: PhantomData,
         }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join("api-keys.log")
+        self.folder.join(format!("{}.log", T::KIND.file))
     }
 
-    /// As [`KeyStore::refresh`](super::KeyStore::refresh).
-    pub fn refresh(&mut self, table: &KeyTable) -> Result<Option<KeyTable>, KeyStoreError> {
+    /// As [`Home::refresh`](super::Home::refresh).
+    pub fn refresh(&mut self, table: &T) -> Result<Option<T>, HomeError> {
         let path = self.path();
         let failed = |source| file_error(&path, source);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.cursor = None;
-                return Ok((table.version() > 0).then(KeyTable::default));
+                return Ok((table.version() > 0).then(T::default));
             }
             Err(error) => return Err(failed(error)),
         };
@@ -106,7 +108,7 @@ impl FolderKeys {
         if known.is_some_and(|cursor| cursor.offset == metadata.len()) {
             return Ok(None);
         }
-        let empty = KeyTable::default();
+        let empty = T::default();
         let (base, start) = match known {
             Some(cursor) => (table, Some(cursor)),
             None => (&empty, None),
@@ -117,15 +119,21 @@ impl FolderKeys {
         Ok(changed.then_some(new))
     }
 
-    /// As [`KeyStore::append`](super::KeyStore::append).
-    pub fn append(&mut self, table: &KeyTable, changes: &[Change]) -> Result<(), KeyStoreError> {
-        let _lock = self.lock()?;
+    /// As [`Home::append`](super::Home::append).
+    pub fn append(
+        &mut self,
+        table: &T,
+        changes: &[Change<T::Record>],
+        entry: &Entry,
+    ) -> Result<(), HomeError> {
+        let _lock = lock(&self.folder, T::KIND.file)?;
         if self.refresh(table)?.is_some() {
             // What the cursor has read is not in the caller's table.
             self.cursor = None;
-            return Err(KeyStoreError::Stale);
+            let what = T::KIND.what;
+            return Err(HomeError::Stale { what });
         }
-        let outdated = |cursor: Cursor| cursor.changes > table.len() as u64 * 2 + SLACK;
+        let outdated = |cursor: Cursor| cursor.changes > table.count() as u64 * 2 + T::KIND.slack;
         match self.cursor {
             Some(cursor) if !outdated(cursor) => {}
             _ => self.write_anew(table)?,
@@ -136,43 +144,17 @@ impl FolderKeys {
             version: table.version() + 1,
             changes,
         };
+        // First: a crash in between leaves an entry of a change that was not made, never a change without one.
+        AuditLog::append_to(&self.folder, entry)?;
         append_line(&path, cursor.offset, &line).map_err(|source| file_error(&path, source))
     }
 
-    fn lock(&self) -> Result<Flock<File>, KeyStoreError> {
-        let path = self.folder.join("api-keys.lock");
-        let failed = |source| file_error(&path, source);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.folder)
-            .map_err(|source| file_error(&self.folder, source))?;
-        let mut file = private()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        let end = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((_, error)) if error != nix::errno::Errno::EWOULDBLOCK => {
-                    return Err(failed(error.into()));
-                }
-                Err(_) if Instant::now() > end => {
-                    let path = path.display().to_string();
-                    return Err(KeyStoreError::Locked { path });
-                }
-                Err((unlocked, _)) => file = unlocked,
-            }
-            sleep(Duration::from_millis(10));
-        }
-    }
-
     /// Puts a file in place that holds `table` and nothing that is outdated.
-    fn write_anew(&mut self, table: &KeyTable) -> Result<(), KeyStoreError> {
-        let (path, draft) = (self.path(), self.folder.join(".api-keys.draft"));
+    fn write_anew(&mut self, table: &T) -> Result<(), HomeError> {
+        let (path, draft) = (
+            self.path(),
+            self.folder.join(format!(".{}.draft", T::KIND.file)),
+        );
         let write = || -> io::Result<()> {
             let file = private()
                 .write(true)
@@ -182,14 +164,14 @@ impl FolderKeys {
             let mut writer = io::BufWriter::new(file);
             let version = table.version();
             let header = Header {
-                file: MAGIC.to_owned(),
+                file: magic(T::KIND),
                 format: FORMAT,
                 version,
             };
             writer.write_all(&framed(&header)?)?;
-            let mut keys = table.iter().map(|key| Change::Put(key.record())).peekable();
-            while keys.peek().is_some() {
-                let changes: Vec<_> = keys.by_ref().take(KEYS_ON_A_LINE).collect();
+            let mut records = table.records().map(Change::Put).peekable();
+            while records.peek().is_some() {
+                let changes: Vec<_> = records.by_ref().take(RECORDS_ON_A_LINE).collect();
                 writer.write_all(&framed(&Line { version, changes })?)?;
             }
             writer
@@ -204,11 +186,43 @@ impl FolderKeys {
         self.cursor = Some(Cursor {
             inode: (metadata.dev(), metadata.ino()),
             offset: metadata.len(),
-            line: 1 + table.len().div_ceil(KEYS_ON_A_LINE) as u64,
+            line: 1 + table.count().div_ceil(RECORDS_ON_A_LINE) as u64,
             version: table.version(),
-            changes: table.len() as u64,
+            changes: table.count() as u64,
         });
         Ok(())
+    }
+}
+
+/// Waits for the lock of one of the files of a state directory, which is made if it is not there.
+pub(super) fn lock(folder: &Path, file: &str) -> Result<Flock<File>, HomeError> {
+    let path = folder.join(format!("{file}.lock"));
+    let failed = |source| file_error(&path, source);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| file_error(folder, source))?;
+    let mut file = private()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(failed)?;
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, error)) if error != nix::errno::Errno::EWOULDBLOCK => {
+                return Err(failed(error.into()));
+            }
+            Err(_) if Instant::now() > end => {
+                let path = path.display().to_string();
+                return Err(HomeError::Locked { path });
+            }
+            Err((unlocked, _)) => file = unlocked,
+        }
+        sleep(Duration::from_millis(10));
     }
 }
 
@@ -239,29 +253,30 @@ pub(crate) fn framed(content: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
 }
 
-fn file_error(path: &Path, source: io::Error) -> KeyStoreError {
-    KeyStoreError::File {
+pub(super) fn file_error(path: &Path, source: io::Error) -> HomeError {
+    HomeError::File {
         path: path.display().to_string(),
         source,
     }
 }
 
 /// The lines of a file from a place on.
-struct Reading<'p> {
+struct Reading<'p, T> {
     path: &'p Path,
     reader: BufReader<File>,
     at: Cursor,
-    /// The version of the header, whose keys may stand on several lines.
+    /// The version of the header, whose records may stand on several lines.
     header: Option<u64>,
+    table: PhantomData<T>,
 }
 
-impl<'p> Reading<'p> {
+impl<'p, T: Table> Reading<'p, T> {
     fn new(
         path: &'p Path,
         mut file: File,
         inode: (u64, u64),
         start: Option<Cursor>,
-    ) -> Result<Self, KeyStoreError> {
+    ) -> Result<Self, HomeError> {
         let at = start.unwrap_or(Cursor {
             inode,
             offset: 0,
@@ -276,6 +291,7 @@ impl<'p> Reading<'p> {
             reader: BufReader::new(file),
             at,
             header: None,
+            table: PhantomData,
         };
         if start.is_none() {
             reading.header()?;
@@ -283,20 +299,21 @@ impl<'p> Reading<'p> {
         Ok(reading)
     }
 
-    fn header(&mut self) -> Result<(), KeyStoreError> {
+    fn header(&mut self) -> Result<(), HomeError> {
         let mut line = Vec::new();
         let failed = |source| file_error(self.path, source);
         let read = (&mut self.reader).take(1_024).read_until(b'\n', &mut line);
         self.at.offset = read.map_err(failed)? as u64;
         self.at.line = 1;
-        let foreign = |reason: &str| KeyStoreError::Foreign {
+        let foreign = |reason: &str| HomeError::Foreign {
             path: self.path.display().to_string(),
+            what: T::KIND.what,
             reason: reason.to_owned(),
         };
         let json = unframed(&line).map_err(|_| foreign("its first line is not that of one"))?;
         let header: Header = serde_json::from_slice(json)
             .map_err(|_| foreign("its first line is not that of one"))?;
-        if header.file != MAGIC {
+        if header.file != magic(T::KIND) {
             return Err(foreign("it says that it is something else"));
         }
         if header.format != FORMAT {
@@ -311,15 +328,13 @@ impl<'p> Reading<'p> {
         Ok(())
     }
 
-    fn read(mut self, base: &KeyTable) -> Result<(KeyTable, Cursor), KeyStoreError> {
-        let mut editor = base.edit();
+    fn read(mut self, base: &T) -> Result<(T, Cursor), HomeError> {
+        let mut editor = base.editor();
         while let Some(line) = self.line()? {
             self.at.changes += line.changes.len() as u64;
             for change in line.changes {
                 if let Change::Put(record) = &change {
-                    record
-                        .check()
-                        .map_err(|error| self.damaged(error.to_string()))?;
+                    record.valid().map_err(|reason| self.damaged(reason))?;
                 }
                 editor.apply(change);
             }
@@ -328,7 +343,7 @@ impl<'p> Reading<'p> {
     }
 
     /// The next whole line, or none at the end and before a line that has none.
-    fn line(&mut self) -> Result<Option<Line<Vec<Change>>>, KeyStoreError> {
+    fn line(&mut self) -> Result<Option<Line<Vec<Change<T::Record>>>>, HomeError> {
         let mut text = Vec::new();
         let read = (&mut self.reader)
             .take(LONGEST_LINE)
@@ -339,7 +354,7 @@ impl<'p> Reading<'p> {
         }
         self.at.line += 1;
         let json = unframed(&text).map_err(|reason| self.damaged(reason.to_owned()))?;
-        let line: Line<Vec<Change>> =
+        let line: Line<Vec<Change<T::Record>>> =
             serde_json::from_slice(json).map_err(|error| self.damaged(error.to_string()))?;
         let goes_on = line.version == self.at.version + 1;
         if !goes_on && Some(line.version) != self.header {
@@ -354,10 +369,11 @@ impl<'p> Reading<'p> {
         Ok(Some(line))
     }
 
-    fn damaged(&self, reason: String) -> KeyStoreError {
-        KeyStoreError::Damaged {
+    fn damaged(&self, reason: String) -> HomeError {
+        HomeError::Damaged {
             path: self.path.display().to_string(),
             line: self.at.line,
+            what: T::KIND.what,
             reason,
         }
     }
@@ -377,7 +393,10 @@ pub(crate) fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::KeyRecord;
+    use crate::{
+        home::Actor,
+        keys::{KeyRecord, KeyTable},
+    };
 
     fn record(id: &str) -> Change {
         Change::Put(KeyRecord {
@@ -386,30 +405,34 @@ mod tests {
         })
     }
 
+    fn entry() -> Entry {
+        Entry::new(&Actor::new("test"), "key.test", "a")
+    }
+
     /// A home and the table of it that was read last.
     struct Kept {
-        home: FolderKeys,
+        home: FolderHome<KeyTable>,
         table: KeyTable,
     }
 
     impl Kept {
         fn new(folder: &Path) -> Self {
             Self {
-                home: FolderKeys::new(folder.to_owned()),
+                home: FolderHome::new(folder.to_owned()),
                 table: KeyTable::default(),
             }
         }
 
-        fn read(&mut self) -> Result<usize, KeyStoreError> {
+        fn read(&mut self) -> Result<usize, HomeError> {
             if let Some(new) = self.home.refresh(&self.table)? {
                 self.table = new;
             }
             Ok(self.table.len())
         }
 
-        fn add(&mut self, change: Change) -> Result<(), KeyStoreError> {
+        fn add(&mut self, change: Change) -> Result<(), HomeError> {
             self.read()?;
-            self.home.append(&self.table, &[change])
+            self.home.append(&self.table, &[change], &entry())
         }
     }
 
@@ -419,8 +442,8 @@ mod tests {
         let (mut one, mut other) = (Kept::new(folder.path()), Kept::new(folder.path()));
         assert_eq!(other.read().unwrap(), 0);
         one.add(record("a")).unwrap();
-        let unread = other.home.append(&other.table, &[record("b")]);
-        assert!(matches!(unread, Err(KeyStoreError::Stale)), "{unread:?}");
+        let unread = other.home.append(&other.table, &[record("b")], &entry());
+        assert!(matches!(unread, Err(HomeError::Stale { .. })), "{unread:?}");
         other.add(record("b")).unwrap();
         one.add(Change::Remove("a".to_owned())).unwrap();
         assert_eq!((one.read().unwrap(), other.read().unwrap()), (1, 1));
@@ -467,7 +490,7 @@ mod tests {
             fs::write(&path, &damaged).unwrap();
             let error = Kept::new(folder.path()).read().unwrap_err();
             assert!(
-                matches!(error, KeyStoreError::Damaged { .. }),
+                matches!(error, HomeError::Damaged { .. }),
                 "{place}: {error}"
             );
             assert!(
@@ -488,7 +511,7 @@ mod tests {
     #[test]
     fn a_file_of_somebody_else_is_refused_and_left_alone() {
         let newer = framed(&Header {
-            file: MAGIC.to_owned(),
+            file: magic(KeyTable::KIND),
             format: 2,
             version: 0,
         });
@@ -515,7 +538,7 @@ mod tests {
         reader.read().unwrap();
         let batch: Vec<_> = (0..1_500).map(|_| record("a")).collect();
         writer.read().unwrap();
-        writer.home.append(&writer.table, &batch).unwrap();
+        writer.home.append(&writer.table, &batch, &entry()).unwrap();
         let long = fs::metadata(writer.home.path()).unwrap().len();
         writer.add(record("b")).unwrap();
         assert!(fs::metadata(writer.home.path()).unwrap().len() < long / 100);

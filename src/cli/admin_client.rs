@@ -1,0 +1,96 @@
+//! How commands reach the admin API of a running service.
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use clap::Args;
+use tonic::{
+    Request,
+    metadata::AsciiMetadataValue,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+/// Where the admin API is, and what opens it.
+#[derive(Debug, Clone, Args)]
+pub struct AdminClientArgs {
+    /// Admin API of a running service, for buckets that are not in Redis [default: http://127.0.0.1:8082]
+    #[arg(long, value_name = "URL", env = "TOLLGATE_ADMIN")]
+    admin: Option<String>,
+    /// File that holds a token of it; or TOLLGATE_ADMIN_TOKEN holds it
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// Authorities (PEM) of its certificate
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_ADMIN_CA")]
+    admin_ca: Option<PathBuf>,
+    /// Client certificate (PEM) to show there
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOLLGATE_ADMIN_CERT",
+        requires = "admin_key"
+    )]
+    admin_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TOLLGATE_ADMIN_KEY",
+        requires = "admin_cert"
+    )]
+    admin_key: Option<PathBuf>,
+}
+
+/// Longest wait for a connection, and for an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl AdminClientArgs {
+    /// Whether a service is named.
+    pub fn named(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// A connection.
+    pub async fn connect(&self) -> Result<Channel, String> {
+        let url = self.admin.as_deref().unwrap_or("http://127.0.0.1:8082");
+        let failed = |error: tonic::transport::Error| {
+            format!("the admin API at {url}: {}", super::chain(&error))
+        };
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(failed)?
+            .connect_timeout(PATIENCE)
+            .timeout(PATIENCE);
+        if url.starts_with("https:") {
+            endpoint = endpoint.tls_config(self.tls()?).map_err(failed)?;
+        }
+        endpoint.connect().await.map_err(failed)
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, String> {
+        let read =
+            |path: &PathBuf| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let mut tls = ClientTlsConfig::new();
+        if let Some(ca) = &self.admin_ca {
+            tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
+        }
+        if let (Some(cert), Some(key)) = (&self.admin_cert, &self.admin_key) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        Ok(tls)
+    }
+
+    /// A call with the token, if there is one. Of several the first is taken.
+    pub fn request<T>(&self, message: T) -> Result<Request<T>, String> {
+        let text = match &self.admin_token_file {
+            Some(file) => fs::read_to_string(file)
+                .map_err(|error| format!("--admin-token-file: {}: {error}", file.display()))?,
+            None => env::var("TOLLGATE_ADMIN_TOKEN").unwrap_or_default(),
+        };
+        let mut request = Request::new(message);
+        let first = text.lines().find(|line| !line.trim().is_empty());
+        if let Some(token) = first.and_then(|line| line.split_ascii_whitespace().last()) {
+            let value = format!("Bearer {token}").parse::<AsciiMetadataValue>();
+            let value = value.map_err(|_| "the admin token is none".to_owned())?;
+            request.metadata_mut().insert("authorization", value);
+        }
+        Ok(request)
+    }
+}

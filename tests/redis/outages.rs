@@ -1,0 +1,328 @@
+//! What callers feel of each way in which Redis fails: a `tollgate serve` of its own, real Redis processes, gRPC clients that ask
+//! without a pause. `scripts/faults` makes the table of docs/reliability.md of what is printed here.
+
+mod load;
+mod proxy;
+mod several;
+mod single;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use envoy_types::pb::google::protobuf::UInt64Value;
+use serde_json::json;
+use tokio::time::sleep;
+use tollgate::proto::envoy::service::ratelimit::v3::{
+    RateLimitResponse, rate_limit_response::Code,
+};
+
+use self::load::{KEYS, LIMIT, Load, QUOTA, Told, is_degraded, subject};
+use crate::{
+    common::{Process, Tollgate, ask, client, request, tollgate_command},
+    redis_server::RedisServer,
+};
+
+/// How long an outage lasts. The tests are quick; the script is thorough.
+fn outage() -> Duration {
+    let told = env::var("TOLLGATE_FAULTS_SECONDS").map(|text| text.parse().expect("a number"));
+    Duration::from_secs_f64(told.unwrap_or(0.8))
+}
+
+/// How long a decision waits for Redis: longer in tests, so that a busy machine is no fault.
+fn store_timeout() -> String {
+    env::var("TOLLGATE_FAULTS_STORE_TIMEOUT").unwrap_or_else(|_| "50ms".to_owned())
+}
+
+fn timeout() -> Duration {
+    humantime::parse_duration(&store_timeout()).expect("a time")
+}
+
+/// Another service to be asked, in place of a Tollgate of ours: its address.
+fn target() -> Option<String> {
+    env::var("TOLLGATE_FAULTS_TARGET").ok()
+}
+
+/// Where Redis is expected: any free port, or the one that the target knows.
+fn redis_port() -> u16 {
+    let told = env::var("TOLLGATE_FAULTS_REDIS_PORT").map(|text| text.parse().expect("a port"));
+    told.unwrap_or(0)
+}
+
+/// A Redis that forgets nothing when it is killed: what it has written, the kernel keeps.
+fn durable_redis() -> RedisServer {
+    RedisServer::reserve_at(
+        redis_port(),
+        &["--appendonly", "yes", "--appendfsync", "no"],
+    )
+}
+
+/// What may pass beyond the limits in a fault.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// In buckets of `deny` and `error`: full again once if a failover lost them, else nothing.
+    over: u64,
+    /// Hits that Redis never hears of: those whose answer was lost, and what a failover lost.
+    uncharged: u64,
+}
+
+impl Bounds {
+    /// Redis loses nothing and answers everything it took.
+    const NONE: Self = Self {
+        over: 0,
+        uncharged: 0,
+    };
+
+    /// So many times connections broke, with one take of each client under way.
+    fn broken(times: u64) -> Self {
+        Self {
+            over: 0,
+            uncharged: times,
+        }
+    }
+}
+
+/// A Tollgate on `store`, with more in its environment.
+fn serve(store: &str, environment: &[(&str, &Path)]) -> Tollgate {
+    let mut command = tollgate_command();
+    command.args(["serve", "--config", "tests/redis/outages/plans.yaml"]);
+    command.args([
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+    ]);
+    command.args(["--store", store, "--store-timeout", &store_timeout()]);
+    command.envs(environment.iter().copied());
+    Tollgate::from_process(Process::start(&mut command))
+}
+
+/// Builds a library that changes what the C library tells whoever loads it before that.
+fn preload(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(name).with_extension("so");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(format!("tests/redis/outages/{name}.c"))
+        .status();
+    // Rust itself links by it.
+    assert!(
+        built.is_ok_and(|status| status.success()),
+        "`cc` does not run"
+    );
+    library
+}
+
+/// One fault and its load.
+struct Run {
+    name: &'static str,
+    title: &'static str,
+    ours: Vec<Tollgate>,
+    servers: Vec<String>,
+    load: Load,
+}
+
+impl Run {
+    /// Starts the service on `store`, and the load as soon as Redis decides.
+    async fn start(name: &'static str, title: &'static str, store: &str) -> Self {
+        let run = Self::start_cold(name, title, store, 1).await;
+        run.load.until_exact(Instant::now()).await;
+        run
+    }
+
+    /// Starts the service, so many times, and the load, whether there is a Redis or not.
+    async fn start_cold(
+        name: &'static str,
+        title: &'static str,
+        store: &str,
+        times: usize,
+    ) -> Self {
+        let ours = match target() {
+            Some(_) => Vec::new(),
+            None => (0..times).map(|_| serve(store, &[])).collect(),
+        };
+        Self::of(name, title, ours).await
+    }
+
+    /// The load on what has been started.
+    async fn of(name: &'static str, title: &'static str, ours: Vec<Tollgate>) -> Self {
+        let servers: Vec<_> = match target() {
+            Some(target) => vec![target],
+            None => ours.iter().map(|ours| ours.grpc.clone()).collect(),
+        };
+        let load = Load::start(name, &servers).await;
+        Self {
+            name,
+            title,
+            ours,
+            servers,
+            load,
+        }
+    }
+
+    /// Waits until the fault is felt; of another service it is not known how that shows.
+    async fn feel(&self) {
+        if target().is_none() {
+            self.load.until_degraded().await;
+        }
+    }
+
+    /// Lets the fault be felt, and last.
+    async fn endure(&self) {
+        self.feel().await;
+        sleep(outage()).await;
+    }
+
+    /// Ends the load once Redis, well again since `moment`, decides everything; says and checks what was seen.
+    async fn finish(mut self, moment: Instant, bounds: Bounds) {
+        let back = self.load.until_exact(moment).await;
+        // What was admitted meanwhile comes due.
+        sleep(Duration::from_millis(500)).await;
+        let told = self.load.stop().await;
+        let server = self.servers.pop().expect("one server");
+        let gone = |ours: &mut Tollgate| usize::from(!ours.process.is_running());
+        let row = Row {
+            name: self.name,
+            title: self.title,
+            back,
+            restarts: self.ours.iter_mut().map(gone).sum(),
+            uncharged: uncharged(&server, self.name, &told["quota"]).await,
+            exact: admits_five(&server, self.name).await,
+            told,
+        };
+        row.print();
+        if target().is_none() {
+            row.check(bounds);
+        }
+    }
+}
+
+/// What a fault came to.
+struct Row {
+    name: &'static str,
+    title: &'static str,
+    back: Duration,
+    restarts: usize,
+    uncharged: i64,
+    exact: bool,
+    told: std::collections::HashMap<&'static str, Told>,
+}
+
+impl Row {
+    fn failed(&self) -> u64 {
+        self.told
+            .values()
+            .flat_map(|told| told.failed.values())
+            .sum()
+    }
+
+    /// The longest answer, and the longest of those that need no Redis.
+    fn longest(&self) -> (Duration, Duration) {
+        let limited = self.told.iter().filter(|(rule, _)| **rule != "free");
+        let longest = limited.map(|(_, told)| told.longest).max();
+        (longest.unwrap_or_default(), self.told["free"].longest)
+    }
+
+    fn sum(&self, of: impl Fn(&Told) -> u64) -> u64 {
+        self.told.values().map(of).sum()
+    }
+
+    /// A line for people, and one for the script if it says where.
+    fn print(&self) {
+        let (longest, free) = self.longest();
+        let ms = |time: Duration| time.as_secs_f64() * 1_000.0;
+        let over = |rule: &str| self.told[rule].over();
+        let row = json!({
+            "name": self.name,
+            "title": self.title,
+            "answers": self.sum(|told| told.answers),
+            "degraded": self.sum(|told| told.degraded),
+            "failed": self.failed(),
+            "moved": self.sum(|told| told.moved),
+            "longest_ms": ms(longest),
+            "longest_without_redis_ms": ms(free),
+            "over": { "local": over("local"), "deny": over("deny"), "error": over("error") },
+            "uncharged": self.uncharged,
+            "exact_after_s": self.back.as_secs_f64(),
+            "exact": self.exact,
+            "restarts": self.restarts,
+        });
+        println!("{row}");
+        if let Ok(folder) = env::var("TOLLGATE_FAULTS_ROWS") {
+            let file = Path::new(&folder).join(format!("{}.json", self.name));
+            fs::write(file, row.to_string()).expect("the folder is there");
+        }
+    }
+
+    fn check(&self, bounds: Bounds) {
+        for (rule, told) in &self.told {
+            assert!(told.failed.is_empty(), "{rule}: {:?}", told.failed);
+        }
+        // What the machine does to answers that need no Redis is not Redis' doing.
+        let (longest, free) = self.longest();
+        assert!(longest < Duration::from_millis(250) + free, "{longest:?}");
+        for rule in ["deny", "error"] {
+            let over = self.told[rule].over();
+            assert!(over <= bounds.over * KEYS as u64, "{rule}: {over} over");
+        }
+        // The balance last seen, one replica's share, which is all, and answers that were lost.
+        let over = self.told["local"].over();
+        let most = 2 * LIMIT * KEYS as u64 + bounds.uncharged;
+        assert!(over <= most, "local: {over} over");
+        let uncharged = self.uncharged.unsigned_abs();
+        assert!(
+            uncharged <= bounds.uncharged,
+            "{} uncharged",
+            self.uncharged
+        );
+        assert!(self.exact, "limits are not exact afterwards");
+        assert_eq!(self.restarts, 0);
+        assert!(self.back < Duration::from_secs(1) + free, "{:?}", self.back);
+    }
+}
+
+async fn look(server: &str, rule: &str, subject: &str, hits: u64) -> Option<RateLimitResponse> {
+    let mut question = request("faults", &[&[(rule, subject)]]);
+    question.descriptors[0].hits_addend = Some(UInt64Value { value: hits });
+    let answer = ask(&mut client(server).await, question).await.ok()?;
+    (!is_degraded(&answer)).then_some(answer)
+}
+
+/// Hits of the quota that were admitted and that Redis has not been told of within a few seconds.
+async fn uncharged(server: &str, run: &str, told: &Told) -> i64 {
+    let end = Instant::now() + Duration::from_secs(2);
+    loop {
+        let mut missing = 0;
+        for key in 0..KEYS {
+            let Some(answer) = look(server, "quota", &subject(run, key), 0).await else {
+                continue;
+            };
+            let taken = QUOTA as i64 - i64::from(answer.statuses[0].limit_remaining);
+            missing += told.admitted(key) as i64 - taken;
+        }
+        if missing == 0 || Instant::now() > end {
+            return missing;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Whether a bucket that nobody has used admits what it holds, and no more.
+async fn admits_five(server: &str, run: &str) -> bool {
+    for attempt in 0..10 {
+        let subject = format!("{run}-{attempt}");
+        let mut admitted = Vec::new();
+        for _ in 0..7 {
+            let answer = look(server, "five", &subject, 1).await;
+            admitted.extend(answer.map(|answer| answer.overall_code() == Code::Ok));
+        }
+        // One answer that came late says nothing about the others.
+        if admitted.len() == 7 {
+            return admitted == [true, true, true, true, true, false, false];
+        }
+    }
+    false
+}

@@ -1,0 +1,254 @@
+//! What a fault is felt by: gRPC clients that ask without a pause, and count what they are told.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    error::Error,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tollgate::proto::envoy::service::ratelimit::v3::{
+    RateLimitResponse, rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
+};
+use tonic::{Code as Grpc, Status, transport::Channel};
+
+use crate::common::{ask, client, request};
+
+/// Buckets per rule: enough to be on every node of a cluster.
+pub const KEYS: usize = 6;
+
+/// What a bucket of `local`, `deny`, `error` and `allow` holds, and what it is given each second.
+pub const LIMIT: u64 = 10;
+
+/// What a bucket of `quota` holds; hardly anything comes back while a fault lasts.
+pub const QUOTA: u64 = 100_000;
+
+/// The rules that are asked for; `free` has no limit and so no use for Redis.
+pub const RULES: [&str; 6] = ["local", "deny", "error", "allow", "quota", "free"];
+
+/// Between two questions of one client.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// So many answers, all but so few of them by the store, show that it decides again: one that is late is no outage.
+const ENOUGH: usize = 60;
+const LATE: usize = 2;
+
+type Client = RateLimitServiceClient<Channel>;
+
+/// What one rule's client was told.
+#[derive(Debug, Default, Clone)]
+pub struct Told {
+    pub answers: u64,
+    pub degraded: u64,
+    /// By gRPC code, but for those that `error` asks for.
+    pub failed: BTreeMap<String, u64>,
+    /// Asked again elsewhere, as a server had gone away under the question.
+    pub moved: u64,
+    pub longest: Duration,
+    keys: HashMap<usize, Key>,
+}
+
+#[derive(Debug, Clone)]
+struct Key {
+    admitted: u64,
+    since: Instant,
+    until: Instant,
+}
+
+impl Told {
+    /// Hits admitted beyond `LIMIT` and what was refilled, over all keys.
+    pub fn over(&self) -> u64 {
+        let over = |key: &Key| {
+            let refilled = (key.until - key.since).as_secs_f64() * LIMIT as f64;
+            key.admitted.saturating_sub(LIMIT + refilled as u64)
+        };
+        self.keys.values().map(over).sum()
+    }
+
+    pub fn admitted(&self, key: usize) -> u64 {
+        self.keys.get(&key).map_or(0, |key| key.admitted)
+    }
+
+    fn admit(&mut self, key: usize, sent: Instant) {
+        let now = Instant::now();
+        let key = self.keys.entry(key).or_insert(Key {
+            admitted: 0,
+            since: sent,
+            until: now,
+        });
+        key.admitted += 1;
+        key.until = now;
+    }
+}
+
+/// What all clients were told.
+#[derive(Debug, Default)]
+struct Tally {
+    rules: HashMap<&'static str, Told>,
+    /// The last answers: when, and whether by the store.
+    last: VecDeque<(Instant, bool)>,
+    /// Since when the store decides.
+    exact: Option<Instant>,
+    /// Whether an answer was not.
+    inexact: bool,
+}
+
+impl Tally {
+    fn begin(&mut self) {
+        self.last.clear();
+        self.exact = None;
+    }
+
+    fn count(&mut self, exact: bool) {
+        self.inexact |= !exact;
+        if self.last.len() == ENOUGH {
+            self.last.pop_front();
+        }
+        self.last.push_back((Instant::now(), exact));
+        let exact = self.last.iter().filter(|(_, exact)| *exact);
+        if self.exact.is_none() && exact.clone().count() >= ENOUGH - LATE {
+            self.exact = exact.map(|(at, _)| *at).next();
+        }
+    }
+}
+
+/// One client per rule, until it is stopped.
+pub struct Load {
+    tally: Arc<Mutex<Tally>>,
+    stop: watch::Sender<bool>,
+    clients: JoinSet<()>,
+}
+
+impl Load {
+    /// Asks these servers, each client one of them; the next one if that goes away.
+    pub async fn start(run: &str, servers: &[String]) -> Self {
+        let (tally, stop) = (Arc::<Mutex<Tally>>::default(), watch::Sender::new(false));
+        let mut clients = JoinSet::new();
+        for (number, rule) in RULES.into_iter().enumerate() {
+            let mut to = Vec::new();
+            for server in servers {
+                to.push(client(server).await);
+            }
+            to.rotate_left(number % servers.len());
+            let asker = Asker {
+                rule,
+                run: run.to_owned(),
+                to,
+                tally: tally.clone(),
+            };
+            clients.spawn(asker.go_on(stop.subscribe()));
+        }
+        Self {
+            tally,
+            stop,
+            clients,
+        }
+    }
+
+    /// Waits until something was decided without the store.
+    pub async fn until_degraded(&self) {
+        self.until("an answer without the store", |tally| tally.inexact)
+            .await;
+    }
+
+    /// Waits until the store decides everything, and says how long after `moment` that began.
+    pub async fn until_exact(&self, moment: Instant) -> Duration {
+        self.tally.lock().begin();
+        self.until("the store to decide again", |tally| tally.exact.is_some())
+            .await;
+        let since = self.tally.lock().exact.expect("just seen");
+        since.saturating_duration_since(moment)
+    }
+
+    async fn until(&self, what: &str, seen: impl Fn(&Tally) -> bool) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !seen(&self.tally.lock()) {
+            assert!(Instant::now() < end, "waited in vain for {what}");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// What each rule's client was told.
+    pub async fn stop(self) -> HashMap<&'static str, Told> {
+        self.stop.send_replace(true);
+        self.clients.join_all().await;
+        std::mem::take(&mut self.tally.lock().rules)
+    }
+}
+
+struct Asker {
+    rule: &'static str,
+    run: String,
+    to: Vec<Client>,
+    tally: Arc<Mutex<Tally>>,
+}
+
+impl Asker {
+    async fn go_on(mut self, stop: watch::Receiver<bool>) {
+        for key in (0..KEYS).cycle() {
+            if *stop.borrow() {
+                return;
+            }
+            self.ask(key).await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask(&mut self, key: usize) {
+        let value = subject(&self.run, key);
+        let question = request("faults", &[&[(self.rule, &value)]]);
+        let sent = Instant::now();
+        let mut answer = ask(&mut self.to[0], question.clone()).await;
+        let mut moved = false;
+        if self.to.len() > 1 && answer.as_ref().is_err_and(is_gone) {
+            self.to.rotate_left(1);
+            moved = true;
+            answer = ask(&mut self.to[0], question).await;
+        }
+        let took = sent.elapsed();
+        let mut tally = self.tally.lock();
+        let told = tally.rules.entry(self.rule).or_default();
+        told.answers += 1;
+        told.moved += u64::from(moved);
+        told.longest = told.longest.max(took);
+        let exact = match &answer {
+            Ok(response) => {
+                if response.overall_code() == Code::Ok {
+                    told.admit(key, sent);
+                }
+                !is_degraded(response)
+            }
+            Err(status) => {
+                let asked_for = self.rule == "error" && status.code() == Grpc::Unavailable;
+                if !asked_for || is_gone(status) {
+                    let code = format!("{:?}", status.code());
+                    *told.failed.entry(code).or_default() += 1;
+                }
+                false
+            }
+        };
+        told.degraded += u64::from(!exact);
+        if self.rule != "free" {
+            tally.count(exact);
+        }
+    }
+}
+
+/// Whose bucket.
+pub fn subject(run: &str, key: usize) -> String {
+    format!("{run}-{key}")
+}
+
+pub fn is_degraded(response: &RateLimitResponse) -> bool {
+    let headers = &response.response_headers_to_add;
+    headers
+        .iter()
+        .any(|header| header.key == "x-tollgate-degraded")
+}
+
+/// Whether the connection failed, not the service.
+fn is_gone(status: &Status) -> bool {
+    status.source().is_some()
+}

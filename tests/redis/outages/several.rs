@@ -1,0 +1,194 @@
+//! Several servers: a failover, a cluster that changes, a replica of ours that dies.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+use tollgate::proto::envoy::service::ratelimit::v3::{
+    rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
+};
+use tonic::transport::Channel;
+
+use super::{Bounds, LIMIT, Run, durable_redis, outage};
+use crate::{
+    cluster::Nodes,
+    common::{Tollgate, ask, client, request, wait_until},
+    redis_server::RedisServer,
+    sentinel,
+};
+
+/// What a primary that dies had not handed on.
+const FAILOVER: Bounds = Bounds {
+    over: LIMIT,
+    uncharged: 1_000,
+};
+
+/// Waits until that server takes writes for others, and says when that was.
+async fn promoted(server: &RedisServer) -> Instant {
+    // Sentinel has it close all connections.
+    let is_primary = async || {
+        let info = server.try_info("replication");
+        info.is_ok_and(|info| info.contains("role:master"))
+    };
+    wait_until("a failover", is_primary).await;
+    Instant::now()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinel_failover() {
+    let mut primary = RedisServer::start();
+    let replica = RedisServer::start_replica(&primary);
+    let sentinels: Vec<_> = (0..3)
+        .map(|_| RedisServer::start_sentinel("main", &primary, 2))
+        .collect();
+    sentinel::agree(&sentinels).await;
+    let ports: Vec<_> = sentinels.iter().map(RedisServer::port).collect();
+    let url = sentinel::url(&ports) + "main";
+    let title = "Sentinel: the primary killed, the replica promoted";
+    let run = Run::start("sentinel_failover", title, &url).await;
+    assert_eq!(replica.calls("evalsha"), 0);
+    primary.kill();
+    run.feel().await;
+    let moment = promoted(&replica).await;
+    run.finish(moment, FAILOVER).await;
+    assert!(replica.calls("evalsha") > 0, "the new primary decides");
+    let named = sentinels.iter().map(sentinel::primary_port);
+    assert!(named.into_iter().any(|port| port == replica.port()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cluster_failover() {
+    let mut nodes = Nodes::start(1).await;
+    nodes.replicate().await;
+    let title = "Cluster: a node killed, its replica takes over";
+    let run = Run::start("cluster_failover", title, &nodes.url()).await;
+    nodes.servers[0].kill();
+    run.feel().await;
+    let moment = promoted(&nodes.servers[3]).await;
+    run.finish(moment, FAILOVER).await;
+    assert!(nodes.servers[3].calls("evalsha") > 0, "it decides");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_moved() {
+    let nodes = Nodes::start(1).await;
+    let title = "Cluster: slots moved to a new node";
+    let run = Run::start("slots_moved", title, &nodes.url()).await;
+    let (from, to) = (&nodes.servers[0], &nodes.servers[3]);
+    let keys: Vec<String> = redis::from_redis_value(from.send("KEYS *quota*")).expect("keys");
+    assert!(!keys.is_empty(), "the first node has a bucket");
+    for key in &keys {
+        nodes.move_slot(nodes.slot_of(key), 0, 3).await;
+    }
+    run.finish(Instant::now(), Bounds::NONE).await;
+    assert!(from.errors("ASK") + from.errors("MOVED") > 0);
+    assert!(to.calls("evalsha") > 0, "the new node decides");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replica_killed() {
+    let mut redis = durable_redis();
+    redis.restart();
+    let title = "two replicas of ours, one killed (SIGKILL)";
+    let mut run = Run::start_cold("replica_killed", title, &redis.url(), 2).await;
+    run.load.until_exact(Instant::now()).await;
+    sleep(outage()).await;
+    run.ours.remove(0).process.kill();
+    run.servers.remove(0);
+    run.finish(Instant::now(), Bounds::broken(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stands_still_slows_nobody_else() {
+    let nodes = Nodes::start(0).await;
+    let plans = Path::new("tests/redis/outages/plans.yaml");
+    let args = ["--store", &nodes.url(), "--store-timeout", "50ms"];
+    let ours = Tollgate::start(plans, &args);
+    let client = &mut client(&ours.grpc).await;
+    let still = subject_on(&nodes, 0, client, "quota").await;
+    let other = subject_on(&nodes, 1, client, "quota").await;
+    let mut degraded = async |subject: &str| {
+        let answer = ask(client, request("faults", &[&[("quota", subject)]])).await;
+        super::is_degraded(&answer.expect("an answer"))
+    };
+    nodes.servers[0].signal(Signal::SIGSTOP);
+    let end = Instant::now() + Duration::from_millis(700);
+    let (mut longest, mut without, mut all) = (Duration::ZERO, 0, 0);
+    while Instant::now() < end {
+        assert!(degraded(&still).await);
+        let began = Instant::now();
+        without += u32::from(degraded(&other).await);
+        longest = longest.max(began.elapsed());
+        all += 1;
+        sleep(Duration::from_millis(1)).await;
+    }
+    nodes.servers[0].signal(Signal::SIGCONT);
+    println!("{without} of {all} without the other node, the longest {longest:?}");
+    // A busy machine may keep one or the other waiting.
+    assert!(without * 20 <= all, "{without} of {all}");
+    wait_until("the node to decide again", async || !degraded(&still).await).await;
+}
+
+/// What docs/reliability.md says is lost, and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_take_and_gift_a_request_loses_what_it_had_taken() {
+    let nodes = Nodes::start(0).await;
+    let plans = Path::new("tests/redis/outages/plans.yaml");
+    let start = || {
+        let args = ["--store", &nodes.url(), "--store-timeout", "10s"];
+        let ours = Tollgate::start(plans, &args);
+        assert_eq!(ours.metric("tollgate_store_up"), 1.0);
+        ours
+    };
+    let (ours, mut doomed) = (start(), start());
+    let client = &mut client(&ours.grpc).await;
+    let taken = subject_on(&nodes, 0, client, "five").await;
+    let refusing = subject_on(&nodes, 1, client, "local").await;
+    // Five have least room, as far as the other replica knows, so it takes from them first.
+    let spend = request("faults", &[&[("local", &refusing)]]);
+    while ask(client, spend.clone())
+        .await
+        .expect("an answer")
+        .overall_code()
+        == Code::Ok
+    {}
+    nodes.servers[1].signal(Signal::SIGSTOP);
+    let mut asking = crate::common::client(&doomed.grpc).await;
+    let both = request("faults", &[&[("five", &taken)], &[("local", &refusing)]]);
+    let asked = tokio::spawn(async move { ask(&mut asking, both).await });
+    let left = async || {
+        let answer = super::look(&ours.grpc, "five", &taken, 0).await;
+        answer.expect("by Redis").statuses[0].limit_remaining
+    };
+    wait_until("one of five to be taken", async || left().await == 4).await;
+    doomed.process.kill();
+    assert!(asked.await.expect("no panic").is_err());
+    nodes.servers[1].signal(Signal::SIGCONT);
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(left().await, 4, "nobody is left to give it back");
+}
+
+/// Whose full bucket of a rule is on that primary.
+async fn subject_on(
+    nodes: &Nodes,
+    index: usize,
+    client: &mut RateLimitServiceClient<Channel>,
+    rule: &str,
+) -> String {
+    for number in 0..100 {
+        let subject = format!("on-{index}-{number}");
+        let mut question = request("faults", &[&[(rule, &subject)]]);
+        ask(client, question.clone()).await.expect("an answer");
+        let keys = nodes.servers[index].send(&format!("KEYS *{rule}*{subject}*"));
+        let keys: Vec<String> = redis::from_redis_value(keys).expect("keys");
+        question.descriptors[0].is_negative_hits = true;
+        ask(client, question).await.expect("an answer");
+        if !keys.is_empty() {
+            return subject;
+        }
+    }
+    panic!("the node has no bucket of a hundred");
+}
