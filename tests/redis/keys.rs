@@ -104,10 +104,11 @@ async fn a_change_reaches_every_replica_and_one_that_starts_later() {
 #[tokio::test]
 async fn of_two_admins_one_wins_and_the_other_is_told() {
     let server = RedisServer::start();
+    let by = by();
     let admins = [Replica::new(&server), Replica::new(&server)];
     let (one, other) = tokio::join!(
-        admins[0].keys.create(&by(), free("ada")),
-        admins[1].keys.create(&by(), free("ada"))
+        admins[0].keys.create(&by, free("ada")),
+        admins[1].keys.create(&by, free("ada"))
     );
     let lost = match (one, other) {
         (Ok(_), Err(lost)) | (Err(lost), Ok(_)) => lost,
@@ -117,8 +118,8 @@ async fn of_two_admins_one_wins_and_the_other_is_told() {
 
     // Both have looked at revision 1.
     let (one, other) = tokio::join!(
-        admins[0].keys.rotate(&by(), "ada", Duration::ZERO, Some(1)),
-        admins[1].keys.rotate(&by(), "ada", Duration::ZERO, Some(1))
+        admins[0].keys.rotate(&by, "ada", Duration::ZERO, Some(1)),
+        admins[1].keys.rotate(&by, "ada", Duration::ZERO, Some(1))
     );
     let (won, lost) = match (one, other) {
         (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
