@@ -80,7 +80,10 @@ fn run_line(story: &str, part: &str) -> String {
         .output()
         .expect("a shell");
     let told = String::from_utf8_lossy(&ran.stdout).into_owned();
-    assert!(ran.status.success() && ran.stderr.is_empty(), "{line}\n{ran:?}");
+    assert!(
+        ran.status.success() && ran.stderr.is_empty(),
+        "{line}\n{ran:?}"
+    );
     told.lines().last().unwrap_or_default().to_owned()
 }
 
