@@ -491,12 +491,13 @@ fn deciding_order(state: &LimitState) -> (bool, bool, bool, Duration, Reverse<u6
     let wait = balance.retry_after.unwrap_or_default();
     let never = !balance.fits && balance.retry_after.is_none();
     let refuses = state.mode == Mode::Enforce;
+    let remaining = Reverse(balance.remaining());
     (
         refuses,
         !balance.fits,
         never,
         wait,
-        Reverse(balance.remaining()),
+        remaining,
         balance.delay_us,
     )
 }

@@ -155,16 +155,6 @@ impl RuleLimit {
         }
     }
 
-    /// The limit's penalty, if it has one.
-    pub fn guard(&self) -> Option<&Arc<RuleLimit>> {
-        self.guard.as_ref()
-    }
-
-    /// The same with such leases.
-    pub fn leased(self, lease: Option<Lease>) -> Self {
-        Self { lease, ..self }
-    }
-
     /// The same in another mode.
     pub fn in_mode(self, mode: Mode) -> Self {
         Self { mode, ..self }
@@ -174,6 +164,16 @@ impl RuleLimit {
     pub fn warning_at(self, warn_at: WarnAt) -> Self {
         let warns_from = warn_at.hits(self.limit.capacity());
         Self { warns_from, ..self }
+    }
+
+    /// The limit's penalty, if it has one.
+    pub fn guard(&self) -> Option<&Arc<RuleLimit>> {
+        self.guard.as_ref()
+    }
+
+    /// The same with such leases.
+    pub fn leased(self, lease: Option<Lease>) -> Self {
+        Self { lease, ..self }
     }
 
     /// What its buckets' keys have before the subject: domain, rule path, kind, period.
