@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "tollgate/admin/v1/buckets.proto",
             "tollgate/admin/v1/keys.proto",
             "tollgate/admin/v1/plans.proto",
+            "tollgate/admin/v1/usage.proto",
             "ratelimit/config/ratelimit/v3/rls_conf.proto",
         ])?
         .file_descriptor_set();

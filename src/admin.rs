@@ -4,6 +4,7 @@ pub mod debug;
 pub mod metrics;
 pub mod pacing;
 pub mod plans;
+pub mod usage;
 
 use std::{
     sync::{

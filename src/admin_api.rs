@@ -1,4 +1,5 @@
-//! The admin API: keys, plans and buckets changed while the service runs, by gRPC and by HTTP with JSON, on a listener of its own.
+//! The admin API: keys, plans and buckets changed while the service runs, and usage told, by gRPC and by HTTP with JSON, on a
+//! listener of its own.
 //!
 //! There is no listener without a token or an authority of client certificates, and no call is read before its caller is known.
 
@@ -9,6 +10,7 @@ mod error;
 mod grpc;
 mod http;
 mod plans;
+mod usage;
 
 use std::sync::Arc;
 
@@ -22,11 +24,12 @@ use crate::{
     proto::tollgate::admin::v1::{
         audit_service_server::AuditServiceServer, bucket_service_server::BucketServiceServer,
         key_service_server::KeyServiceServer, plan_service_server::PlanServiceServer,
+        usage_service_server::UsageServiceServer,
     },
     settings::AdminTokens,
 };
 
-pub use self::access::Peer;
+pub use self::{access::Peer, usage::UsageReader};
 
 /// The overlap of a rotation that names none.
 pub const OVERLAP: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
@@ -40,6 +43,8 @@ pub struct Desk {
     pub plans: Option<Arc<PlanAdmin>>,
     /// Buckets.
     pub buckets: Arc<BucketAdmin>,
+    /// What keys have used; read only.
+    pub usage: Option<Arc<UsageReader>>,
     /// Who did what.
     pub audit: Option<Arc<AuditLog>>,
 }
@@ -60,6 +65,7 @@ pub fn router(desk: Desk, tokens: AdminTokens) -> Router {
     let plans = plans::Plans(desk.plans);
     let buckets = buckets::Buckets(desk.buckets);
     let audit = audit::Audit(desk.audit);
+    let usage = usage::Usage(desk.usage);
     let mut services =
         tonic::service::Routes::new(KeyServiceServer::new(grpc::Service::new(keys.clone())));
     services = services
@@ -67,12 +73,14 @@ pub fn router(desk: Desk, tokens: AdminTokens) -> Router {
             PlanServiceServer::new(plans.clone()).max_decoding_message_size(plans::BODY_LIMIT),
         )
         .add_service(BucketServiceServer::new(buckets.clone()))
-        .add_service(AuditServiceServer::new(audit.clone()));
+        .add_service(AuditServiceServer::new(audit.clone()))
+        .add_service(UsageServiceServer::new(usage.clone()));
     services
         .into_axum_router()
         .merge(http::router(keys))
         .merge(plans::router(plans))
         .merge(buckets::router(buckets))
         .merge(audit::router(audit))
+        .merge(usage::router(usage))
         .layer(middleware::from_fn_with_state(tokens, access::required))
 }

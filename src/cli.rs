@@ -12,6 +12,7 @@ pub mod explain;
 pub mod healthcheck;
 mod home;
 pub mod keys;
+mod metering;
 mod pair;
 pub mod plans;
 pub mod ratelimit;
@@ -21,6 +22,7 @@ mod statistics;
 mod store;
 pub mod tls;
 mod traces;
+pub mod usage;
 pub mod xds;
 
 use std::{
@@ -82,6 +84,8 @@ enum Command {
     Buckets(buckets::BucketsArgs),
     /// Tell who changed what, and when
     Audit(audit::AuditArgs),
+    /// Report what API keys have used of their limits, per hour, day or month
+    Usage(usage::UsageArgs),
     /// Serve as envoyproxy/ratelimit: its environment variables set everything (docs/environment.md); so does a start under the name `ratelimit`
     Ratelimit,
 }
@@ -169,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Keys(args) => on_runtime(keys::run(args)),
         Command::Buckets(args) => on_runtime(buckets::run(args)),
         Command::Audit(args) => on_runtime(audit::run(args)),
+        Command::Usage(args) => on_runtime(usage::run(args)),
         Command::Ratelimit => ratelimit::run(),
     }
 }

@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::folder::{framed, private, unframed};
 pub use self::{
     audit::{Actor, AuditLog, AuditPage, Entry, MOST_ON_A_PAGE},
     folder::FolderHome,

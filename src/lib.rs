@@ -25,6 +25,8 @@ pub mod home;
 pub mod key_store;
 pub mod plan_store;
 
+pub mod usage;
+
 pub mod decision;
 pub mod limiter;
 

@@ -3,6 +3,7 @@
 mod pacing;
 mod penalties;
 mod statistics;
+mod usage;
 
 use std::{
     cmp::Reverse,
@@ -16,9 +17,12 @@ use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, ShownLimit, Status},
     descriptor::{Hits, Query},
     limit::LimitError,
-    plan::{Allowance, Domain, Match, Mode, Modes, Plans, Role, Rule, RuleLimit, SharedPlans},
+    plan::{
+        Allowance, Domain, KnownKey, Match, Mode, Modes, Plans, Role, Rule, RuleLimit, SharedPlans,
+    },
     statistics::Statistics,
     store::{BucketKey, Item, Store, StoreError, Take, Taken, judge::admits},
+    usage::Meter,
 };
 
 pub use self::pacing::Pacing;
@@ -30,6 +34,7 @@ pub struct Limiter {
     store: Arc<Store>,
     statistics: Option<Arc<Statistics>>,
     pacing: Arc<Pacing>,
+    meter: Option<Arc<Meter>>,
 }
 
 /// Why a query was not decided.
@@ -71,6 +76,7 @@ impl Limiter {
             store,
             statistics: None,
             pacing: Arc::default(),
+            meter: None,
         }
     }
 
@@ -83,6 +89,12 @@ impl Limiter {
     /// Counts what it decides in `statistics`, too.
     pub fn with_statistics(mut self, statistics: Option<Arc<Statistics>>) -> Self {
         self.statistics = statistics;
+        self
+    }
+
+    /// Counts in `meter`, too, who has used what.
+    pub fn with_meter(mut self, meter: Option<Arc<Meter>>) -> Self {
+        self.meter = meter;
         self
     }
 
@@ -119,6 +131,11 @@ impl Limiter {
         self.decide_by(plans, query, deadline, true).await
     }
 
+    /// Where a decision counts that was not only looked at.
+    fn statistics_of(&self, dry: bool) -> Option<&Statistics> {
+        self.statistics.as_deref().filter(|_| !dry)
+    }
+
     async fn decide_by(
         &self,
         plans: &Plans,
@@ -126,17 +143,18 @@ impl Limiter {
         deadline: Instant,
         dry: bool,
     ) -> Result<Decision, DecideError> {
-        let statistics = self.statistics.as_deref().filter(|_| !dry);
         if !plans.loaded() {
             return Err(DecideError::NoPlans);
         }
         let Some(domain) = plans.domain(&query.domain) else {
-            if let Some(statistics) = statistics {
+            if let Some(statistics) = self.statistics_of(dry) {
                 statistics.unknown_domain(&query.domain, query.descriptors.len());
             }
             return Ok(unknown_domain(plans, query));
         };
-        let (mut parts, mut take) = plan_take(domain, query, plans)?;
+        let (mut parts, mut take, key) = plan_take(domain, query, plans)?;
+        // Boxed, as it would lie in every wait for the store.
+        let key = key.filter(|_| self.meter.is_some()).map(Box::new);
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry && !plans.modes().shadow {
@@ -167,6 +185,7 @@ impl Limiter {
             refused,
             plans.modes(),
         );
+        let statistics = self.statistics_of(dry);
         if decision.shadowed
             && let Some(statistics) = statistics
         {
@@ -174,6 +193,9 @@ impl Limiter {
         }
         if !dry {
             count(&parts, &decision);
+            if let Some(meter) = &self.meter {
+                usage::count(meter, (domain, key.as_deref()), query, &parts, &decision);
+            }
         }
         if let Some(statistics) = statistics {
             statistics::count(
@@ -205,12 +227,15 @@ fn unknown_domain(plans: &Plans, query: &Query) -> Decision {
     }
 }
 
+/// What to take for each descriptor, altogether, and the API key that it is for.
+type Planned<'p> = (SmallVec<[Part<'p>; 2]>, Take, Option<KnownKey<'p>>);
+
 /// Matches every descriptor, and lists what to take.
 fn plan_take<'p>(
     domain: &'p Domain,
     query: &Query,
     plans: &'p Plans,
-) -> Result<(SmallVec<[Part<'p>; 2]>, Take), DecideError> {
+) -> Result<Planned<'p>, DecideError> {
     let mut take = Take {
         items: SmallVec::new(),
         dry: false,
@@ -221,12 +246,8 @@ fn plan_take<'p>(
     let tier = brings_limit
         .then(|| domain.known_tier(query, stored))
         .flatten();
-    for (index, (found, descriptor)) in domain
-        .matches(query, stored)
-        .into_iter()
-        .zip(&query.descriptors)
-        .enumerate()
-    {
+    let (matches, key) = domain.matches_and_key(query, stored);
+    for (index, (found, descriptor)) in matches.into_iter().zip(&query.descriptors).enumerate() {
         let from = take.items.len();
         // Who is denied or allowed by a list meets that instead.
         if let (Some(wanted), Match::None) = (descriptor.limit, &found) {
@@ -264,7 +285,7 @@ fn plan_take<'p>(
         parts.push(Part::new(found, (from, take.items.len()), modes));
     }
     settle_roles(&mut parts, &mut take, modes);
-    Ok((parts, take))
+    Ok((parts, take, key))
 }
 
 /// Gives each item the role in which it decides.

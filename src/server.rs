@@ -36,7 +36,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     admin::{self as pages, Readiness},
-    admin_api::{self, Desk},
+    admin_api::{self, Desk, UsageReader},
     bucket_admin::BucketAdmin,
     clock::SystemClock,
     export::{self, MetricsPage, Reference},
@@ -49,7 +49,7 @@ use crate::{
     plan_store::PlanAdmin,
     settings::{
         Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
-        home_of,
+        home_of, usage_home,
     },
     statistics::Statistics,
     store::{
@@ -59,6 +59,7 @@ use crate::{
     },
     tls::TlsFileError,
     traces::{MaybeTraces, Traces, TracesError, TracesSettings},
+    usage::{MOST_ROWS, Meter, Recorder, Retention},
     xds::{self, XdsSettings},
 };
 
@@ -101,6 +102,7 @@ pub struct Server {
     health: HealthReporter,
     drain_delay: Duration,
     dialect: Dialect,
+    recorder: Option<Arc<Recorder>>,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), ServeError>>,
     sockets: Vec<SocketFile>,
@@ -131,6 +133,9 @@ pub enum StartError {
     /// Traces cannot be sent so.
     #[error("cannot send traces: {0}")]
     Traces(#[from] TracesError),
+    /// Usage is to be metered, and there is no place to keep it.
+    #[error("--usage has no place to keep usage: say --state-dir DIR or --store redis://…")]
+    NoUsageHome,
     /// A listener could not be opened.
     #[error("cannot listen on {address} for {what}: {}; choose another with {flag}", reason(.source))]
     Listen {
@@ -204,6 +209,16 @@ impl Server {
             Arc::new(PlanAdmin::new(home, table, plans.clone()))
         });
         let keys = open_keys(place.clone(), &plans).await?;
+        let usage_home = usage_home(&settings.store, settings.state_dir.as_deref());
+        let recorder = match (&settings.usage, &usage_home) {
+            (Some(_), None) => return Err(StartError::NoUsageHome),
+            (Some(usage), Some(home)) => {
+                let meter = Arc::new(Meter::new(MOST_ROWS, Arc::new(SystemClock)));
+                let store = home.clone().open(usage.retention);
+                Some(Arc::new(Recorder::new(meter, store)))
+            }
+            (None, _) => None,
+        };
         let needs = Needs::of(&plans.load());
         if needs.replicas > 0 && matches!(settings.store, StoreChoice::Memory) {
             tracing::warn!(
@@ -221,6 +236,9 @@ impl Server {
         metrics.collect(pages::metrics::Collector::new(plans.clone(), store.clone()));
         let pacing = Arc::new(Pacing::default());
         metrics.collect(pages::pacing::Collector(pacing.clone()));
+        if let Some(recorder) = &recorder {
+            metrics.collect(pages::usage::Collector(recorder.clone()));
+        }
         if let Some(tls) = &tls {
             tls.metrics().register(&mut metrics);
         }
@@ -234,7 +252,8 @@ impl Server {
             .then(|| Arc::new(Statistics::new(wanted.near_limit_ratio)));
         let limiter = Limiter::new(plans.clone(), store)
             .with_statistics(statistics.clone())
-            .with_pacing(pacing);
+            .with_pacing(pacing)
+            .with_meter(recorder.as_ref().map(|recorder| recorder.meter().clone()));
         let limiter = Arc::new(limiter);
         let in_ms = wanted.response_time_in_ms;
         let reference = statistics
@@ -257,6 +276,7 @@ impl Server {
             health,
             drain_delay: settings.drain_delay,
             dialect: settings.dialect,
+            recorder: recorder.clone(),
             stop: stop.clone(),
             tasks,
             sockets: Vec::new(),
@@ -314,11 +334,16 @@ impl Server {
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
         if let Some((listener, admin)) = admin {
+            let usage = usage_home.map(|home| {
+                let store = home.open(Retention::default());
+                Arc::new(UsageReader::new(store, plans.clone(), recorder.clone()))
+            });
             let desk = Desk {
                 keys: keys.clone(),
                 plans: documents.clone(),
                 buckets,
                 audit,
+                usage,
             };
             let app = admin_api::router(desk, admin.tokens.clone());
             server.admin = Some(listener.address);
@@ -339,6 +364,10 @@ impl Server {
                 stop.run_until_cancelled_owned(health).await;
                 Ok(())
             });
+        }
+        if let (Some(recorder), Some(usage)) = (recorder, &settings.usage) {
+            let flushes = recorder.run(usage.flush_interval, stop.clone());
+            server.watch_over(tokio::spawn(flushes));
         }
         if let Some(keys) = keys {
             server.watch_over(follow_home(keys, HOME_POLL, stop.clone()));
@@ -421,9 +450,14 @@ impl Server {
     /// # Errors
     /// [`ServeError`] if a listener fails meanwhile.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let recorder = self.recorder.take();
         let served = self.serve_until(shutdown).await;
+        // Nobody decides or counts any more.
         if let Some(keeping) = self.keeping.take() {
             keeping.finish(LAST_SNAPSHOT).await;
+        }
+        if let Some(recorder) = recorder {
+            recorder.close().await;
         }
         served
     }

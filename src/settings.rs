@@ -18,6 +18,7 @@ use crate::{
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
     traces::TracesSettings,
+    usage::{Retention, UsageHome},
     xds::XdsSettings,
 };
 
@@ -61,6 +62,8 @@ pub struct Settings {
     pub snapshot_every: Option<Duration>,
     /// The admin API; off if none.
     pub admin: Option<AdminSettings>,
+    /// How usage is metered; not at all if none.
+    pub usage: Option<UsageSettings>,
     /// What is counted and shown beyond our own metrics.
     pub statistics: StatisticsSettings,
     /// Where spans of decisions are sent; no spans are made if none.
@@ -92,6 +95,23 @@ pub fn home_of(store: &StoreChoice, state_dir: Option<&Path>) -> Option<Place> {
         (StoreChoice::Memory, Some(folder)) => Some(Place::Folder(folder.to_owned())),
         (StoreChoice::Memory, None) => None,
     }
+}
+
+/// How usage is metered. Where it is kept, [`usage_home`] says.
+#[derive(Debug, Clone)]
+pub struct UsageSettings {
+    /// How often what was counted is kept.
+    pub flush_interval: Duration,
+    /// How long it is kept.
+    pub retention: Retention,
+}
+
+/// Where usage is kept: where API keys are.
+pub fn usage_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<UsageHome> {
+    Some(match home_of(store, state_dir)? {
+        Place::Folder(folder) => UsageHome::Folder(folder),
+        Place::Redis(url) => UsageHome::Redis(url),
+    })
 }
 
 /// In whose words errors and health are said.

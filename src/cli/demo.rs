@@ -148,6 +148,36 @@ fn told_to_stop() -> Result<(), DemoError> {
     Ok(())
 }
 
+/// What Tollgate runs on, which commands that change its keys and plans are told as well.
+struct Home {
+    config: Vec<PathBuf>,
+    /// `memory` or a Redis URL.
+    store: String,
+    /// Where what is made at run time is kept, unless Redis has it.
+    state: PathBuf,
+}
+
+impl Home {
+    fn new(config: &[PathBuf], store: &str, folder: &Path) -> Self {
+        Self {
+            config: config.to_vec(),
+            store: store.to_owned(),
+            state: folder.join("state"),
+        }
+    }
+
+    fn flags(&self) -> Vec<OsString> {
+        let mut flags: Vec<OsString> = vec!["--store".into(), self.store.clone().into()];
+        if self.store == "memory" {
+            flags.extend(["--state-dir".into(), self.state.clone().into()]);
+        }
+        for path in &self.config {
+            flags.extend(["--config".into(), path.clone().into()]);
+        }
+        flags
+    }
+}
+
 /// Everything that was started, so that it can be stopped at any point of the start.
 struct Demo {
     children: Children,
@@ -176,13 +206,14 @@ impl Demo {
             None => "memory".to_owned(),
         };
         drop((ports.grpc, ports.http));
-        self.start_tollgate(&args.config.sources(), &at, &store)
-            .await?;
+        let config = args.config.sources();
+        let home = Home::new(&config, &store, self.children.folder());
+        self.start_tollgate(&home, &at).await?;
         self.start_stats(ports.stats)?;
         drop((ports.edge, ports.admin));
         self.start_envoy(&envoy, &template, &at).await?;
 
-        let story = story::tell(&at, &store, self.children.folder());
+        let story = story::tell(&at, &home, self.children.folder());
         // Whoever closed stdout does not want to read it; all runs the same.
         let _ = writeln!(io::stdout(), "{story}");
         self.first_failure().await
@@ -211,12 +242,7 @@ impl Demo {
         Ok(format!("redis://{address}"))
     }
 
-    async fn start_tollgate(
-        &mut self,
-        config: &[PathBuf],
-        at: &Addresses,
-        store: &str,
-    ) -> Result<(), DemoError> {
+    async fn start_tollgate(&mut self, home: &Home, at: &Addresses) -> Result<(), DemoError> {
         let own = env::current_exe().map_err(|source| DemoError::System {
             what: "cannot find this program's own file".into(),
             source,
@@ -226,12 +252,9 @@ impl Demo {
             .arg("serve")
             .args(["--grpc-listen", &at.grpc.to_string()])
             .args(["--http-listen", &at.http.to_string()])
-            .args(["--store", store])
+            .args(home.flags())
             // Nobody is left to drain for: Envoy is stopped first.
             .args(["--drain-delay", "0s"]);
-        for path in config {
-            command.arg("--config").arg(path);
-        }
         self.children.start("tollgate", command)?;
         self.until_ready("tollgate", http_ok(at.http, "/ready"))
             .await

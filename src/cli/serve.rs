@@ -8,8 +8,8 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
-    ConfigArgs, LogArgs, counting::CountingArgs, statistics::StatisticsArgs, store::StoreArgs,
-    tls::TlsArgs, traces::TracesArgs, xds::XdsArgs,
+    ConfigArgs, LogArgs, counting::CountingArgs, metering::MeteringArgs,
+    statistics::StatisticsArgs, store::StoreArgs, tls::TlsArgs, traces::TracesArgs, xds::XdsArgs,
 };
 use crate::{
     plan::SharedPlans,
@@ -70,12 +70,14 @@ pub struct ServeArgs {
     /// How long to keep serving after a signal, while health says NOT_SERVING
     #[arg(long, value_name = "D", env = "TOLLGATE_DRAIN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
-    /// Where to keep API keys and plans that are made at run time, and the buckets of the memory store; a Redis store keeps them itself
+    /// Where to keep API keys and plans that are made at run time, usage, and the buckets of the memory store; a Redis store keeps them itself
     #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// How often the memory store writes its buckets to the state directory, beside when it ends; 0s for never
     #[arg(long, value_name = "D", env = "TOLLGATE_SNAPSHOT_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
     snapshot_every: Duration,
+    #[command(flatten)]
+    metering: MeteringArgs,
     #[command(flatten)]
     admin: AdminArgs,
     #[command(flatten)]
@@ -194,6 +196,7 @@ impl ServeArgs {
             state_dir: self.state_dir.clone(),
             snapshot_every: Some(self.snapshot_every).filter(|every| !every.is_zero()),
             admin: self.admin.settings()?,
+            usage: self.metering.settings(),
         })
     }
 

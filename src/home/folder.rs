@@ -230,7 +230,7 @@ pub(super) fn lock(folder: &Path, file: &str) -> Result<Flock<File>, HomeError> 
 }
 
 /// Files that only their owner reads.
-pub(super) fn private() -> OpenOptions {
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options
@@ -250,7 +250,8 @@ fn append_line(path: &Path, offset: u64, line: &impl Serialize) -> io::Result<()
     written
 }
 
-pub(super) fn framed(content: &impl Serialize) -> io::Result<Vec<u8>> {
+/// A line of a file: a checksum and JSON.
+pub(crate) fn framed(content: &impl Serialize) -> io::Result<Vec<u8>> {
     let json = serde_json::to_string(content).map_err(io::Error::other)?;
     Ok(format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes())
 }
@@ -382,7 +383,7 @@ impl<'p, T: Table> Reading<'p, T> {
 }
 
 /// The JSON of a line whose checksum fits.
-pub(super) fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
+pub(crate) fn unframed(line: &[u8]) -> Result<&[u8], &'static str> {
     let line = line.strip_suffix(b"\n").ok_or("it has no end")?;
     let (sum, json) = line.split_at_checked(9).ok_or("it is too short")?;
     let wanted = format!("{:08x} ", crc32fast::hash(json));

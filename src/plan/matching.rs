@@ -38,14 +38,24 @@ impl Domain {
     /// rule replaces are left out. Who stands in the deny or allow list meets the rule that stands for it, with every descriptor. Where no descriptor meets a rule, `unmatched` answers. `stored` are the keys that are in no
     /// file.
     pub fn matches<'p>(&'p self, query: &Query, stored: &'p KeyTable) -> SmallVec<[Match<'p>; 2]> {
+        self.matches_and_key(query, stored).0
+    }
+
+    /// The same, and the first known API key that a descriptor names.
+    pub fn matches_and_key<'p>(
+        &'p self,
+        query: &Query,
+        stored: &'p KeyTable,
+    ) -> (SmallVec<[Match<'p>; 2]>, Option<KnownKey<'p>>) {
+        let (walks, key) = self.walks(query, stored);
         if let Some(rule) = self.listed(query, stored) {
             let found = match rule.allowance {
                 Allowance::Denied => Match::Refuses(rule),
                 _ => Match::Passes(rule),
             };
-            return query.descriptors.iter().map(|_| found.clone()).collect();
+            let matches = query.descriptors.iter().map(|_| found.clone());
+            return (matches.collect(), key);
         }
-        let walks = self.walks(query, stored);
         let mut met = false;
         let mut matches: SmallVec<[Match<'p>; 2]> = query
             .descriptors
@@ -66,7 +76,7 @@ impl Domain {
         if !met {
             self.unmatched(&mut matches);
         }
-        matches
+        (matches, key)
     }
 
     /// The tier of the first known API key that a descriptor names.
@@ -79,24 +89,28 @@ impl Domain {
         Some(key.tier())
     }
 
-    fn walks<'p>(&'p self, query: &Query, stored: &'p KeyTable) -> SmallVec<[Walk<'p>; 2]> {
+    fn walks<'p>(
+        &'p self,
+        query: &Query,
+        stored: &'p KeyTable,
+    ) -> (SmallVec<[Walk<'p>; 2]>, Option<KnownKey<'p>>) {
         let mut walks: SmallVec<[Walk<'p>; 2]> = query
             .descriptors
             .iter()
             .map(|descriptor| self.walk(&descriptor.entries, None, stored))
             .collect();
-        let tier = match self.key_names.is_empty() {
+        let key = match self.key_names.is_empty() {
             true => None,
-            false => walks.iter().find_map(|walk| walk.key).map(KnownKey::tier),
+            false => walks.iter().find_map(|walk| walk.key),
         };
-        if let Some(tier) = tier {
+        if let Some(tier) = key.map(KnownKey::tier) {
             for (walk, descriptor) in walks.iter_mut().zip(&query.descriptors) {
                 if names_another_tier(descriptor, tier) {
                     *walk = self.walk(&descriptor.entries, Some(tier), stored);
                 }
             }
         }
-        walks
+        (walks, key)
     }
 
     /// Follows the entries from the top. Source: envoyproxy/ratelimit: a branch once taken is never left again, and only a

@@ -13,11 +13,7 @@ pub fn paces(rule: &Rule) -> bool {
 }
 
 /// Why a rule that counts so cannot have these limits, of which some have a delay or a penalty.
-pub fn cannot_wait(
-    limits: &[(Limit, &LimitFile)],
-    counting: Counting,
-    quota: bool,
-) -> Option<String> {
+pub fn cannot_wait<T>(limits: &[(Limit, T)], counting: Counting, quota: bool) -> Option<String> {
     limits.iter().find_map(|(limit, _)| {
         let delayed = limit.delay_us() > 0;
         let what = match (delayed, limit.penalty()) {

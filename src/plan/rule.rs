@@ -186,6 +186,11 @@ impl RuleLimit {
         &self.policy()[1..][..self.label as usize]
     }
 
+    /// All that tells it from other limits: domain, rule path, what it is called, its numbers.
+    pub fn identity(&self) -> &str {
+        &self.texts
+    }
+
     /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.
     pub fn policy(&self) -> &str {
         &self.texts[self.policy as usize..]

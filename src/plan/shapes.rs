@@ -128,10 +128,10 @@ pub const LIMIT: Shape = Shape {
         "name",
         "time_zone",
         "offset",
-        "mode",
-        "warn_at",
         "delay",
         "penalty",
+        "mode",
+        "warn_at",
     ],
     reference: false,
 };

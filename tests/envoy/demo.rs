@@ -1,6 +1,12 @@
 //! `tollgate demo`, as a newcomer runs it.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 
@@ -63,6 +69,63 @@ fn start(more: &[&str]) -> Process {
     Process::start(command.args(more))
 }
 
+/// The line of the story that has `part` in it, run by a shell where the story was told.
+fn run_line(story: &str, part: &str) -> String {
+    let line = story.lines().find(|line| line.contains(part));
+    let line = line.unwrap_or_else(|| panic!("{part} in {story}"));
+    let ran = Command::new("sh")
+        // The last word of what it sets, if it sets anything.
+        .args(["-c", &format!("{line}; echo \"$KEY\"")])
+        .current_dir(shipped(""))
+        .output()
+        .expect("a shell");
+    let told = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(
+        ran.status.success() && ran.stderr.is_empty(),
+        "{line}\n{ran:?}"
+    );
+    told.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Asks until the answer has `status`.
+async fn until(status: u16, client: &mut Client, key: &'static str) {
+    let begun = Instant::now();
+    loop {
+        let answer = client.get("/secure/stats", &[("x-api-key", key)]).await;
+        if answer.status == status {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn quota_is_raised(story: &str, client: &mut Client) {
+    let quota = [("x-api-key", "demo-quota-key")];
+    let mut passed = 0;
+    let refused = loop {
+        let answer = client.get("/secure/stats", &quota).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        passed += 1;
+        assert!(passed <= 10, "twice its quota, were this midnight");
+    };
+    assert_eq!(refused.status, 429, "{refused:?}");
+    assert!(passed >= 5, "{passed}");
+    assert_eq!(refused.body, r#"{"message":"Limit Exceeded"}"#);
+    run_line(story, "plans put");
+    until(200, client, "demo-quota-key").await;
+}
+
+async fn key_comes_and_goes(story: &str, client: &mut Client) {
+    let key = run_line(story, "keys create").leak();
+    assert!(key.starts_with("tg_"), "{key}");
+    until(200, client, key).await;
+    run_line(story, "keys revoke");
+    until(403, client, key).await;
+}
+
 /// The story is told, its Envoy limits, and with SIGTERM all of `parts` are gone.
 async fn story_holds(more: &[&str], parts: &[&str]) {
     let mut demo = start(more);
@@ -89,6 +152,9 @@ async fn story_holds(more: &[&str], parts: &[&str]) {
         (200, 429),
         "{first:?} {second:?}"
     );
+
+    quota_is_raised(&story, &mut client).await;
+    key_comes_and_goes(&story, &mut client).await;
 
     let processes = descendants(demo.pid());
     let names: Vec<&str> = processes.values().map(String::as_str).collect();

@@ -21,3 +21,4 @@ mod pacing;
 mod reference;
 mod replicas;
 mod tools;
+mod usage;

@@ -79,3 +79,18 @@ fn the_example_of_the_docs_loads_without_a_warning() {
         Plans::from_texts(&[("plans.md", &example)]).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(plans.warnings(), []);
 }
+
+#[test]
+fn every_answer_of_the_usage_plans_page_loads_without_a_warning() {
+    let docs = include_str!("../../docs/usage-plans.md");
+    let examples = docs.split("```yaml\n").skip(1);
+    let mut seen = 0;
+    for example in examples {
+        let (example, _) = example.split_once("```").unwrap();
+        let plans = Plans::from_texts(&[("usage-plans.md", example)])
+            .unwrap_or_else(|error| panic!("{error}\n{example}"));
+        assert_eq!(plans.warnings(), [], "{example}");
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
+}

@@ -105,7 +105,6 @@ async fn a_change_reaches_every_replica_and_one_that_starts_later() {
 async fn of_two_admins_one_wins_and_the_other_is_told() {
     let (server, by) = (RedisServer::start(), by());
     let admins = [Replica::new(&server), Replica::new(&server)];
-    let by = by();
     let (one, other) = tokio::join!(
         admins[0].keys.create(&by, free("ada")),
         admins[1].keys.create(&by, free("ada"))

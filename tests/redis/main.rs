@@ -26,3 +26,4 @@ mod replicated;
 mod same_answers;
 mod sentinel;
 mod tls;
+mod usage;

@@ -1,14 +1,27 @@
 //! What the demo prints when everything is ready: lines to paste, and what they answer.
 
-use std::path::Path;
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
-use super::{Addresses, ports::reachable};
+use super::{Addresses, Home, ports::reachable};
+
+/// The plan file of the demo's domain, in a folder of plans.
+const PLANS: &str = "stats-api.yaml";
 
 /// The story with the addresses of this run in it.
-pub fn tell(at: &Addresses, store: &str, logs: &Path) -> String {
+pub fn tell(at: &Addresses, home: &Home, logs: &Path) -> String {
     let [edge, stats, http, admin] = [at.edge, at.stats, at.http, at.admin].map(reachable);
     let grpc = at.grpc;
-    let logs = logs.display();
+    let (store, logs) = (&home.store, logs.display());
+    let (tollgate, plans) = (program(), plan_file(home));
+    let flags: Vec<_> = home
+        .flags()
+        .iter()
+        .map(|flag| quoted(&flag.to_string_lossy()))
+        .collect();
+    let flags = flags.join(" ");
     // curl shows its progress in parallel mode even when told to be silent.
     let many = r"curl -s -o /dev/null -w '%{http_code}\n' --no-progress-meter -Z --parallel-immediate --parallel-max";
     format!(
@@ -30,6 +43,19 @@ By address without a key, 50 a minute: 50 are 200 and 10 are 429; another addres
   {many} 10 'http://{edge}/public/stats/3?[1-60]' | sort | uniq -c
   curl -iw '\\n' --interface 127.0.0.2 http://{edge}/public/stats/3
 
+A quota of 5 a day: five are 200, the sixth 429 {{\"message\":\"Limit Exceeded\"}}
+  for i in 1 2 3 4 5 6; do curl -iw '\\n' -H 'x-api-key: demo-quota-key' http://{edge}/secure/stats; done
+
+The quota raised while all runs: within a second the same call is 200 again
+  sed 's|5/day|50/day|' {plans} | {tollgate} plans put - {flags}
+  curl -iw '\\n' -H 'x-api-key: demo-quota-key' http://{edge}/secure/stats
+
+A key of your own: 200; and 403 within a second of its end
+  KEY=$({tollgate} keys create --tier free --owner me --id mine {flags} | sed -n 's/^secret *//p')
+  curl -iw '\\n' -H \"x-api-key: $KEY\" http://{edge}/secure/stats
+  {tollgate} keys revoke mine {flags}
+  curl -iw '\\n' -H \"x-api-key: $KEY\" http://{edge}/secure/stats
+
 No limit of Tollgate's: only the service's own, 20 at once; more get 500 {{\"message\":\"Internal server error\"}}
   {many} 60 'http://{edge}/unsecure/stats?[1-60]' | sort | uniq -c
 
@@ -38,6 +64,29 @@ A match as it is played (Ctrl-C ends it)
 
 Ctrl-C here stops everything."
     )
+}
+
+/// This program as a shell here finds it.
+fn program() -> String {
+    let own = env::current_exe().unwrap_or_else(|_| "tollgate".into());
+    let here = env::current_dir().ok();
+    let near = here.and_then(|here| own.strip_prefix(here).ok().map(Path::to_path_buf));
+    quoted(&near.unwrap_or(own).to_string_lossy())
+}
+
+fn plan_file(home: &Home) -> String {
+    let mut files = home.config.iter().map(|path| match path.is_dir() {
+        true => path.join(PLANS),
+        false => path.clone(),
+    });
+    let file = files.next().unwrap_or_else(|| PathBuf::from(PLANS));
+    quoted(&file.to_string_lossy())
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    // No path and no argument has a NUL in it, which is all that cannot be quoted.
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), Into::into)
 }
 
 #[cfg(test)]
@@ -54,12 +103,13 @@ mod tests {
             http: local(4),
             admin: local(5),
         };
-        let story = tell(&at, "memory", Path::new("/logs"));
+        let home = Home::new(&["config".into()], "memory", Path::new("/logs"));
+        let story = tell(&at, &home, Path::new("/logs"));
         let lines: Vec<_> = story
             .lines()
             .filter(|line| line.contains("curl "))
             .collect();
-        assert_eq!(lines.len(), 8);
+        assert_eq!(lines.len(), 12);
         for line in lines {
             assert!(line.contains("http://127.0.0.1:1/"), "{line}");
         }
