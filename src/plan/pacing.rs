@@ -1,9 +1,6 @@
 //! What goes with a `delay` or a `penalty`, and what does not.
 
-use super::{
-    file::LimitFile,
-    rule::{Charge, Counting, Rule},
-};
+use super::rule::{Charge, Counting, Rule};
 use crate::limit::{Kind, Limit};
 
 /// Whether more than a refusal may become of what is beyond this rule's limits.

@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/redis_server.rs"]
-#[allow(dead_code, reason = "every test target uses a part of it")]
 mod redis_server;
 
 mod client;
