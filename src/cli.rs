@@ -262,3 +262,15 @@ fn start_logging(args: &LogArgs) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_command_has_a_flag_twice() {
+        Cli::command().debug_assert();
+    }
+}

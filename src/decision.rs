@@ -116,18 +116,6 @@ pub struct LimitState {
     pub mode: Mode,
 }
 
-/// What became of the hits asked of one limit. One of the three is not zero, or none for a look or a refund.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// They fit, and the request passed.
-    pub admitted: u64,
-    /// The request was refused, by this limit or another.
-    pub refused: u64,
-    /// They did not fit, and passed all the same: the limit is soft or in shadow mode, or all that refuse are in quota mode
-    /// beside one that does not.
-    pub overage: u64,
-}
-
 impl LimitState {
     /// Hits in use, if answers are to warn of so many.
     pub fn warns(&self) -> Option<u64> {
@@ -143,23 +131,6 @@ impl LimitState {
     /// Whether it is a soft limit that the request is beyond.
     pub fn is_soft_over(&self) -> bool {
         self.mode == Mode::Soft && !self.balance.fits
-    }
-}
-
-impl Decision {
-    /// What became of the hits asked of a limit of this decision.
-    pub fn tally(&self, state: &LimitState) -> Tally {
-        let Hits::Take(hits) = state.hits else {
-            return Tally::default();
-        };
-        let (mut tally, passed) = (Tally::default(), self.code == Code::Ok);
-        let place = match state.balance.fits {
-            _ if !passed => &mut tally.refused,
-            true => &mut tally.admitted,
-            false => &mut tally.overage,
-        };
-        *place = hits;
-        tally
     }
 }
 

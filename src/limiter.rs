@@ -559,9 +559,11 @@ fn count(parts: &[Part<'_>], decision: &Decision) {
     for (part, status) in parts.iter().zip(&decision.statuses) {
         let Some(rule) = part.rule() else { continue };
         let states = &decision.limits[part.items.0..part.items.1];
-        if let Some(beyond) = states.iter().find(|state| state.is_soft_over()) {
-            let overage = decision.tally(beyond).overage;
-            rule.counters.overage.fetch_add(overage, Ordering::Relaxed);
+        if decision.code == Code::Ok
+            && let Some(beyond) = states.iter().find(|state| state.is_soft_over())
+            && let Hits::Take(hits) = beyond.hits
+        {
+            rule.counters.overage.fetch_add(hits, Ordering::Relaxed);
         }
         let over = match part.found {
             // Another descriptor refused without counting, so nobody asked this one's buckets.

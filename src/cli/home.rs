@@ -19,9 +19,6 @@ use crate::{
 pub struct HomeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Put the plan files of one domain together, in the order of their names
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
-    merge_domains: bool,
     #[command(flatten)]
     counting: CountingArgs,
     #[command(flatten)]
@@ -59,9 +56,7 @@ impl HomeArgs {
 
     /// The plan files, which need not be readable.
     pub fn sources(&self) -> Sources {
-        let mut sources = self.counting.sources(self.config.sources());
-        sources.options.merge_domains = self.merge_domains;
-        sources
+        self.counting.sources(self.config.sources())
     }
 
     /// The plans in force, as `serve` has them, with the documents of their home.
