@@ -763,8 +763,9 @@ async fn a_client_certificate_opens_the_admin_api_and_a_wrong_one_does_not() {
     );
 
     // The certificate's name is who did it, and the command may show one.
-    client.write(folder.path());
-    let file = |name: &str| folder.path().join(name).display().to_string();
+    let own = tempfile::tempdir().unwrap();
+    client.write(own.path());
+    let file = |name: &str| own.path().join(name).display().to_string();
     let url = format!("https://localhost:{}", address.rsplit(':').next().unwrap());
     let (code, out, err) = home.run(&[
         "buckets",
@@ -774,7 +775,7 @@ async fn a_client_certificate_opens_the_admin_api_and_a_wrong_one_does_not() {
         "--admin",
         &url,
         "--admin-ca",
-        &file("ca.crt"),
+        &folder.path().join("ca.crt").display().to_string(),
         "--admin-cert",
         &file("tls.crt"),
         "--admin-key",

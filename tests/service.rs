@@ -720,7 +720,10 @@ async fn a_changed_file_is_in_force_within_a_second_and_a_bad_one_is_not() {
         "the last good plans stay"
     );
     assert_eq!(tollgate.metric("tollgate_plans_stale"), 1.0);
-    assert!(tollgate.process.log().contains("did you mean `limits`"));
+    wait_until("the error in the log", async || {
+        tollgate.process.log().contains("did you mean `limits`")
+    })
+    .await;
     std::fs::write(&file, SHOP).unwrap();
     wait_until("the end of the error", async || {
         tollgate.metric("tollgate_plans_stale") == 0.0

@@ -394,7 +394,8 @@ fn files_below(folder: &Path) -> Vec<String> {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => texts.extend(files_below(&path)),
-            false => texts.push(fs::read_to_string(path).unwrap()),
+            // The buckets' file is no text, but would show one in it.
+            false => texts.push(String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()),
         }
     }
     texts

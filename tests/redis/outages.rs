@@ -263,7 +263,10 @@ impl Row {
         }
         // What the machine does to answers that need no Redis is not Redis' doing.
         let (longest, free) = self.longest();
-        assert!(longest < Duration::from_millis(250) + free, "{longest:?}");
+        assert!(
+            longest < Duration::from_millis(250) + 4 * free,
+            "{longest:?}, {free:?}"
+        );
         for rule in ["deny", "error"] {
             let over = self.told[rule].over();
             assert!(over <= bounds.over * KEYS as u64, "{rule}: {over} over");

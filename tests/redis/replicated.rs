@@ -112,6 +112,10 @@ async fn more_replicas_than_there_are_hold_up_only_who_waits_for_them() {
     let (primary, _replica) = pair().await;
     let store = connected(patient(&primary)).await;
     let (one_replica, two) = (durable("100/day", 1), durable("100/hour", 2));
+    wait_until("the replica", async || {
+        !ask(&store, one(&one_replica, "b", 1)).await.not_replicated
+    })
+    .await;
     let (first, second) = tokio::join!(
         ask(&store, one(&two, "a", 1)),
         ask(&store, one(&one_replica, "b", 1))
