@@ -323,7 +323,7 @@ impl Compiler<'_> {
             });
         }
         if file.lease.is_some()
-            && let Some(message) = unleasable(&allowance, counting)
+            && let Some(message) = unleasable(&allowance, counting, file.durable.is_some())
         {
             self.notes.error(Mistake {
                 file: Arc::clone(&self.file),
@@ -598,10 +598,16 @@ fn shared_bucket(limits: &[(Limit, &LimitFile)]) -> Option<String> {
 }
 
 /// Why no lease goes with a rule.
-fn unleasable(allowance: &Allowance, counting: Counting) -> Option<String> {
+fn unleasable(allowance: &Allowance, counting: Counting, durable: bool) -> Option<String> {
     if counting.charge != Charge::AllOrNothing || counting.overdraw {
         return Some(
             "a lease goes with `charge: all_or_nothing` without `overdraw` only: what a refusal charges must reach Redis"
+                .to_owned(),
+        );
+    }
+    if durable {
+        return Some(
+            "no lease goes with `durable`: what is spent from a lease waits for no replica"
                 .to_owned(),
         );
     }

@@ -245,13 +245,19 @@ async fn send(
             .into_iter()
             .collect()
     };
-    if !unanswered.is_empty() && late.len() < LATE_BATCHES {
+    if late.len() >= LATE_BATCHES {
+        unanswered
+            .iter()
+            .for_each(|(batch, _)| batch.forget(shared));
+        return;
+    }
+    if !unanswered.is_empty() {
         let (shared, generation) = (shared.clone(), wires.generation);
         late.spawn(async move {
             for (batch, call) in unanswered {
-                if let Ok(answer) = timeout(LATE, call).await {
-                    let unasked = batch.settle(&shared, generation, answer);
-                    give_up(&shared, unasked);
+                match timeout(LATE, call).await {
+                    Ok(answer) => give_up(&shared, batch.settle(&shared, generation, answer)),
+                    Err(_) => batch.forget(&shared),
                 }
             }
         });
@@ -365,6 +371,11 @@ impl Batch {
         })
     }
 
+    /// Nobody waits for an answer any more.
+    fn forget(&self, shared: &Shared) {
+        self.asks.iter().for_each(|ask| shared.leases.lost(ask));
+    }
+
     /// Answers everyone. What comes back must be asked again: Redis' clock was elsewhere than thought, and nothing was taken.
     fn settle(
         self,
@@ -426,7 +437,7 @@ impl Batch {
                 let reason = "the reply of take.lua has another shape";
                 shared.trip(generation, reason);
                 let error = Undecided::Failed(shared.lost(reason));
-                self.asks.iter().for_each(|ask| shared.leases.lost(ask));
+                self.forget(shared);
                 for job in self.jobs {
                     shared.failed(job, &error);
                 }

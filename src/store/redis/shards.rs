@@ -427,7 +427,9 @@ impl Places {
             let Some(charged) = answer.balances[*place].map(|balance| balance.charged) else {
                 continue;
             };
-            if charged == wanted[*place] {
+            // What is struck without a server stays here, and is never told to it.
+            let stays = item.charge == Charge::Strike && answer.degraded;
+            if charged == wanted[*place] || stays {
                 continue;
             }
             let right = self.right(item, charged);

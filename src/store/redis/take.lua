@@ -68,9 +68,12 @@ local function stored_tokens(key, limit)
   return data[limit + 1], 0, data[limit + 5], now, 0
 end
 
+-- By limit, its capacity without what is lent of it, where that lowers it.
+local unlent = {}
+
 -- How far a token bucket goes below zero.
 local function deepest_debt(limit)
-  return data[limit] == PACED and data[limit + 7] or data[limit + 1]
+  return data[limit] == PACED and data[limit + 7] or unlent[limit] or data[limit + 1]
 end
 
 local function refilled_tokens(limit, tokens, part, stored_parts, time)
@@ -710,6 +713,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
       end
     end
     rows[#rows + 1], capacities[#rows + 1] = at, data[limit + 1]
+    unlent[limit] = data[limit + 1]
     if is_tokens then
       local tokens, part, parts, time, expires = bring_up(key, limit)
       for i = at + 5, at + 4 + 4 * settled, 4 do
@@ -752,7 +756,8 @@ if ARGV[3] and #ARGV % 2 == 1 then
     end
     local ok, used, start = false
     if values[key] then ok, used, start = pcall(read_spent, values[key]) end
-    if not ok then return 0, 0, 0 end
+    -- What is granted of a period that is over could never be spent.
+    if not ok or start + data[limit + 3] <= now then return 0, 0, 0 end
     local granted = math.max(math.min(portion, capacity - used), 0)
     if granted > 0 then add(key, date, granted) end
     if changed then call("SET", KEYS[key], pack_numbers(used + granted, start), "KEEPTTL") end
