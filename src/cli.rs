@@ -252,6 +252,9 @@ fn start_logging(args: &LogArgs) -> Result<(), String> {
     let filter = EnvFilter::try_new(&args.log).map_err(|error| {
         format!("--log: `{}` is not a filter ({error}); write a level like `info`, or `tollgate=debug,info`", args.log)
     })?;
+    // What watches files would tell of the log's own file, and so of each line it tells.
+    let quiet = "notify=info".parse().expect("a directive");
+    let filter = filter.add_directive(quiet);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours())

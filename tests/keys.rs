@@ -360,11 +360,9 @@ async fn keys_of_api_gateway_are_taken_over_with_their_secrets() {
     let items = values.iter().enumerate().map(|(index, value)| {
         json!({ "id": format!("aws{index}"), "value": value, "name": "Ada", "enabled": true, "stageKeys": [] })
     });
-    fs::write(
-        &file,
-        json!({ "items": items.collect::<Vec<_>>() }).to_string(),
-    )
-    .unwrap();
+    let without = json!({ "id": "aws3", "name": "Bob", "enabled": true });
+    let items: Vec<_> = items.chain([without]).collect();
+    fs::write(&file, json!({ "items": items }).to_string()).unwrap();
     let (code, out, err) = home.keys(&["import", file.to_str().unwrap(), "--tier", "premium"]);
     assert_eq!(code, 1, "{out}{err}");
     assert!(out.contains("imported: 1"), "{out}{err}");
@@ -374,6 +372,10 @@ async fn keys_of_api_gateway_are_taken_over_with_their_secrets() {
     );
     assert!(
         out.contains("the secret of `aws2` is that of the API key `aws0`"),
+        "{out}{err}"
+    );
+    assert!(
+        out.contains("not imported: aws3: it has no value"),
         "{out}{err}"
     );
     assert!(

@@ -36,16 +36,15 @@ pub struct SimulateArgs {
     /// Plan file or folder to compare with; repeatable
     #[arg(long, value_name = "PATH")]
     old: Vec<PathBuf>,
-    /// Envoy's configuration: its routes say what is asked about a request, its access log's format what the log tells
+    /// Envoy's configuration: its routes say what is asked about a request, its access log's format what the log tells [default: envoy/envoy.yaml, unless there are descriptors]
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "descriptors",
         conflicts_with_all = ["descriptors", "domain"]
     )]
     envoy: Option<PathBuf>,
     /// The listener whose log it is, where Envoy's configuration has several that ask about limits
-    #[arg(long, value_name = "NAME", requires = "envoy")]
+    #[arg(long, value_name = "NAME", conflicts_with = "descriptors")]
     listener: Option<String>,
     /// One descriptor, with fields of the log as %{NAME}, %{OUTER.INNER} or %{NAME|DEFAULT}; repeatable
     #[arg(long = "descriptor", value_name = "KEY=VALUE,…")]
@@ -68,6 +67,9 @@ pub struct SimulateArgs {
     #[arg(long, default_value = "table")]
     output: Output,
 }
+
+/// Envoy's configuration where none is named: that of the demo.
+const ENVOY: &str = "envoy/envoy.yaml";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Output {
@@ -124,14 +126,20 @@ fn load(paths: &[PathBuf], flag: &str, counting: &CountingArgs) -> Result<Plans,
 
 fn reader(args: &SimulateArgs, plans: &Plans) -> Result<Reader, String> {
     let time = args.time.clone();
-    let Some(path) = &args.envoy else {
+    if !args.descriptors.is_empty() {
         return Ok(Reader::Templates {
             domain: super::domain(args.domain.as_ref(), plans)?,
             templates: args.descriptors.clone(),
             time,
         });
-    };
-    let config = EnvoyConfig::read(path).map_err(|error| error.to_string())?;
+    }
+    let path = args.envoy.as_deref().unwrap_or(Path::new(ENVOY));
+    let config = EnvoyConfig::read(path).map_err(|error| match args.envoy {
+        Some(_) => error.to_string(),
+        None => format!(
+            "{error}; say by --envoy or --descriptor what is asked about a request of the log"
+        ),
+    })?;
     let manager = Box::new(manager(config, args.listener.as_deref())?);
     Ok(Reader::Envoy { manager, time })
 }

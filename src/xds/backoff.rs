@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// No wait is shorter, whatever the settings: a control plane that hangs up at once is not called in a loop.
+const SHORTEST: Duration = Duration::from_millis(50);
+
 /// Waits that double from `initial` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
@@ -31,7 +34,8 @@ impl Backoff {
         let doubled = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
         let whole = self.initial.saturating_mul(doubled).min(self.max);
         let thousandths = (self.random_factor * chance).clamp(0.0, 1.0) * 1_000.0;
-        whole.saturating_sub(whole / 1_000 * thousandths as u32)
+        let wait = whole.saturating_sub(whole / 1_000 * thousandths as u32);
+        wait.max(SHORTEST)
     }
 }
 
@@ -59,6 +63,12 @@ mod tests {
             random_factor,
         };
         assert!(odd(7.0).wait(1, 1.0) < Duration::from_secs(1));
+        let none = Backoff {
+            initial: Duration::ZERO,
+            max: Duration::ZERO,
+            random_factor: 0.0,
+        };
+        assert_eq!(none.wait(9, 0.5), SHORTEST);
         assert_eq!(odd(-1.0).wait(1, 1.0), Duration::MAX);
         assert_eq!(odd(0.0).wait(1, 1.0), Duration::MAX);
     }

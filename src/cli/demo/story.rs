@@ -47,13 +47,13 @@ A quota of 5 a day: five are 200, the sixth 429 {{\"message\":\"Limit Exceeded\"
   for i in 1 2 3 4 5 6; do curl -iw '\\n' -H 'x-api-key: demo-quota-key' http://{edge}/secure/stats; done
 
 The quota raised while all runs: within a second the same call is 200 again
-  sed 's|5/day|50/day|' {plans} | {tollgate} plans put - {flags}
+  sed 's|5/day|50/day|' {plans} | {tollgate} plans put - {flags}; sleep 1
   curl -iw '\\n' -H 'x-api-key: demo-quota-key' http://{edge}/secure/stats
 
 A key of your own: 200; and 403 within a second of its end
-  KEY=$({tollgate} keys create --tier free --owner me --id mine {flags} | sed -n 's/^secret *//p')
+  KEY=$({tollgate} keys create --tier free --owner me --id mine {flags} | sed -n 's/^secret *//p'); sleep 1
   curl -iw '\\n' -H \"x-api-key: $KEY\" http://{edge}/secure/stats
-  {tollgate} keys revoke mine {flags}
+  {tollgate} keys revoke mine {flags}; sleep 1
   curl -iw '\\n' -H \"x-api-key: $KEY\" http://{edge}/secure/stats
 
 No limit of Tollgate's: only the service's own, 20 at once; more get 500 {{\"message\":\"Internal server error\"}}

@@ -45,10 +45,15 @@ pub async fn run(keys: &KeyAdmin, by: &Actor, args: &ImportArgs, output: Output)
         return Ok((tiers(&plans, output), ExitCode::SUCCESS));
     }
     let tier = tier(args.tier.as_deref(), &plans)?;
-    let keys_with_secrets = found.into_iter().map(|key| with_secret(key, &tier));
-    let imported = keys
-        .import(by, keys_with_secrets.collect::<Result<_, _>>()?)
-        .await?;
+    let (mut whole, mut without) = (Vec::new(), Vec::new());
+    for key in found {
+        match with_secret(key, &tier) {
+            Ok(key) => whole.push(key),
+            Err(skipped) => without.push(skipped),
+        }
+    }
+    let mut imported = keys.import(by, whole).await?;
+    imported.skipped.extend(without);
     let code = match imported.skipped.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
@@ -77,13 +82,12 @@ fn tier(told: Option<&str>, plans: &[AwsPlan]) -> Result<String, Failure> {
     }
 }
 
-fn with_secret(key: AwsKey, tier: &str) -> Result<(NewKey, String), Failure> {
-    let secret = key.value.ok_or_else(|| {
-        Failure::No(format!(
-            "the API key `{}` has no value: call `aws apigateway get-api-keys --include-values`",
-            key.id
-        ))
-    })?;
+/// The key and its secret; or its id, and why it cannot be taken.
+fn with_secret(key: AwsKey, tier: &str) -> Result<(NewKey, String), (String, String)> {
+    let Some(secret) = key.value else {
+        let why = "it has no value: call `aws apigateway get-api-keys --include-values`";
+        return Err((key.id, why.to_owned()));
+    };
     let new = NewKey {
         id: Some(key.id),
         tier: tier.to_owned(),

@@ -62,7 +62,8 @@ pub fn xds(environment: &Environment) -> Result<Option<XdsSettings>, Environment
         },
         connect_retry: xds.server_connect_retry_interval,
         max_message: match &*xds.max_msg_size {
-            "" => native.max_message,
+            // Source: envoyproxy/ratelimit leaves 0 to its gRPC library's default.
+            "" | "0" => native.max_message,
             text => text.parse().map_err(|error| {
                 EnvironmentError::value("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", error)
             })?,
