@@ -2,36 +2,24 @@
 
 mod admin;
 mod coalesced;
+mod sockets;
+mod stores;
 mod tls;
 
+pub use self::stores::connect_store;
 use self::{
     admin::{StoredPlans, serve_admin},
-    coalesced::Coalesced,
+    sockets::{Listener, Socket, SocketFile, router, serve_grpc, serve_http},
+    stores::{note_idle_leases, open_store},
     tls::ServerTls,
 };
-use std::{
-    fmt::Debug,
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::FileTypeExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use axum::serve::ListenerExt as _;
 use tokio::{
-    net::{TcpListener, UnixListener, UnixStream},
-    sync::mpsc,
-    task::{JoinHandle, JoinSet, spawn_blocking},
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
-use tokio_stream::{
-    StreamExt,
-    wrappers::{ReceiverStream, UnixListenerStream},
-};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, Router, TcpIncoming};
 use tonic_health::server::HealthReporter;
 
 use crate::{
@@ -45,21 +33,17 @@ use crate::{
     key_store::KeyAdmin,
     limiter::{Limiter, Pacing},
     metrics::{Metrics, snapshot::SnapshotMetrics, traces::TraceMetrics},
-    plan::{self, Domain, LoadError, Plans, Rule, SharedPlans},
+    plan::{self, LoadError, SharedPlans},
     plan_store::PlanAdmin,
-    settings::{
-        Address, ConnectionAge, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice,
-        home_of, usage_home,
-    },
+    settings::{Address, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice, home_of},
     statistics::Statistics,
     store::{
-        MemoryStore, Store,
-        memory::kept::{KeepError, Keeping, KeptBuckets},
-        redis::{RedisSettings, checks::Needs},
+        memory::kept::{KeepError, Keeping},
+        redis::checks::Needs,
     },
     tls::TlsFileError,
     traces::{MaybeTraces, Traces, TracesError, TracesSettings},
-    usage::{MOST_ROWS, Meter, Recorder, Retention},
+    usage::{MOST_ROWS, Meter, Recorder, Retention, UsageStore},
     xds::{self, XdsSettings},
 };
 
@@ -209,12 +193,11 @@ impl Server {
             Arc::new(PlanAdmin::new(home, table, plans.clone()))
         });
         let keys = open_keys(place.clone(), &plans).await?;
-        let usage_home = usage_home(&settings.store, settings.state_dir.as_deref());
-        let recorder = match (&settings.usage, &usage_home) {
+        let recorder = match (&settings.usage, &place) {
             (Some(_), None) => return Err(StartError::NoUsageHome),
-            (Some(usage), Some(home)) => {
+            (Some(usage), Some(place)) => {
                 let meter = Arc::new(Meter::new(MOST_ROWS, Arc::new(SystemClock)));
-                let store = home.clone().open(usage.retention);
+                let store = UsageStore::open(place.clone(), usage.retention);
                 Some(Arc::new(Recorder::new(meter, store)))
             }
             (None, _) => None,
@@ -326,7 +309,7 @@ impl Server {
         }
         server.http = http.address;
         let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
-        let audit = place.map(|place| Arc::new(AuditLog::of(place)));
+        let audit = place.clone().map(|place| Arc::new(AuditLog::of(place)));
         let buckets = Arc::new(BucketAdmin::new(limiter.clone(), audit.clone()));
         let app = pages::router(limiter, page, readiness.clone());
         let app = app.merge(grpc::json::router(rls));
@@ -334,8 +317,8 @@ impl Server {
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
         if let Some((listener, admin)) = admin {
-            let usage = usage_home.map(|home| {
-                let store = home.open(Retention::default());
+            let usage = place.map(|place| {
+                let store = UsageStore::open(place, Retention::default());
                 Arc::new(UsageReader::new(store, plans.clone(), recorder.clone()))
             });
             let desk = Desk {
@@ -502,81 +485,16 @@ impl Server {
         what: &'static str,
         flag: &'static str,
     ) -> Result<Listener, StartError> {
-        let failed = |source| StartError::Listen {
+        let bound = Listener::bind(address).await;
+        let (listener, file) = bound.map_err(|source| StartError::Listen {
             address: address.clone(),
             what,
             flag,
             source,
-        };
-        match address {
-            Address::Tcp(tcp) => {
-                let socket = bind_tcp(*tcp).await.map_err(failed)?;
-                let address = Address::Tcp(socket.local_addr().map_err(failed)?);
-                Ok(Listener {
-                    address,
-                    socket: Socket::Tcp(socket),
-                })
-            }
-            Address::Unix(path) => {
-                let socket = bind_unix(path).await.map_err(failed)?;
-                self.sockets.push(SocketFile(path.clone()));
-                Ok(Listener {
-                    address: address.clone(),
-                    socket: Socket::Unix(socket),
-                })
-            }
-        }
+        })?;
+        self.sockets.extend(file);
+        Ok(listener)
     }
-}
-
-struct Listener {
-    address: Address,
-    socket: Socket,
-}
-
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// Removes a unix socket's file when the server goes.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // It may be gone already, which is as good.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Listens on `address`. Where the machine has no IPv6, "every address" is every one of IPv4.
-async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let everywhere = address.ip() == Ipv6Addr::UNSPECIFIED;
-    match TcpListener::bind(address).await {
-        Err(error) if everywhere && error.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        bound => bound,
-    }
-}
-
-/// Listens on `path`. A socket that a dead process left there is removed; one that answers is in use, and any other file
-/// stays.
-async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        if !found.file_type().is_socket() {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "a file that is no socket is there",
-            ));
-        }
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        std::fs::remove_file(path)?;
-    }
-    UnixListener::bind(path)
 }
 
 /// The keys that are in no plan file. Those of a state directory are read before anything opens; those in Redis are awaited,
@@ -602,35 +520,6 @@ async fn open_keys(
     Ok(Some(keys))
 }
 
-/// The store, and where its buckets are kept and how often, if they are.
-async fn open_store(
-    settings: &Settings,
-    needs: Needs,
-) -> Result<(Store, Option<(KeptBuckets, Duration)>), StartError> {
-    let max_buckets = settings.max_buckets;
-    if let (StoreChoice::Memory, Some(folder), Some(every)) = (
-        &settings.store,
-        &settings.state_dir,
-        settings.snapshot_every,
-    ) {
-        let (folder, clock) = (folder.clone(), Arc::new(SystemClock));
-        let opened = spawn_blocking(move || KeptBuckets::open(&folder, max_buckets, clock)).await;
-        let (memory, kept) = opened.expect("reading buckets does not panic")?;
-        return Ok((Store::Memory(memory), Some((kept, every))));
-    }
-    let redis = |redis| RedisSettings {
-        timeout: settings.store_timeout,
-        local_cache: settings.local_cache,
-        group: settings.plans.options.key_prefix.clone(),
-        needs,
-        ..redis
-    };
-    Ok((
-        connect_store(&settings.store, max_buckets, redis).await,
-        None,
-    ))
-}
-
 /// What makes spans, if they are wanted, and its task.
 fn send_traces(
     wanted: Option<&TracesSettings>,
@@ -649,37 +538,6 @@ fn send_traces(
         Ok(())
     });
     Ok(Some(Arc::new(traces)))
-}
-
-/// The store of that choice, where that is Redis with `settings` made of the defaults. Redis is waited for a second at most; starting needs none.
-pub async fn connect_store(
-    choice: &StoreChoice,
-    max_buckets: usize,
-    settings: impl FnOnce(RedisSettings) -> RedisSettings,
-) -> Store {
-    match choice {
-        StoreChoice::Memory => Store::Memory(MemoryStore::new(max_buckets, Arc::new(SystemClock))),
-        StoreChoice::Redis(choice) => {
-            let mut redis = RedisSettings::new(choice.main.clone());
-            redis.per_second = choice.per_second.clone();
-            let store = Store::redis(settings(redis));
-            if !store.first_connection(FIRST_CONNECTION).await {
-                tracing::warn!(node = %choice, "starting without the store: rules answer by their on_store_error until it is there");
-            }
-            store
-        }
-    }
-}
-
-/// Says that nobody takes tokens ahead of a store that nobody shares.
-fn note_idle_leases(store: &Store, plans: &Plans) {
-    let mut rules = plans.domains().flat_map(Domain::rules);
-    let leased = |rule: &Arc<Rule>| rule.allowance.limits().any(|limit| limit.lease.is_some());
-    if matches!(store, Store::Memory(_))
-        && let Some(rule) = rules.find(|rule| leased(rule))
-    {
-        tracing::info!(domain = %rule.domain, rule = %rule.path, "`lease` has no effect with the memory store");
-    }
 }
 
 async fn health() -> (HealthReporter, tonic_health::server::HealthService) {
@@ -706,96 +564,6 @@ async fn follow(health: HealthReporter, readiness: Arc<Readiness>) {
             .set_service_status(grpc::HEALTH_SERVICE, status)
             .await;
     }
-}
-
-/// HTTP/2 as Envoy needs it.
-fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
-    let mut builder = tonic::transport::Server::builder();
-    if let Some(limit) = age.limit {
-        builder = builder.max_connection_age(limit);
-    }
-    if let Some(grace) = age.grace {
-        builder = builder.max_connection_age_grace(grace);
-    }
-    builder
-        // Envoy resets every call that misses its timeout; with the default of 20 a stall of ours would close its connection.
-        .http2_max_pending_accept_reset_streams(Some(4_096))
-        .http2_max_local_error_reset_streams(None)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .add_routes(routes)
-}
-
-async fn serve_grpc(
-    socket: Socket,
-    tls: Option<Arc<ServerTls>>,
-    router: Router,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
-    let stopped = stop.clone().cancelled_owned();
-    match (socket, tls) {
-        (Socket::Tcp(listener), Some(tls)) => {
-            let listener = listener.tap_io(|stream| {
-                // A connection that cannot be told so is slower, not wrong.
-                let _ = stream.set_nodelay(true);
-            });
-            serve_tls(listener, &tls, router, stop).await?;
-        }
-        (Socket::Unix(listener), Some(tls)) => serve_tls(listener, &tls, router, stop).await?,
-        (Socket::Tcp(listener), None) => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
-            router
-                .serve_with_incoming_shutdown(incoming, stopped)
-                .await?;
-        }
-        (Socket::Unix(listener), None) => {
-            let incoming = UnixListenerStream::new(listener);
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
-            router
-                .serve_with_incoming_shutdown(incoming, stopped)
-                .await?;
-        }
-    }
-    Ok(())
-}
-
-async fn serve_tls<L>(
-    listener: L,
-    tls: &ServerTls,
-    router: Router,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error>
-where
-    L: axum::serve::Listener<Io: Connected, Addr: Debug + 'static>,
-{
-    let (ready, accepted) = mpsc::channel(1);
-    let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
-    let incoming =
-        ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
-    let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    let (served, _) = tokio::join!(serving, accepting);
-    served
-}
-
-async fn serve_http(
-    socket: Socket,
-    app: axum::Router,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
-    let stopped = stop.cancelled_owned();
-    match socket {
-        Socket::Tcp(listener) => {
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stopped)
-                .await?
-        }
-        Socket::Unix(listener) => {
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stopped)
-                .await?
-        }
-    }
-    Ok(())
 }
 
 /// Completes when a task fails; tasks end well only when told to stop.

@@ -18,7 +18,7 @@ use crate::{
     store::redis::{RedisUrl, RedisUrlError},
     tls::ServerFiles,
     traces::TracesSettings,
-    usage::{Retention, UsageHome},
+    usage::Retention,
     xds::XdsSettings,
 };
 
@@ -87,7 +87,7 @@ pub struct AdminSettings {
     pub tls: Option<ServerFiles>,
 }
 
-/// Where API keys, plans and the audit log are kept that are made at run time: with the buckets in Redis, else in the state
+/// Where API keys, plans and the audit log are kept that are made at run time, and usage: with the buckets in Redis, else in the state
 /// directory, else nowhere.
 pub fn home_of(store: &StoreChoice, state_dir: Option<&Path>) -> Option<Place> {
     match (store, state_dir) {
@@ -97,21 +97,13 @@ pub fn home_of(store: &StoreChoice, state_dir: Option<&Path>) -> Option<Place> {
     }
 }
 
-/// How usage is metered. Where it is kept, [`usage_home`] says.
+/// How usage is metered. Where it is kept, [`home_of`] says.
 #[derive(Debug, Clone)]
 pub struct UsageSettings {
     /// How often what was counted is kept.
     pub flush_interval: Duration,
     /// How long it is kept.
     pub retention: Retention,
-}
-
-/// Where usage is kept: where API keys are.
-pub fn usage_home(store: &StoreChoice, state_dir: Option<&Path>) -> Option<UsageHome> {
-    Some(match home_of(store, state_dir)? {
-        Place::Folder(folder) => UsageHome::Folder(folder),
-        Place::Redis(url) => UsageHome::Redis(url),
-    })
 }
 
 /// In whose words errors and health are said.

@@ -21,7 +21,7 @@ pub use self::{
     period::{Day, DayError, Period},
     recorder::{FlushCounts, Recorder},
     report::{By, Report, ReportError, ReportRow, UsageQuery, report},
-    store::{Retention, UsageError, UsageHome, UsageStore},
+    store::{Retention, UsageError, UsageStore},
 };
 
 /// What the texts of a row say that stands for those beyond a bound.

@@ -18,13 +18,14 @@ use tempfile::TempDir;
 use tollgate::{
     clock::{ManualClock, SystemClock, Timestamp},
     descriptor::{Descriptor, Entry, Hits, Query},
+    home::Place,
     limiter::Limiter,
     plan::{Plans, SharedPlans},
     proto::tollgate::admin::v1::{
         GetUsageRequest, get_usage_request::By, usage_service_client::UsageServiceClient,
     },
     store::{MemoryStore, Store},
-    usage::{Fate, Limited, Meter, Recorder, Retention, UsageHome},
+    usage::{Fate, Limited, Meter, Recorder, Retention, UsageStore},
 };
 use tonic::{Code, transport::Channel};
 
@@ -445,7 +446,10 @@ async fn nothing_is_metered_unless_it_is_asked_for_and_has_a_place() {
 async fn written(home: &Home) {
     let clock = Arc::new(ManualClock::default());
     let meter = Arc::new(Meter::new(1_000, clock.clone()));
-    let store = UsageHome::Folder(home.state.path().to_owned()).open(Retention::default());
+    let store = UsageStore::open(
+        Place::Folder(home.state.path().to_owned()),
+        Retention::default(),
+    );
     let recorder = Recorder::new(meter.clone(), store);
     let plans = Plans::from_texts(&[("plans.yaml", PLANS)]).unwrap();
     let rules: Vec<_> = plans.domain("shop").unwrap().rules().cloned().collect();

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     clock::{Clock as _, SystemClock},
-    settings::{home_of, usage_home},
-    usage::{By, Day, Report, ReportError, Retention, UsageQuery, report},
+    settings::home_of,
+    usage::{By, Day, Report, ReportError, Retention, UsageQuery, UsageStore, report},
 };
 
 /// Flags of `usage`: what to report, and where usage, keys and plans are: what `serve` was told.
@@ -101,16 +101,15 @@ impl UsageArgs {
     async fn report(&self) -> Result<Report, Failure> {
         let choice = self.store.choice()?;
         let state_dir = self.state_dir.as_deref();
-        let Some(home) = usage_home(&choice, state_dir) else {
+        let Some(place) = home_of(&choice, state_dir) else {
             let message = "no usage is kept here: say --state-dir DIR or --store redis://…, as the service was told";
             return Err(message.to_owned().into());
         };
         // Plans and keys say whose a key is.
         let sources = self.config.sources();
         super::readable(&sources, "--config")?;
-        let place = home_of(&choice, state_dir);
-        let plans = plans_in_force(sources.into(), place.clone()).await?;
-        with_stored_keys(&plans, place).await?;
+        let plans = plans_in_force(sources.into(), Some(place.clone())).await?;
+        with_stored_keys(&plans, Some(place.clone())).await?;
         let (from, to) = UsageQuery::days(self.from, self.to, SystemClock.now());
         let query = UsageQuery {
             from,
@@ -124,7 +123,7 @@ impl UsageArgs {
             tier: self.tier.clone(),
             owner: self.owner.clone(),
         };
-        let mut store = home.open(Retention::default());
+        let mut store = UsageStore::open(place, Retention::default());
         report(&mut store, &plans.load_full(), &query, usize::MAX)
             .await
             .map_err(|error| match error {

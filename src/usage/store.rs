@@ -1,11 +1,11 @@
 //! Where usage is kept: a state directory or Redis, behind one small interface.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 
 use super::{Chunk, Counts, Period, Row, folder::FolderUsage, redis::RedisUsage};
-use crate::store::redis::RedisUrl;
+use crate::home::Place;
 
 /// Days for which hours are kept, if days are kept that long.
 const HOURS_FOR_DAYS: u32 = 35;
@@ -27,27 +27,6 @@ impl Retention {
 impl Default for Retention {
     fn default() -> Self {
         Self { days: 400 }
-    }
-}
-
-/// Which store, before it is opened.
-#[derive(Debug, Clone)]
-pub enum UsageHome {
-    /// A state directory.
-    Folder(PathBuf),
-    /// Redis.
-    Redis(Box<RedisUrl>),
-}
-
-impl UsageHome {
-    /// Opens it. Nothing is read yet.
-    pub fn open(self, retention: Retention) -> UsageStore {
-        match self {
-            Self::Folder(folder) => {
-                UsageStore::Folder(Arc::new(Mutex::new(FolderUsage::new(&folder, retention))))
-            }
-            Self::Redis(url) => UsageStore::Redis(Box::new(RedisUsage::new(*url, retention))),
-        }
     }
 }
 
@@ -94,6 +73,16 @@ pub enum UsageError {
 }
 
 impl UsageStore {
+    /// Opens that of a place. Nothing is read yet.
+    pub fn open(place: Place, retention: Retention) -> Self {
+        match place {
+            Place::Folder(folder) => {
+                Self::Folder(Arc::new(Mutex::new(FolderUsage::new(&folder, retention))))
+            }
+            Place::Redis(url) => Self::Redis(Box::new(RedisUsage::new(*url, retention))),
+        }
+    }
+
     /// Rows that it takes in one step.
     pub fn rows_at_a_time(&self) -> usize {
         match self {

@@ -10,11 +10,9 @@ use nix::sys::signal::Signal;
 use proptest::{prelude::*, test_runner::TestRunner};
 use tollgate::{
     clock::{ManualClock, Timestamp},
+    home::Place,
     plan::{Plans, Rule},
-    usage::{
-        Chunk, Counts, Fate, Limited, Meter, Period, Recorder, Retention, Row, UsageHome,
-        UsageStore,
-    },
+    usage::{Chunk, Counts, Fate, Limited, Meter, Period, Recorder, Retention, Row, UsageStore},
 };
 
 use crate::{
@@ -33,7 +31,7 @@ descriptors:
 
 fn open(server: &RedisServer) -> UsageStore {
     let url = server.url().parse().unwrap();
-    UsageHome::Redis(Box::new(url)).open(Retention::default())
+    UsageStore::open(Place::Redis(Box::new(url)), Retention::default())
 }
 
 fn day(text: &str) -> Period {
@@ -247,7 +245,8 @@ fn both_stores_keep_what_a_plain_sum_says() {
         .run(&chunks(), |chunks| {
             redis.send("FLUSHALL");
             let state = tempfile::tempdir().unwrap();
-            let folder = UsageHome::Folder(state.path().to_owned()).open(Retention::default());
+            let folder =
+                UsageStore::open(Place::Folder(state.path().to_owned()), Retention::default());
             for mut store in [folder, open(&redis)] {
                 let mut model: HashMap<(Period, Row), Counts> = HashMap::new();
                 for (number, (day_of_month, hits)) in (1..).zip(&chunks) {
