@@ -94,6 +94,8 @@ async fn every_field_of_an_answer_is_filled() {
     assert_eq!(header(&refused, "content-type"), Some("application/json"));
     assert_eq!(refused.raw_body, br#"{"message":"Too Many Requests"}"#);
     assert_eq!(metadata(&refused, "rule").as_deref(), Some("user"));
+    assert_eq!(metadata(&refused, "domain").as_deref(), Some("shop"));
+    assert!(metadata(&refused, "limit").is_some());
     assert_eq!(
         header(&refused, "x-ratelimit-limit"),
         None,

@@ -296,7 +296,8 @@ fn x_ratelimit(decision: &Decision) -> Vec<HeaderValue> {
     ]
 }
 
-/// Names the rule that decided, for access logs, and carries the `metadata` of rules that let pass.
+/// Names the rule that decided, for access logs, and carries the `metadata` of rules that let pass. A refusal names its domain
+/// and limit too; most answers are none, and Envoy copies each field several times.
 fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     let passed = metadata_of_passed(decision);
     let overage = match decision.code {
@@ -306,14 +307,17 @@ fn metadata(domain: &str, decision: &Decision) -> Option<Struct> {
     if decision.decided_by.is_none() && passed.is_none() && overage.is_none() {
         return None;
     }
-    let mut fields = vec![("domain", text(domain))];
+    let mut fields = Vec::new();
     if let Some(by) = &decision.decided_by {
         fields.extend(by.rule.as_ref().map(|rule| ("rule", text(&rule.path))));
-        fields.extend(
-            by.limit
-                .as_ref()
-                .map(|limit| ("limit", text(limit.label()))),
-        );
+        if decision.code == Code::OverLimit {
+            fields.push(("domain", text(domain)));
+            fields.extend(
+                by.limit
+                    .as_ref()
+                    .map(|limit| ("limit", text(limit.label()))),
+            );
+        }
     }
     if decision.degraded {
         fields.push(("degraded", value(ValueKind::BoolValue(true))));

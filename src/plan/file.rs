@@ -286,7 +286,7 @@ pub struct ResponseFile {
     pub x_ratelimit: Option<bool>,
     /// `X-Tollgate-Degraded: true` on what was decided without the store. On unless told.
     pub degraded: Option<bool>,
-    /// `dynamic_metadata` naming the rule that decided. On unless told.
+    /// `dynamic_metadata` naming the rule that decided, and on a refusal its domain and limit. On unless told.
     pub metadata: Option<bool>,
     /// Body of a refusal; empty for none. `{"message":"Too Many Requests"}` unless told.
     pub body: Option<String>,

@@ -15,8 +15,8 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tonic::transport::server::Connected;
 
-/// Bytes that are gathered at most: some 100 answers that name their limits.
-const MOST: usize = 32 * 1024;
+/// Bytes that are gathered at most, some eight answers that name their limits: the first of many is not kept for the last.
+const MOST: usize = 2 * 1024;
 
 /// Most flushes in a row that do not wait, after one that waited in vain.
 const MOST_AT_ONCE: u32 = 63;
