@@ -1,6 +1,7 @@
 //! Builds everything from settings, serves, drains.
 
 mod admin;
+mod aged;
 mod coalesced;
 mod sockets;
 mod stores;
@@ -306,6 +307,7 @@ impl Server {
                 listener.socket,
                 tls.clone().filter(|_| !plain),
                 router(routes.clone(), settings.connection_age),
+                settings.connection_age,
                 stop.clone(),
             ));
         }

@@ -10,7 +10,8 @@ mod control_plane;
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -1004,6 +1005,33 @@ async fn grpc_listens_on_a_socket_when_told() {
     let tollgate = runtime.set("GRPC_UDS", &path).start();
     assert_eq!(tollgate.grpc, format!("unix:{path}"));
     assert_eq!(limit(&tollgate, "shop").await, Some(2));
+}
+
+/// HTTP/2 by hand: what is looked at is what comes before the end.
+#[test]
+fn connections_of_an_age_are_told_to_end_before_they_are_cut() {
+    const GOAWAY: u8 = 7;
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    runtime
+        .set("GRPC_MAX_CONNECTION_AGE", "50ms")
+        .set("GRPC_MAX_CONNECTION_AGE_GRACE", "50ms");
+    let tollgate = runtime.start();
+    let mut stream = TcpStream::connect(&tollgate.grpc).unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream.write_all(&settings).unwrap();
+    let mut kinds = Vec::new();
+    let mut head = [0; 9];
+    // A client that neither answers nor goes is cut.
+    while stream.read_exact(&mut head).is_ok() {
+        kinds.push(head[3]);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+    }
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
 }
 
 /// Where the reference answers badly, and `tests/conformance` marks its answer so.
