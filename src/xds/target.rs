@@ -1,18 +1,26 @@
 //! Where a control plane is, in the ways in which gRPC's clients are told.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{fmt, net::Ipv6Addr, path::PathBuf, str::FromStr};
 
 use http::uri::Authority;
 
 /// The port of a target that names its resolver but no port. Source: gRPC's naming document.
 const USUAL_PORT: u16 = 443;
 
-/// The address of a control plane: `host:port`, looked up for each connection.
+/// The address of a control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlPlane(Authority);
+pub enum ControlPlane {
+    /// `host:port`, looked up for each connection.
+    Tcp(Authority),
+    /// The path of a socket.
+    Unix(PathBuf),
+    /// None: there never is a connection.
+    Nowhere(TargetError),
+}
 
-/// What gRPC calls a target: `host:port`, `dns:host:port`, `dns:///host:port`, `dns://name-server/host:port` or
-/// `passthrough:///host:port`. Without a host it is this machine, without a port behind a scheme it is 443.
+/// What gRPC calls a target: `host:port`, `dns:host:port`, `dns:///host:port`, `dns://name-server/host:port`,
+/// `passthrough:///host:port`, `unix:path` or `unix:///path`. Without a host it is this machine, without a port behind a scheme
+/// it is 443.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target<'t> {
     /// Where the connection goes.
@@ -28,12 +36,30 @@ pub struct TargetError {
     text: String,
 }
 
+impl TargetError {
+    fn of(text: &str) -> Self {
+        let text = text.to_owned();
+        Self { text }
+    }
+}
+
 impl<'t> Target<'t> {
     /// Reads a target.
     ///
     /// # Errors
-    /// [`TargetError`], also for other schemes, like `unix:` and `xds:`.
+    /// [`TargetError`], also for other schemes, like `xds:`.
     pub fn parse(text: &'t str) -> Result<Self, TargetError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let server = ControlPlane::Unix(path.into());
+            return match path {
+                "" => Err(TargetError::of(text)),
+                _ => Ok(Self {
+                    server,
+                    name_server: None,
+                }),
+            };
+        }
         let (named, rest) = match text.split_once(':') {
             Some((scheme, rest))
                 if ["dns", "passthrough"]
@@ -50,9 +76,7 @@ impl<'t> Target<'t> {
         };
         let server = ControlPlane::of(address, named.then_some(USUAL_PORT));
         Ok(Self {
-            server: server.ok_or_else(|| TargetError {
-                text: text.to_owned(),
-            })?,
+            server: server.ok_or_else(|| TargetError::of(text))?,
             name_server: (!name_server.is_empty()).then_some(name_server),
         })
     }
@@ -71,12 +95,23 @@ impl ControlPlane {
         }
         authority(&whole)
             .filter(|authority| authority.port_u16().is_some() && !whole.contains('@'))
-            .map(Self)
+            .map(Self::Tcp)
     }
 
-    /// Without the brackets of an IPv6 address.
+    /// What calls say they are for. Source: grpc-go, for a socket.
+    pub(super) fn authority(&self) -> &str {
+        match self {
+            Self::Tcp(authority) => authority.as_str(),
+            Self::Unix(_) | Self::Nowhere(_) => "localhost",
+        }
+    }
+
+    /// Whom its certificate is for: the host without the brackets of an IPv6 address.
     pub(super) fn host(&self) -> &str {
-        let host = self.0.host();
+        let Self::Tcp(authority) = self else {
+            return self.authority();
+        };
+        let host = authority.host();
         host.strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host)
@@ -94,7 +129,11 @@ impl FromStr for ControlPlane {
 
 impl fmt::Display for ControlPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self {
+            Self::Tcp(authority) => authority.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Nowhere(error) => error.text.fmt(f),
+        }
     }
 }
 
@@ -117,6 +156,8 @@ mod tests {
             ("dns:1", "1", "1:443"),
             (":18000", "localhost", "localhost:18000"),
             ("[::1]:18000", "::1", "[::1]:18000"),
+            ("unix:x.sock", "localhost", "unix:x.sock"),
+            ("unix:///run/x.sock", "localhost", "unix:/run/x.sock"),
         ] {
             let address: ControlPlane = text.parse().unwrap();
             assert_eq!(
@@ -143,7 +184,8 @@ mod tests {
             "dns:///",
             "dns://8.8.8.8",
             "dns:///a:b",
-            "unix:/run/x.sock",
+            "unix:",
+            "xds:///a:1",
         ] {
             assert!(text.parse::<ControlPlane>().is_err(), "{text}");
         }

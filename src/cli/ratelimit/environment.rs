@@ -472,8 +472,12 @@ fn redis_start(from: &mut Reader<'_>) -> RedisStart {
         startup_initial_interval: from.read("REDIS_STARTUP_INITIAL_INTERVAL", SECOND),
         startup_max_interval: from.read("REDIS_STARTUP_MAX_INTERVAL", 30 * SECOND),
         startup_max_elapsed_time: from.read("REDIS_STARTUP_MAX_ELAPSED_TIME", Duration::ZERO),
-        close_connection_on_readonly_error: from
-            .read("REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR", false),
+        // The reference knows it since a while only.
+        close_connection_on_readonly_error: from.read_or(
+            "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
+            false,
+            "true",
+        ),
     }
 }
 

@@ -11,10 +11,6 @@ const NO_EFFECT: &[(&[&str], &str)] = &[
         "names that begin with a dot are never read",
     ),
     (
-        &["RUNTIME_WATCH_ROOT"],
-        "the files and all links to them are watched",
-    ),
-    (
         &["EXPIRATION_JITTER_MAX_SECONDS"],
         "buckets expire on their own when they are full",
     ),
@@ -95,8 +91,15 @@ pub fn without_effect(environment: &Environment) -> Option<String> {
             parts.push(format!("{} ({why})", set.join(", ")));
         }
     }
+    let plans = &environment.plans;
+    let watch = "RUNTIME_WATCH_ROOT";
+    if is_set(watch) && !plans.runtime_subdirectory.is_empty() {
+        parts.push(format!(
+            "{watch} (the files and all links to them are watched)"
+        ));
+    }
     let force = "FORCE_START_WITHOUT_INITIAL_CONFIG";
-    if is_set(force) && environment.plans.config_type == ConfigType::File {
+    if is_set(force) && plans.config_type == ConfigType::File {
         parts.push(format!("{force} (with files it always starts)"));
     }
     (!parts.is_empty()).then(|| format!("set without effect: {}", parts.join("; ")))

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     tls::{ClientFiles, IdentityFiles, ServerFiles},
-    xds::{Backoff, Target, XdsSettings},
+    xds::{Backoff, ControlPlane, Target, XdsSettings},
 };
 
 /// TLS on the gRPC port, if asked for.
@@ -44,27 +44,14 @@ pub fn grpc_tls(
 }
 
 /// The control plane, if plans come from one.
-///
-/// # Errors
-/// What is no address.
-pub fn xds(
-    environment: &Environment,
-    notes: &mut Vec<String>,
-) -> Result<Option<XdsSettings>, EnvironmentError> {
+pub fn xds(environment: &Environment, notes: &mut Vec<String>) -> Option<XdsSettings> {
     if environment.plans.config_type != ConfigType::Xds {
-        return Ok(None);
+        return None;
     }
     let xds = &environment.xds;
-    let target = Target::parse(&xds.server_url);
-    let target =
-        target.map_err(|error| EnvironmentError::value("CONFIG_GRPC_XDS_SERVER_URL", error))?;
-    if let Some(server) = target.name_server {
-        notes.push(format!(
-            "CONFIG_GRPC_XDS_SERVER_URL: names are looked up as this machine does, not at {server}"
-        ));
-    }
-    let native = XdsSettings::new(target.server);
-    Ok(Some(XdsSettings {
+    let server = control_plane(&xds.server_url, notes);
+    let native = XdsSettings::new(server);
+    Some(XdsSettings {
         node_id: xds.node_id.clone(),
         node_metadata: node_metadata(&xds.node_metadata, notes),
         headers: headers(&xds.client_additional_headers.0, notes),
@@ -92,7 +79,26 @@ pub fn xds(
         },
         plans_first: !environment.plans.force_start_without_initial_config,
         ..native
-    }))
+    })
+}
+
+// Source: envoyproxy/ratelimit starts with any text, and waits for ever.
+fn control_plane(url: &str, notes: &mut Vec<String>) -> ControlPlane {
+    const VARIABLE: &str = "CONFIG_GRPC_XDS_SERVER_URL";
+    match Target::parse(url) {
+        Ok(target) => {
+            if let Some(server) = target.name_server {
+                notes.push(format!(
+                    "{VARIABLE}: names are looked up as this machine does, not at {server}"
+                ));
+            }
+            target.server
+        }
+        Err(error) => {
+            notes.push(format!("{VARIABLE}: {error}; no plans come"));
+            ControlPlane::Nowhere(error)
+        }
+    }
 }
 
 // Source: jpillora/backoff, which envoyproxy/ratelimit waits by: no time means these.

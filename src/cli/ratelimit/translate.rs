@@ -89,7 +89,7 @@ pub fn settings(
         listen.debug_port,
     );
     let debug = debug.map_err(|error| notes.push(format!("{error}; there are no debug pages")));
-    let xds = tls_and_xds::xds(environment, notes)?;
+    let xds = tls_and_xds::xds(environment, notes);
     Ok(Settings {
         plans: Sources {
             paths: match xds {
@@ -172,16 +172,19 @@ fn some_time(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
 }
 
-/// The folder of plan files. Source: envoyproxy/ratelimit: without a subdirectory it has no configuration, which is not an
-/// error.
+/// The folder of plan files. Source: envoyproxy/ratelimit as run: without a subdirectory it has no configuration unless
+/// RUNTIME_WATCH_ROOT is false, without an appdirectory never, and neither is an error.
 fn folder(plans: &PlanFiles, notes: &mut Vec<String>) -> Option<PathBuf> {
-    if plans.runtime_subdirectory.is_empty() {
-        notes.push("RUNTIME_SUBDIRECTORY is not set, so no plan file is read".to_owned());
-        return None;
-    }
-    let root = PathBuf::from(&plans.runtime_root);
-    let folder = root.join(&plans.runtime_subdirectory);
-    Some(folder.join(&plans.runtime_appdirectory))
+    let (within, below) = (&plans.runtime_subdirectory, &plans.runtime_appdirectory);
+    let missing = if within.is_empty() && plans.runtime_watch_root {
+        "RUNTIME_SUBDIRECTORY"
+    } else if below.is_empty() {
+        "RUNTIME_APPDIRECTORY"
+    } else {
+        return Some(PathBuf::from(&plans.runtime_root).join(within).join(below));
+    };
+    notes.push(format!("{missing} is not set, so no plan file is read"));
+    None
 }
 
 /// Nothing is shown that the variables do not ask for; a plan file may ask for more.

@@ -83,14 +83,20 @@ impl<'v> Reader<'v> {
         self.names.insert(name.into());
         let value = (self.lookup)(name).unwrap_or_default();
         let value = value.to_string_lossy();
-        match value.trim() {
-            "" => default,
-            value => T::parse(value).unwrap_or_else(|| {
+        match (value.trim(), T::parse(value.trim())) {
+            ("", _) => default,
+            (_, Some(read)) => {
+                if read != default {
+                    self.changed.insert(name.into());
+                }
+                read
+            }
+            (value, None) => {
                 let expected = T::expected();
                 let note = format!("{name}: `{value}` is not {expected}; it counts as {instead}");
                 self.notes.push(note);
                 default
-            }),
+            }
         }
     }
 

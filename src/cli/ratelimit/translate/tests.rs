@@ -131,6 +131,14 @@ fn what_the_reference_starts_with_starts_and_is_told() {
                 "CONFIG_GRPC_XDS_SERVER_URL: names are looked up as this machine does, not at 8.8.8.8",
             ],
         ),
+        (
+            &[XDS, ("CONFIG_GRPC_XDS_SERVER_URL", "")],
+            &["CONFIG_GRPC_XDS_SERVER_URL: `` is no address of a control plane: write host:port"],
+        ),
+        (
+            &[("REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR", "yes")],
+            &["REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR: `yes` is not a truth value"],
+        ),
         // Less than nothing.
         (
             &[
@@ -298,10 +306,6 @@ fn what_the_reference_does_not_start_with_does_not_start() {
         (&[("EXTRA_TAGS", "no pair")], "EXTRA_TAGS"),
         (&[TCP, ("REDIS_URL", "")], "REDIS_URL"),
         (
-            &[XDS, ("CONFIG_GRPC_XDS_SERVER_URL", "nowhere")],
-            "CONFIG_GRPC_XDS_SERVER_URL",
-        ),
-        (
             &[("GRPC_SERVER_USE_TLS", "1"), ("GRPC_SERVER_TLS_CERT", "/c")],
             "GRPC_SERVER_TLS_KEY",
         ),
@@ -358,6 +362,23 @@ fn nothing_and_less_mean_what_they_mean_there() {
     assert_eq!(statistics.metrics_path, "/numbers");
     assert_eq!(statistics.metrics_listen, ":9090".parse().ok());
     assert_eq!(statistics.statsd.unwrap().to.host, "localhost:8125");
+}
+
+#[test]
+fn plan_files_are_where_the_reference_has_them() {
+    let folder = |variables: &[(&str, &str)]| {
+        let mut all_variables = vec![("RUNTIME_ROOT", "/root"), ("RUNTIME_APPDIRECTORY", "app")];
+        all_variables.splice(0..0, variables.iter().copied());
+        let paths = all(&all_variables).unwrap().0.plans.paths;
+        paths.first().map(|path| path.display().to_string())
+    };
+    let nowhere = ("RUNTIME_SUBDIRECTORY", "");
+    let unwatched = ("RUNTIME_WATCH_ROOT", "false");
+    assert_eq!(folder(&[]).as_deref(), Some("/root/here/app"));
+    assert_eq!(folder(&[unwatched]).as_deref(), Some("/root/here/app"));
+    assert_eq!(folder(&[nowhere]), None);
+    assert_eq!(folder(&[nowhere, unwatched]).as_deref(), Some("/root/app"));
+    assert_eq!(folder(&[("RUNTIME_APPDIRECTORY", ""), unwatched]), None);
 }
 
 #[test]
