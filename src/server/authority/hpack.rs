@@ -8,6 +8,7 @@ use std::ops::Range;
 use octets::Octets;
 
 const NAME: &[u8] = b":authority";
+const NAME_IN_HUFFMAN: &[u8] = b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f";
 
 /// Where the static table has that name.
 const NAME_INDEX: usize = 1;
@@ -28,8 +29,8 @@ pub struct Literal {
 ///
 /// A name by an index of the dynamic table is not seen: encoders take the static one.
 pub fn authority(block: &[u8]) -> Option<Literal> {
-    let mut rest = Octets::with_slice(block);
-    while let Ok(first) = rest.peek_u8() {
+    let mut rest = block;
+    while let Some(first) = rest.first() {
         let name_bits = match first {
             // Indexed, and a change of the table's size.
             0x80.. => {
@@ -45,15 +46,15 @@ pub fn authority(block: &[u8]) -> Option<Literal> {
             0x00..0x20 => 4,
         };
         let named = match integer(&mut rest, name_bits)? {
-            0 => string(&mut rest)?.is(NAME),
+            0 => string(&mut rest)?.is_name(),
             index => index == NAME_INDEX,
         };
-        let start = rest.off();
+        let start = block.len() - rest.len();
         let value = string(&mut rest)?;
         if named {
             return Some(Literal {
-                place: start..rest.off(),
-                value: value.decoded(usize::MAX)?,
+                place: start..block.len() - rest.len(),
+                value: value.decoded()?,
             });
         }
     }
@@ -78,15 +79,15 @@ pub fn write_string(text: &[u8], into: &mut Vec<u8>) {
 }
 
 /// An integer whose first octet has `bits` for it.
-fn integer(from: &mut Octets<'_>, bits: u32) -> Option<usize> {
+fn integer(from: &mut &[u8], bits: u32) -> Option<usize> {
     let most = (1 << bits) - 1;
-    let mut value = usize::from(from.get_u8().ok()?) & most;
+    let mut value = usize::from(octet(from)?) & most;
     if value < most {
         return Some(value);
     }
     // Four octets more are plenty: a block has 16 KiB.
     for shift in [0, 7, 14, 21] {
-        let octet = usize::from(from.get_u8().ok()?);
+        let octet = usize::from(octet(from)?);
         value += (octet & 0x7f) << shift;
         if octet < 0x80 {
             return Some(value);
@@ -95,29 +96,33 @@ fn integer(from: &mut Octets<'_>, bits: u32) -> Option<usize> {
     None
 }
 
+fn octet(from: &mut &[u8]) -> Option<u8> {
+    from.split_off_first().copied()
+}
+
 struct Text<'b> {
-    octets: Octets<'b>,
+    octets: &'b [u8],
     huffman: bool,
 }
 
-fn string<'b>(from: &mut Octets<'b>) -> Option<Text<'b>> {
-    let huffman = from.peek_u8().ok()? & HUFFMAN != 0;
+fn string<'b>(from: &mut &'b [u8]) -> Option<Text<'b>> {
+    let huffman = from.first()? & HUFFMAN != 0;
     let length = integer(from, 7)?;
-    let octets = from.get_bytes(length).ok()?;
+    let octets = from.split_off(..length)?;
     Some(Text { octets, huffman })
 }
 
 impl Text<'_> {
-    fn is(self, text: &[u8]) -> bool {
-        self.decoded(text.len()).is_some_and(|found| found == text)
+    fn is_name(&self) -> bool {
+        self.octets == if self.huffman { NAME_IN_HUFFMAN } else { NAME }
     }
 
-    /// What it says, if that is no longer than `most` and its codes are some.
-    fn decoded(mut self, most: usize) -> Option<Vec<u8>> {
+    /// What it says, if its codes are some.
+    fn decoded(&self) -> Option<Vec<u8>> {
         if self.huffman {
-            self.octets.get_huffman_decoded_with_max_length(most).ok()
+            Octets::with_slice(self.octets).get_huffman_decoded().ok()
         } else {
-            Some(self.octets.buf().to_vec())
+            Some(self.octets.to_vec())
         }
     }
 }
