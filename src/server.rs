@@ -2,6 +2,7 @@
 
 mod admin;
 mod aged;
+mod authority;
 mod coalesced;
 mod sockets;
 mod stores;

@@ -538,7 +538,7 @@ fn what_cannot_be_honoured_ends_the_start_or_is_said() {
     for told in [
         "LIMIT_RESET_HEADER: `two words` is not the name of a header; it counts as RateLimit-Reset",
         "REDIS_SENTINEL_AUHT is not known, did you mean REDIS_SENTINEL_AUTH?",
-        "set without effect: RUNTIME_WATCH_ROOT (the files and all links to them are watched); REDIS_TIMEOUT (",
+        "set without effect: REDIS_TIMEOUT (a decision waits for Redis as long as TOLLGATE_STORE_TIMEOUT says); RUNTIME_WATCH_ROOT (",
     ] {
         tollgate.process.line_with(told);
     }

@@ -23,7 +23,9 @@ use tokio_stream::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, Router, TcpIncoming};
 
-use super::{ServeError, aged::Aged, coalesced::Coalesced, tls::ServerTls};
+use super::{
+    ServeError, aged::Aged, authority::AnyAuthority, coalesced::Coalesced, tls::ServerTls,
+};
 use crate::settings::{Address, ConnectionAge};
 
 /// What is listened on.
@@ -148,11 +150,12 @@ pub async fn serve_grpc(
     Ok(())
 }
 
-fn connection<S>(stream: S, age: ConnectionAge) -> Coalesced<Aged<S>>
-where
-    Aged<S>: AsyncWrite,
-{
-    Coalesced::new(Aged::new(stream, age))
+/// What gRPC is spoken on.
+fn connection<S: AsyncWrite + Unpin>(
+    stream: S,
+    age: ConnectionAge,
+) -> Coalesced<AnyAuthority<Aged<S>>> {
+    Coalesced::new(AnyAuthority::new(Aged::new(stream, age)))
 }
 
 async fn serve_tls<L>(
