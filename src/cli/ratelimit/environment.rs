@@ -472,7 +472,7 @@ fn redis_start(from: &mut Reader<'_>) -> RedisStart {
         startup_initial_interval: from.read("REDIS_STARTUP_INITIAL_INTERVAL", SECOND),
         startup_max_interval: from.read("REDIS_STARTUP_MAX_INTERVAL", 30 * SECOND),
         startup_max_elapsed_time: from.read("REDIS_STARTUP_MAX_ELAPSED_TIME", Duration::ZERO),
-        // The reference knows it since a while only.
+        // Older builds of the reference do not read it.
         close_connection_on_readonly_error: from.read_or(
             "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
             false,

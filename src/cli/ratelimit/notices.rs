@@ -59,9 +59,11 @@ const NO_EFFECT: &[(&[&str], &str)] = &[
 ];
 
 /// Names that begin so are meant for the reference. Others, like HOST and PORT, have many owners.
-const PREFIXES: [&str; 12] = [
-    "CONFIG_GRPC_",
+const PREFIXES: [&str; 14] = [
+    "CONFIG_",
+    "FORCE_START_",
     "GRPC_",
+    "HEALTHY_WITH_",
     "LIMIT_",
     "MEMCACHE_",
     "PROMETHEUS_",

@@ -25,7 +25,7 @@ pub struct Reader<'v> {
 pub struct VariableError {
     /// Which one.
     pub name: Cow<'static, str>,
-    /// What it is set to. None that may be a secret can be wrong: those are texts.
+    /// What it is set to; `…` where a secret may be among it.
     pub value: String,
     /// What it must be.
     pub expected: Cow<'static, str>,
@@ -64,7 +64,7 @@ impl<'v> Reader<'v> {
             None => {
                 self.errors.push(VariableError {
                     name,
-                    value,
+                    value: if T::SECRET { "…".to_owned() } else { value },
                     expected: T::expected(),
                 });
                 default
@@ -108,6 +108,9 @@ impl<'v> Reader<'v> {
 
 /// A type of value that a variable may have.
 pub trait GoValue: PartialEq + Sized {
+    /// Whether a secret may be among it, like in headers.
+    const SECRET: bool = false;
+
     /// Reads it.
     fn parse(text: &str) -> Option<Self>;
 
@@ -297,6 +300,8 @@ fn parts(number: &str, unit: u64) -> Option<u64> {
 pub struct Pairs(pub Vec<(String, String)>);
 
 impl GoValue for Pairs {
+    const SECRET: bool = true;
+
     fn parse(text: &str) -> Option<Self> {
         let pair = |pair: &str| {
             let (name, value) = pair.split_once(':')?;

@@ -70,19 +70,13 @@ pub(super) fn settings(
 /// Where spans go. Source: OpenTelemetry's Go SDK, which goes on with the usual place after what it cannot read.
 fn endpoint(otlp: &Otlp, protocol: OtlpProtocol, notes: &mut Vec<String>) -> Uri {
     let usual = protocol.usual_endpoint();
-    let (variable, said, read) = match (&*otlp.traces_endpoint, &*otlp.endpoint) {
-        ("", "") => ("", usual, protocol.endpoint(usual)),
-        ("", base) => ("OTEL_EXPORTER_OTLP_ENDPOINT", base, protocol.endpoint(base)),
-        (exact, _) => (
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            exact,
-            exact_endpoint(exact),
-        ),
+    let (variable, read) = match (&*otlp.traces_endpoint, &*otlp.endpoint) {
+        ("", "") => ("", protocol.endpoint(usual)),
+        ("", base) => ("OTEL_EXPORTER_OTLP_ENDPOINT", protocol.endpoint(base)),
+        (exact, _) => ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", exact_endpoint(exact)),
     };
     read.unwrap_or_else(|reason| {
-        notes.push(format!(
-            "{variable}: `{said}`: {reason}; it counts as {usual}"
-        ));
+        notes.push(format!("{variable}: {reason}; it counts as {usual}"));
         let usual = protocol.endpoint(usual);
         usual.expect("the usual endpoint is one")
     })
