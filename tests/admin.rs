@@ -4,17 +4,15 @@
 mod certificates;
 mod common;
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use certificates::{Authority, Pair, connect};
-use common::{PATIENCE, Tollgate, ask, plans, request, tollgate_command, wait_until};
+use common::{
+    Process, Tollgate, ask,
+    home::{Home, admin_address, call, exchange, finished},
+    request, tollgate_command, wait_until,
+};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tollgate::proto::tollgate::admin::v1::{
     self as pb, audit_service_client::AuditServiceClient,
     bucket_service_client::BucketServiceClient, plan_service_client::PlanServiceClient,
@@ -28,102 +26,13 @@ fn document(hits: u32) -> String {
     format!("domain: shop\ndescriptors:\n  - {{ key: user, limits: [{hits}/hour] }}\n")
 }
 
-/// Plan files, a state directory, and documents to put.
-struct Home {
-    _folder: TempDir,
-    config: PathBuf,
-    state: TempDir,
-    drafts: TempDir,
+/// Puts a document: exit status, stdout, stderr.
+fn put(home: &Home, hits: u32, more: &[&str]) -> (i32, String, String) {
+    let draft = home.draft("draft.yaml", &document(hits));
+    home.run(&[&["plans", "put", &draft], more].concat())
 }
 
-impl Home {
-    fn new(text: &str) -> Self {
-        let (folder, config) = plans(text);
-        Self {
-            _folder: folder,
-            config,
-            state: tempfile::tempdir().unwrap(),
-            drafts: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn draft(&self, text: &str) -> String {
-        let path = self.drafts.path().join("draft.yaml");
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    /// `tollgate ARGS…` on it: exit status, stdout, stderr.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = tollgate_command();
-        command.args(args).arg("--config").arg(&self.config);
-        command.arg("--state-dir").arg(self.state.path());
-        let output = command.env("USER", "tester").output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let code = output.status.code().unwrap();
-        (code, text(output.stdout), text(output.stderr))
-    }
-
-    /// The same, which must succeed and answer in JSON.
-    fn json(&self, args: &[&str]) -> Value {
-        let (code, out, err) = self.run(&[args, &["--output", "json"]].concat());
-        assert_eq!(code, 0, "{args:?}: {out}{err}");
-        serde_json::from_str(&out).unwrap()
-    }
-
-    fn put(&self, hits: u32, more: &[&str]) -> (i32, String, String) {
-        let draft = self.draft(&document(hits));
-        self.run(&[&["plans", "put", &draft], more].concat())
-    }
-
-    fn serve(&self, args: &[&str]) -> Tollgate {
-        let state = self.state.path().to_str().unwrap();
-        Tollgate::start(&self.config, &[&["--state-dir", state], args].concat())
-    }
-
-    /// A service with the admin API on, which these tokens open, and where.
-    fn serve_admin(&self, tokens: &str, args: &[&str]) -> (Tollgate, String) {
-        let file = self.drafts.path().join("token");
-        fs::write(&file, tokens).unwrap();
-        let file = file.to_str().unwrap();
-        let flags = ["--admin-token-file", file, "--admin-listen", "127.0.0.1:0"];
-        let mut tollgate = self.serve(&[&flags, args].concat());
-        let address = admin_address(&mut tollgate);
-        (tollgate, address)
-    }
-}
-
-fn admin_address(tollgate: &mut Tollgate) -> String {
-    let line = tollgate.process.line_with("the admin API on ");
-    line.rsplit(' ').next().unwrap().to_owned()
-}
-
-/// One question to the HTTP twin: status and body, as JSON if it is some.
-fn call(address: &str, headers: &[(&str, &str)], line: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
-    let length = body.len();
-    write!(
-        stream,
-        "{line} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let text = || Value::String(body.to_owned());
-    (
-        status,
-        serde_json::from_str(body).unwrap_or_else(|_| text()),
-    )
-}
-
-const BEARER: (&str, &str) = ("authorization", "Bearer s3cret-of-ada");
+const BEARER: (&str, &str) = ("authorization", "Bearer s3cret-token-of-ada");
 
 /// Requests per hour that the service has now, and what is left of them.
 async fn left(tollgate: &Tollgate, hits: u32) -> (u32, u32) {
@@ -144,7 +53,7 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
     let home = Home::new(FILE);
     let [one, mut other] = [home.serve(&[]), home.serve(&[])];
     assert_eq!(left(&one, 4).await, (5, 1));
-    let (code, out, err) = home.put(100, &[]);
+    let (code, out, err) = put(&home, 100, &[]);
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with("shop: version 1 is in force\n"), "{out}");
     assert!(out.contains("5/hour"), "it says what changes: {out}");
@@ -171,7 +80,7 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
             .contains("stored ones, version 1, in place of its files")
     );
 
-    assert_eq!(home.put(200, &[]).0, 0);
+    assert_eq!(put(&home, 200, &[]).0, 0);
     has(&one, 200).await;
     let rolled = home.json(&["plans", "rollback", "1"]);
     assert_eq!(
@@ -185,7 +94,7 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
     assert_eq!(text, document(200));
     // The same again is no new version.
     assert!(
-        home.put(100, &[])
+        put(&home, 100, &[])
             .1
             .contains("version 3 says the same already")
     );
@@ -211,7 +120,10 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
 async fn a_domain_that_no_file_has_can_be_stored_and_files_go_on_changing() {
     let home = Home::new(FILE);
     let tollgate = home.serve(&[]);
-    let draft = home.draft("domain: other\ndescriptors: [{ key: user, limits: [7/hour] }]\n");
+    let draft = home.draft(
+        "draft.yaml",
+        "domain: other\ndescriptors: [{ key: user, limits: [7/hour] }]\n",
+    );
     assert_eq!(home.run(&["plans", "put", &draft]).0, 0);
     let asked = || async {
         let asked = request("other", &[&[("user", "u")]]);
@@ -228,9 +140,9 @@ async fn a_domain_that_no_file_has_can_be_stored_and_files_go_on_changing() {
 #[tokio::test]
 async fn plans_with_mistakes_change_nothing_and_every_mistake_has_its_place() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
     let wrong = "domain: shop\ndescriptors:\n  - { key: user, limitz: [5/hour] }\n  - { key: a, limits: [5/fortnight] }\n";
-    let draft = home.draft(wrong);
+    let draft = home.draft("draft.yaml", wrong);
     let (code, out, err) = home.run(&["plans", "put", &draft]);
     assert_eq!((code, out.as_str()), (1, ""));
     let first =
@@ -240,7 +152,7 @@ async fn plans_with_mistakes_change_nothing_and_every_mistake_has_its_place() {
     // What only shows beside the other plans is named by place, too.
     let clash =
         "domain: shop\ndescriptors: [{ key: a, limits: [1/hour] }, { key: a, limits: [2/hour] }]\n";
-    let (code, _, err) = home.run(&["plans", "put", &home.draft(clash)]);
+    let (code, _, err) = home.run(&["plans", "put", &home.draft("draft.yaml", clash)]);
     assert!(code == 1 && err.starts_with(&draft), "{err}");
 
     let (status, problem) = call(&address, &[BEARER], "PUT /v1/plans/shop", wrong);
@@ -289,9 +201,9 @@ async fn plans_with_mistakes_change_nothing_and_every_mistake_has_its_place() {
 #[tokio::test]
 async fn of_two_admins_one_wins_and_the_other_is_told() {
     let home = Home::new(FILE);
-    let (_tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
-    assert_eq!(home.put(10, &["--if-version", "0"]).0, 0);
-    let (code, _, err) = home.put(11, &["--if-version", "0"]);
+    let (_tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
+    assert_eq!(put(&home, 10, &["--if-version", "0"]).0, 0);
+    let (code, _, err) = put(&home, 11, &["--if-version", "0"]);
     assert_eq!(code, 1);
     assert!(err.contains("they have version 1, not 0"), "{err}");
     let put = |header, hits| {
@@ -318,8 +230,8 @@ async fn of_two_admins_one_wins_and_the_other_is_told() {
 #[test]
 fn plans_of_another_format_are_refused_and_stay_where_they_are() {
     let home = Home::new(FILE);
-    assert_eq!(home.put(10, &[]).0, 0);
-    let path = home.state.path().join("plan-documents.log");
+    assert_eq!(put(&home, 10, &[]).0, 0);
+    let path = home.state().join("plan-documents.log");
     let text = fs::read_to_string(&path).unwrap();
     let (header, rest) = text.split_once('\n').unwrap();
     let header = header[9..].replace("\"format\":1", "\"format\":2");
@@ -331,7 +243,7 @@ fn plans_of_another_format_are_refused_and_stay_where_they_are() {
     command.arg("serve").arg("--config").arg(&home.config);
     let served = command
         .arg("--state-dir")
-        .arg(home.state.path())
+        .arg(home.state())
         .output()
         .unwrap();
     let said = String::from_utf8(served.stderr).unwrap();
@@ -340,14 +252,14 @@ fn plans_of_another_format_are_refused_and_stay_where_they_are() {
         said.contains("it has format 2, and this build reads 1"),
         "{said}"
     );
-    assert_eq!(home.put(11, &[]).0, 2);
+    assert_eq!(put(&home, 11, &[]).0, 2);
     assert_eq!(fs::read_to_string(&path).unwrap(), newer);
 }
 
 #[tokio::test]
 async fn history_is_bounded() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
     for hits in 1..=40 {
         let (status, body) = call(&address, &[BEARER], "PUT /v1/plans/shop", &document(hits));
         assert_eq!(status, 200, "{body}");
@@ -367,7 +279,7 @@ async fn history_is_bounded() {
 }
 
 fn with_token(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
-    let value = "Bearer s3cret-of-ada".parse().unwrap();
+    let value = "Bearer s3cret-token-of-ada".parse().unwrap();
     request.metadata_mut().insert("authorization", value);
     Ok(request)
 }
@@ -375,7 +287,8 @@ fn with_token(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, ton
 #[tokio::test]
 async fn grpc_does_what_http_does_and_the_audit_log_tells_who() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada\nbob s3cret-of-bob\n", &[]);
+    let (tollgate, address) =
+        home.serve_admin("ada s3cret-token-of-ada\nbob s3cret-token-of-bob\n", &[]);
     let channel = Channel::from_shared(format!("http://{address}")).unwrap();
     let channel = channel.connect().await.unwrap();
     let mut plans = PlanServiceClient::with_interceptor(channel.clone(), with_token);
@@ -451,7 +364,7 @@ async fn grpc_does_what_http_does_and_the_audit_log_tells_who() {
         "{all:?}"
     );
 
-    let bob = ("authorization", "Bearer s3cret-of-bob");
+    let bob = ("authorization", "Bearer s3cret-token-of-bob");
     let question =
         r#"{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"u"}]}],"hits":3}"#;
     assert_eq!(
@@ -528,16 +441,11 @@ async fn grpc_does_what_http_does_and_the_audit_log_tells_who() {
 #[tokio::test]
 async fn buckets_in_a_service_are_shown_filled_and_given_to_by_its_admin_api() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("s3cret-token-of-ada", &[]);
     assert_eq!(left(&tollgate, 5).await.1, 0);
-    let token = home.drafts.path().join("token");
+    let token = home.token_file();
     let url = format!("http://{address}");
-    let flags = [
-        "--admin",
-        &url,
-        "--admin-token-file",
-        token.to_str().unwrap(),
-    ];
+    let flags = ["--admin", &url, "--admin-token-file", &token];
     let buckets = |args: &[&str]| {
         let descriptor = ["--descriptor", "user=u"];
         home.json(&[&["buckets"], args, &descriptor, &flags].concat())[0].clone()
@@ -616,7 +524,7 @@ descriptors: [{ key: api_key, limits_from: tier }]
 #[tokio::test]
 async fn a_key_is_changed_without_a_new_secret_and_explained() {
     let home = Home::new(KEYED);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
     let made = home.json(&[
         "keys", "create", "--tier", "free", "--id", "k", "--label", "a=1",
     ]);
@@ -678,7 +586,10 @@ async fn a_key_is_changed_without_a_new_secret_and_explained() {
     let (code, out, err) = home.run(&["explain", "--descriptor", "api_key=k"]);
     assert!(code == 0 && out.contains("100/hour: fits"), "{out}{err}");
     // A tier that only a stored plan has is one.
-    let draft = home.draft(&KEYED.replace("free:", "gold: { limits: [9/hour] }, free:"));
+    let draft = home.draft(
+        "draft.yaml",
+        &KEYED.replace("free:", "gold: { limits: [9/hour] }, free:"),
+    );
     assert_eq!(home.run(&["plans", "put", &draft]).0, 0);
     assert_eq!(
         home.json(&["keys", "update", "k", "--tier", "gold"])["tier"],
@@ -745,10 +656,10 @@ async fn a_client_certificate_opens_the_admin_api_and_a_wrong_one_does_not() {
         Err(Some(Code::Unauthenticated))
     );
 
-    let (_both, address) = home.serve_admin("ada s3cret-of-ada", &flags[2..]);
+    let (_both, address) = home.serve_admin("ada s3cret-token-of-ada", &flags[2..]);
     assert_eq!(lists(&address, &ca, Some(&client), None).await, Ok(()));
     assert_eq!(
-        lists(&address, &ca, None, Some("s3cret-of-ada")).await,
+        lists(&address, &ca, None, Some("s3cret-token-of-ada")).await,
         Ok(())
     );
     assert_eq!(
@@ -757,7 +668,7 @@ async fn a_client_certificate_opens_the_admin_api_and_a_wrong_one_does_not() {
     );
     let stranger = other.issue(&["ada.example"]);
     assert!(
-        lists(&address, &ca, Some(&stranger), Some("s3cret-of-ada"))
+        lists(&address, &ca, Some(&stranger), Some("s3cret-token-of-ada"))
             .await
             .is_err()
     );
@@ -794,4 +705,275 @@ fn without_a_token_and_an_authority_of_clients_there_is_no_listener() {
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let tollgate = home.serve(&flags);
     assert!(!tollgate.process.log().contains("admin API"));
+}
+
+/// Action and detail of the newest entries, newest first.
+fn noted(home: &Home, most: usize) -> Vec<(String, String)> {
+    let most = most.to_string();
+    let entries = home.json(&["audit", "--limit", &most]);
+    let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let entries = entries.as_array().unwrap().iter();
+    entries
+        .map(|e| (text(e, "action"), text(e, "detail")))
+        .collect()
+}
+
+#[test]
+fn the_audit_log_tells_what_a_key_was_and_what_changed_of_it() {
+    let home = Home::new(KEYED);
+    let made = home.json(&[
+        "keys",
+        "create",
+        "--tier",
+        "free",
+        "--id",
+        "k",
+        "--owner",
+        "Ada",
+        "--label",
+        "team=web",
+        "--expires",
+        "2050-01-31T12:00:00Z",
+        "--limit",
+        "7/hour",
+    ]);
+    let change = [
+        "--tier",
+        "premium",
+        "--label",
+        "team=",
+        "--expires",
+        "never",
+    ];
+    home.json(&[&["keys", "update", "k"][..], &change].concat());
+    home.json(&["keys", "update", "k", "--tier-limits", "--owner", "Bob"]);
+    home.json(&["keys", "revoke", "k"]);
+    let told = [
+        ("key.revoke", "tier premium; owner Bob"),
+        ("key.update", "owner Ada → Bob; limits [7/hour] → none"),
+        (
+            "key.update",
+            "tier free → premium; expires 2050-01-31T12:00:00Z → none; label team web → none",
+        ),
+        (
+            "key.create",
+            "tier free; owner Ada; expires 2050-01-31T12:00:00Z; limits [7/hour]; label team web",
+        ),
+    ];
+    let told = told.map(|(action, detail)| (action.to_owned(), detail.to_owned()));
+    assert_eq!(noted(&home, 9), told);
+    let kept = fs::read_to_string(home.state().join("audit.log")).unwrap();
+    assert!(!kept.contains(made["secret"].as_str().unwrap()), "{kept}");
+}
+
+#[tokio::test]
+async fn the_audit_log_tells_what_plans_changed_and_what_a_bucket_got() {
+    let home = Home::new(FILE);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
+    assert_eq!(left(&tollgate, 4).await.1, 1);
+    let question =
+        r#"{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"u"}]}],"hits":2}"#;
+    for deed in ["grant", "reset"] {
+        let (status, _) = call(
+            &address,
+            &[BEARER],
+            &format!("POST /v1/buckets/{deed}"),
+            question,
+        );
+        assert_eq!(status, 200);
+    }
+    let told = |detail: &(String, String)| detail.1.clone();
+    let notes = noted(&home, 2);
+    assert_eq!(told(&notes[1]), "granted 2: 1 → 3 left of 5/hour of user");
+    assert_eq!(told(&notes[0]), "made full: 3 → 5 left of 5/hour of user");
+
+    assert_eq!(put(&home, 50, &[]).0, 0);
+    let detail = told(&noted(&home, 1)[0]);
+    assert!(
+        detail.starts_with("rule `user`: `5/hour` → `50/hour`"),
+        "{detail}"
+    );
+    let rules = (0..200).map(|n| format!("  - {{ key: user{n}, limits: [5/hour] }}\n"));
+    let many = format!("domain: shop\ndescriptors:\n{}", rules.collect::<String>());
+    assert_eq!(
+        home.run(&["plans", "put", &home.draft("many.yaml", &many)])
+            .0,
+        0
+    );
+    let detail = told(&noted(&home, 1)[0]);
+    assert!(detail.len() < 1_000, "{detail}");
+    let (_, more) = detail.rsplit_once("; and ").expect(&detail);
+    let more: usize = more.strip_suffix(" more").unwrap().parse().unwrap();
+    assert_eq!(more + detail.matches("rule `").count(), 201, "{detail}");
+}
+
+#[tokio::test]
+async fn whatever_the_admin_api_refuses_it_refuses_with_a_problem_document() {
+    let home = Home::new(KEYED);
+    let (_tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
+    for (line, body, status, why) in [
+        ("GET /nowhere", "", 404, "has no `GET /nowhere`"),
+        ("POST /v1/nothing", "{}", 404, "/v1/keys"),
+        ("PUT /v1/keys", "{}", 405, "the header `allow` names"),
+        ("DELETE /v1/audit", "", 405, "the header `allow` names"),
+        ("POST /v1/keys", "{", 400, "EOF"),
+        (
+            "POST /v1/keys",
+            r#"{"tear":"free"}"#,
+            400,
+            "unknown field `tear`",
+        ),
+        ("GET /v1/keys?nosuch=1", "", 400, "nosuch"),
+        ("GET /v1/keys/%FF", "", 400, "`GET /v1/keys/%FF`: "),
+        ("POST /v1/keys", &"x".repeat(1 << 17), 413, "limit exceeded"),
+        ("POST /v1/keys/k/rotate", &"x".repeat(1 << 17), 413, "limit"),
+        ("POST /v1/buckets/show", &"x".repeat(4 << 20), 413, "limit"),
+        ("PUT /v1/plans/shop", &"x".repeat(2 << 20), 413, "limit"),
+    ] {
+        let (head, body) = exchange(&address, &[BEARER], line, body);
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{line}: {head}"
+        );
+        let head = head.to_lowercase();
+        assert!(
+            head.contains("content-type: application/problem+json"),
+            "{line}: {head}"
+        );
+        assert_eq!(head.contains("allow: get"), status == 405, "{line}: {head}");
+        let problem: Value = serde_json::from_str(&body).expect(&body);
+        assert_eq!(problem["status"], status, "{line}: {problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(why), "{line}: {detail}");
+    }
+    let grpc = [BEARER, ("content-type", "application/grpc")];
+    let (head, _) = exchange(&address, &grpc, "POST /tollgate.admin.v9.KeyService/X", "");
+    assert!(head.contains("grpc-status: 12"), "{head}");
+}
+
+#[test]
+fn plans_that_are_only_tried_are_not_said_to_be_in_force() {
+    let home = Home::new(FILE);
+    let (code, out, err) = put(&home, 9, &["--dry-run"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.starts_with("shop: would be version 1; nothing was changed"),
+        "{out}"
+    );
+    let warned =
+        "plans.yaml: would not be in force: these plans of `shop` would stand in its place";
+    assert!(
+        out.contains(warned) && !out.contains("not in force: the stored"),
+        "{out}"
+    );
+    let (_, out, _) = put(&home, 9, &[]);
+    assert!(
+        out.contains("not in force: the stored plans of `shop`, version 1"),
+        "{out}"
+    );
+    let (_, out, _) = put(&home, 9, &["--dry-run"]);
+    assert!(
+        out.starts_with("shop: version 1 says the same already"),
+        "{out}"
+    );
+    assert!(
+        out.contains("not in force: the stored plans of `shop`, version 1"),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_diff_counts_keys_that_are_in_no_file() {
+    let home = Home::new(KEYED);
+    for id in ["a", "b"] {
+        home.json(&["keys", "create", "--tier", "free", "--id", id]);
+    }
+    let own = ["--tier", "free", "--id", "c", "--limit", "7/hour"];
+    home.json(&[&["keys", "create"][..], &own].concat());
+    let raised = KEYED.replace("free: { limits: [1/hour] }", "free: { limits: [2/hour] }");
+    let without = KEYED.replace("free: { limits: [1/hour] }, ", "");
+    let [raised, without] = [("raised.yaml", raised), ("without.yaml", without)]
+        .map(|(name, text)| home.draft(name, &text));
+    let old = home.config.join("plans.yaml").display().to_string();
+    let state = home.state().to_str().unwrap();
+    let diff = |new: &str, more: &[&str]| {
+        let mut command = tollgate_command();
+        finished(command.args(["plans", "diff", &old, new]).args(more))
+    };
+    let stored = ["--state-dir", state];
+    let (code, out, err) = diff(&raised, &stored);
+    assert_eq!((code, err.as_str()), (1, ""));
+    assert!(
+        out.contains("tier `free`:") && out.contains("(for 2 API keys, 2 of them stored)"),
+        "{out}"
+    );
+    let (_, out, _) = diff(&without, &stored);
+    let gone = "tier `free`: is gone (with 3 stored API keys, unknown from then on)";
+    assert!(out.contains(gone), "{out}");
+    let (_, json, _) = diff(&raised, &[&stored[..], &["--output", "json"]].concat());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["stored_keys"], 3);
+
+    let (code, out, err) = diff(&raised, &[]);
+    assert!(code == 1 && out.contains("(for 0 API keys)"), "{out}");
+    assert!(
+        err.contains("API keys made at run time are not counted"),
+        "{err}"
+    );
+    let (code, _, err) = diff(&raised, &["--store", "redis://127.0.0.1:1"]);
+    assert!(code == 2 && err.contains("127.0.0.1:1"), "{err}");
+    // So does what is put.
+    let (_, out, _) = home.run(&["plans", "put", &raised]);
+    assert!(out.contains("(for 2 API keys, 2 of them stored)"), "{out}");
+}
+
+#[test]
+fn tokens_that_could_be_guessed_or_do_not_end_open_nothing() {
+    let home = Home::new(FILE);
+    let (short, long) = (
+        home.draft("short", "hunter2\n"),
+        home.draft("long", &"x".repeat(1 << 17)),
+    );
+    for (file, why) in [
+        (short.as_str(), "make one with `openssl rand -hex 32`"),
+        (&long, "has more than 65536 bytes"),
+        ("/dev/zero", "has more than 65536 bytes"),
+    ] {
+        let (code, out, err) = home.run(&["serve", "--admin-token-file", file]);
+        assert!(code != 0 && err.contains(why), "{file}: {out}{err}");
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+    let (code, _, err) = home.run(&[
+        "buckets",
+        "show",
+        "--descriptor",
+        "user=u",
+        "--admin",
+        "http://127.0.0.1:1",
+        "--admin-token-file",
+        "/dev/zero",
+    ]);
+    assert!(code == 2, "{err}");
+}
+
+#[test]
+fn a_token_may_come_from_a_pipe() {
+    let home = Home::new(FILE);
+    let token = home.draft("token", "ada s3cret-token-of-ada\n");
+    let mut shell = std::process::Command::new("sh");
+    let binary = home.command(&["serve", "--admin-token-file", "/dev/stdin"]);
+    let words = std::iter::once(binary.get_program()).chain(binary.get_args());
+    shell
+        .args(["-c", "cat \"$0\" | exec \"$@\"", &token])
+        .args(words);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
+        shell.env_remove(name);
+    }
+    let flags = ["--grpc-listen", "--http-listen", "--admin-listen"];
+    for flag in flags {
+        shell.args([flag, "127.0.0.1:0"]);
+    }
+    let mut tollgate = Tollgate::from_process(Process::start(&mut shell));
+    let address = admin_address(&mut tollgate);
+    assert_eq!(call(&address, &[BEARER], "GET /v1/plans", "").0, 200);
 }

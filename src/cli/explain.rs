@@ -1,7 +1,6 @@
 //! `tollgate explain`: how would this request be decided, and why?
 
 use std::{
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,15 +11,13 @@ use clap::{Args, ValueEnum};
 use super::{
     ConfigArgs,
     counting::CountingArgs,
-    home::{plans_in_force, with_stored_keys},
+    home::{PlaceArgs, plans_in_force, with_stored_keys},
     pair::pair,
-    store::StoreArgs,
 };
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
     server::connect_store,
-    settings::home_of,
     store::redis::RedisSettings,
 };
 
@@ -39,10 +36,7 @@ pub struct ExplainArgs {
     #[arg(long, default_value = "1")]
     hits: u32,
     #[command(flatten)]
-    store: StoreArgs,
-    /// The state directory, if that keeps API keys and plans made at run time
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
-    state_dir: Option<PathBuf>,
+    place: PlaceArgs,
     #[command(flatten)]
     counting: CountingArgs,
     /// How the answer looks
@@ -81,10 +75,10 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
-    let choice = args.store.choice()?;
+    let choice = args.place.choice()?;
     let sources = args.config.sources();
     super::readable(&sources, "--config")?;
-    let place = home_of(&choice, args.state_dir.as_deref());
+    let place = args.place.place()?;
     let plans = plans_in_force(args.counting.sources(sources), place.clone()).await?;
     with_stored_keys(&plans, place).await?;
     let question = Question {

@@ -9,10 +9,33 @@ use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
 use crate::{
     home::{Actor, Place},
     key_store::KeyAdmin,
+    keys::KeyTable,
     plan::{SharedPlans, Sources},
     plan_store::PlanTable,
     settings::{StoreChoice, home_of},
 };
+
+/// Where what is made at run time is kept: what `serve` was told.
+#[derive(Debug, Clone, Args)]
+pub struct PlaceArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The state directory, if that keeps what is made at run time
+    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// The store that is named.
+    pub fn choice(&self) -> Result<StoreChoice, String> {
+        self.store.choice()
+    }
+
+    /// Where what is made at run time is kept, if anywhere.
+    pub fn place(&self) -> Result<Option<Place>, String> {
+        Ok(home_of(&self.choice()?, self.state_dir.as_deref()))
+    }
+}
 
 /// What `serve` was told, and who does it.
 #[derive(Debug, Clone, Args)]
@@ -22,10 +45,7 @@ pub struct HomeArgs {
     #[command(flatten)]
     counting: CountingArgs,
     #[command(flatten)]
-    store: StoreArgs,
-    /// The state directory, if that keeps what is made at run time
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
-    state_dir: Option<PathBuf>,
+    place: PlaceArgs,
     /// Who does it, for the audit log, which adds this machine's name [default: $USER]
     #[arg(long = "as", value_name = "NAME")]
     by: Option<String>,
@@ -46,12 +66,12 @@ pub enum Output {
 impl HomeArgs {
     /// The store that is named.
     pub fn choice(&self) -> Result<StoreChoice, String> {
-        self.store.choice()
+        self.place.choice()
     }
 
     /// Where what is made at run time is kept, if anywhere.
     pub fn place(&self) -> Result<Option<Place>, String> {
-        Ok(home_of(&self.choice()?, self.state_dir.as_deref()))
+        self.place.place()
     }
 
     /// The plan files, which need not be readable.
@@ -93,6 +113,13 @@ pub async fn plans_in_force(
     };
     let plans = SharedPlans::open_with(sources, documents);
     Ok(Arc::new(plans.map_err(|error| error.to_string())?))
+}
+
+/// The API keys that `place` keeps.
+pub async fn stored_keys(place: Place) -> Result<KeyTable, String> {
+    let read = place.open::<KeyTable>().refresh(&Arc::default()).await;
+    let table = read.map_err(|error| super::chain(&error))?;
+    Ok(table.unwrap_or_default())
 }
 
 /// Brings the API keys of `place` into the plans.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test target uses a part of it")]
 
+pub mod home;
+
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpListener,

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     cli::{
         self,
-        home::{HomeArgs, Output},
+        home::{HomeArgs, Output, with_stored_keys},
     },
     home::Actor,
     plan::SharedPlans,
@@ -84,6 +84,12 @@ pub async fn run(
         Err(message) => return cli::fail(&message),
     };
     let plans = Arc::new(SharedPlans::open_or_wait(home.sources()));
+    // Only counted, so plans can be mended whatever became of the keys.
+    if let Err(message) = with_stored_keys(&plans, Some(place.clone())).await {
+        cli::say(format_args!(
+            "warning: stored API keys are not counted: {message}"
+        ));
+    }
     let admin = PlanAdmin::new(place.open(), Arc::default(), plans);
     match action(&admin, &home.actor()).await {
         Ok(text) => cli::answer(text, ExitCode::SUCCESS),
