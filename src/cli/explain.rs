@@ -8,12 +8,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{
-    ConfigArgs,
-    counting::CountingArgs,
-    home::{PlaceArgs, plans_in_force, with_stored_keys},
-    pair::pair,
-};
+use super::{home::ServedArgs, pair::pair};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
@@ -24,8 +19,6 @@ use crate::{
 /// Flags of `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
     /// Domain of the request [default: that of the plans, if they have one]
     #[arg(long)]
     domain: Option<String>,
@@ -36,9 +29,7 @@ pub struct ExplainArgs {
     #[arg(long, default_value = "1")]
     hits: u32,
     #[command(flatten)]
-    place: PlaceArgs,
-    #[command(flatten)]
-    counting: CountingArgs,
+    served: ServedArgs,
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
@@ -75,12 +66,8 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
-    let choice = args.place.choice()?;
-    let sources = args.config.sources();
-    super::readable(&sources, "--config")?;
-    let place = args.place.place()?;
-    let plans = plans_in_force(args.counting.sources(sources), place.clone()).await?;
-    with_stored_keys(&plans, place).await?;
+    let choice = args.served.place.choice()?;
+    let plans = args.served.plans_and_keys().await?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),

@@ -37,15 +37,22 @@ impl PlaceArgs {
     }
 }
 
-/// What `serve` was told, and who does it.
+/// What `serve` was told: plans, and where what is made at run time is kept.
 #[derive(Debug, Clone, Args)]
-pub struct HomeArgs {
+pub struct ServedArgs {
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
     counting: CountingArgs,
     #[command(flatten)]
-    place: PlaceArgs,
+    pub place: PlaceArgs,
+}
+
+/// The same, and who does it.
+#[derive(Debug, Clone, Args)]
+pub struct HomeArgs {
+    #[command(flatten)]
+    served: ServedArgs,
     /// Who does it, for the audit log, which adds this machine's name [default: $USER]
     #[arg(long = "as", value_name = "NAME")]
     by: Option<String>,
@@ -63,19 +70,8 @@ pub enum Output {
     Json,
 }
 
-impl HomeArgs {
-    /// The store that is named.
-    pub fn choice(&self) -> Result<StoreChoice, String> {
-        self.place.choice()
-    }
-
-    /// Where what is made at run time is kept, if anywhere.
-    pub fn place(&self) -> Result<Option<Place>, String> {
-        self.place.place()
-    }
-
-    /// The plan files, which need not be readable.
-    pub fn sources(&self) -> Sources {
+impl ServedArgs {
+    fn sources(&self) -> Sources {
         self.counting.sources(self.config.sources())
     }
 
@@ -83,7 +79,41 @@ impl HomeArgs {
     pub async fn plans(&self) -> Result<Arc<SharedPlans>, String> {
         let sources = self.sources();
         super::readable(&sources.paths, "--config")?;
-        plans_in_force(sources, self.place()?).await
+        plans_in_force(sources, self.place.place()?).await
+    }
+
+    /// The same with the API keys of their home.
+    pub async fn plans_and_keys(&self) -> Result<Arc<SharedPlans>, String> {
+        let plans = self.plans().await?;
+        with_stored_keys(&plans, self.place.place()?).await?;
+        Ok(plans)
+    }
+}
+
+impl HomeArgs {
+    /// The store that is named.
+    pub fn choice(&self) -> Result<StoreChoice, String> {
+        self.served.place.choice()
+    }
+
+    /// Where what is made at run time is kept, if anywhere.
+    pub fn place(&self) -> Result<Option<Place>, String> {
+        self.served.place.place()
+    }
+
+    /// The plan files, which need not be readable.
+    pub fn sources(&self) -> Sources {
+        self.served.sources()
+    }
+
+    /// As [`ServedArgs::plans`].
+    pub async fn plans(&self) -> Result<Arc<SharedPlans>, String> {
+        self.served.plans().await
+    }
+
+    /// As [`ServedArgs::plans_and_keys`].
+    pub async fn plans_and_keys(&self) -> Result<Arc<SharedPlans>, String> {
+        self.served.plans_and_keys().await
     }
 
     /// Who gives the command.
@@ -99,7 +129,7 @@ impl HomeArgs {
 }
 
 /// The plans of `sources`, with the documents of `place` in the place of files.
-pub async fn plans_in_force(
+async fn plans_in_force(
     sources: Sources,
     place: Option<Place>,
 ) -> Result<Arc<SharedPlans>, String> {

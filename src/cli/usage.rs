@@ -6,11 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{
-    ConfigArgs,
-    counting::CountingArgs,
-    home::{PlaceArgs, plans_in_force, with_stored_keys},
-};
+use super::home::ServedArgs;
 use crate::{
     clock::{Clock as _, SystemClock},
     usage::{By, Day, Report, ReportError, Retention, UsageQuery, UsageStore, report},
@@ -41,11 +37,7 @@ pub struct UsageArgs {
     #[arg(long, default_value = "table")]
     output: Output,
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    counting: CountingArgs,
-    #[command(flatten)]
-    place: PlaceArgs,
+    served: ServedArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -97,15 +89,12 @@ impl From<String> for Failure {
 
 impl UsageArgs {
     async fn report(&self) -> Result<Report, Failure> {
-        let Some(place) = self.place.place()? else {
+        let Some(place) = self.served.place.place()? else {
             let message = "no usage is kept here: say --state-dir DIR or --store redis://…, as the service was told";
             return Err(message.to_owned().into());
         };
         // Plans and keys say whose a key is.
-        let sources = self.config.sources();
-        super::readable(&sources, "--config")?;
-        let plans = plans_in_force(self.counting.sources(sources), Some(place.clone())).await?;
-        with_stored_keys(&plans, Some(place.clone())).await?;
+        let plans = self.served.plans_and_keys().await?;
         let (from, to) = UsageQuery::days(self.from, self.to, SystemClock.now());
         let query = UsageQuery {
             from,

@@ -238,6 +238,20 @@ pub fn tollgate_command() -> Command {
     command
 }
 
+/// The same started as envoyproxy/ratelimit is, by variables alone: on free ports, without StatsD, with a Redis that is not there.
+pub fn ratelimit_command() -> Command {
+    let mut command = tollgate_command();
+    command.arg("ratelimit").env_clear();
+    command.envs(["HOST", "GRPC_HOST", "DEBUG_HOST"].map(|host| (host, "127.0.0.1")));
+    command.envs(["PORT", "GRPC_PORT", "DEBUG_PORT"].map(|port| (port, "0")));
+    command.envs([
+        ("USE_STATSD", "false"),
+        ("REDIS_SOCKET_TYPE", "tcp"),
+        ("REDIS_URL", "127.0.0.1:1"),
+    ]);
+    command
+}
+
 pub async fn client(address: &str) -> RateLimitServiceClient<Channel> {
     let uri = if address.starts_with("unix:") {
         address.to_owned()

@@ -35,20 +35,32 @@ async fn quota(tollgate: &Tollgate, key: &str) -> (u32, bool) {
     (limit.map_or(0, |limit| limit.requests_per_unit), passed)
 }
 
-#[tokio::test]
-async fn what_one_changes_every_replica_has_and_one_that_starts_later() {
+/// Waits until all of them hold ada to that quota.
+async fn hold_to(replicas: impl IntoIterator<Item = &Tollgate>, wanted: u32) {
+    for tollgate in replicas {
+        wait_until("the quota", async || {
+            quota(tollgate, "ada").await.0 == wanted
+        })
+        .await;
+    }
+}
+
+/// A Redis, and replicas with a key that is refused by each of them until its quota is raised or given back.
+async fn with_ada() -> (RedisServer, Home, [Tollgate; 2]) {
     let server = RedisServer::start();
     let shop = Home::in_redis(FILE, &server.url());
     let replicas = [shop.serve(&[]), shop.serve(&[])];
     shop.json(&["keys", "create", "--tier", "free", "--id", "ada"]);
+    hold_to(&replicas, 5).await;
     for tollgate in &replicas {
-        wait_until("the key", async || quota(tollgate, "ada").await.0 == 5).await;
+        wait_until("the quota's end", async || !quota(tollgate, "ada").await.1).await;
     }
-    // The quota is used up by now or will be soon, and is raised.
-    wait_until("the quota's end", async || {
-        !quota(&replicas[0], "ada").await.1
-    })
-    .await;
+    (server, shop, replicas)
+}
+
+#[tokio::test]
+async fn what_one_changes_every_replica_has_and_one_that_starts_later() {
+    let (_server, shop, replicas) = with_ada().await;
     assert_eq!(put(&shop, 1_000_000)["version"], 1);
     for tollgate in &replicas {
         wait_until("the plans", async || {
@@ -60,19 +72,9 @@ async fn what_one_changes_every_replica_has_and_one_that_starts_later() {
     let late = shop.serve(&[]);
     assert_eq!(quota(&late, "ada").await.0, 7, "before the ports open");
     assert_eq!(shop.json(&["plans", "rollback", "1"])["version"], 3);
-    for tollgate in replicas.iter().chain([&late]) {
-        wait_until("the plans of before", async || {
-            quota(tollgate, "ada").await.0 == 1_000_000
-        })
-        .await;
-    }
+    hold_to(replicas.iter().chain([&late]), 1_000_000).await;
     shop.json(&["plans", "reset", "shop", "--if-version", "3"]);
-    for tollgate in replicas.iter().chain([&late]) {
-        wait_until("the file's plans", async || {
-            quota(tollgate, "ada").await.0 == 5
-        })
-        .await;
-    }
+    hold_to(replicas.iter().chain([&late]), 5).await;
     let stale = shop
         .command(&["plans", "reset", "--if-version", "3"])
         .output()
@@ -82,14 +84,7 @@ async fn what_one_changes_every_replica_has_and_one_that_starts_later() {
 
 #[tokio::test]
 async fn a_bucket_in_redis_is_filled_for_all_replicas_and_it_is_noted() {
-    let server = RedisServer::start();
-    let shop = Home::in_redis(FILE, &server.url());
-    let replicas = [shop.serve(&[]), shop.serve(&[])];
-    shop.json(&["keys", "create", "--tier", "free", "--id", "ada"]);
-    for tollgate in &replicas {
-        wait_until("the key", async || quota(tollgate, "ada").await.0 == 5).await;
-        wait_until("the quota's end", async || !quota(tollgate, "ada").await.1).await;
-    }
+    let (_server, shop, replicas) = with_ada().await;
     let buckets = |args: &[&str]| {
         let named = ["--descriptor", "api_key=ada", "--as", "eve"];
         shop.json(&[&["buckets"], args, &named].concat())[0].clone()
