@@ -747,9 +747,12 @@ fn the_audit_log_tells_what_a_key_was_and_what_changed_of_it() {
     ];
     home.json(&[&["keys", "update", "k"][..], &change].concat());
     home.json(&["keys", "update", "k", "--tier-limits", "--owner", "Bob"]);
+    let rotated = home.json(&["keys", "rotate", "k", "--overlap", "1h"]);
+    let until = rotated["previous_until"].as_str().unwrap();
     home.json(&["keys", "revoke", "k"]);
     let told = [
         ("key.revoke", "tier premium; owner Bob"),
+        ("key.rotate", &format!("the old secret opens until {until}")),
         ("key.update", "owner Ada → Bob; limits [7/hour] → none"),
         (
             "key.update",
@@ -763,7 +766,9 @@ fn the_audit_log_tells_what_a_key_was_and_what_changed_of_it() {
     let told = told.map(|(action, detail)| (action.to_owned(), detail.to_owned()));
     assert_eq!(noted(&home, 9), told);
     let kept = fs::read_to_string(home.state().join("audit.log")).unwrap();
-    assert!(!kept.contains(made["secret"].as_str().unwrap()), "{kept}");
+    for secret in [&made, &rotated].map(|key| key["secret"].as_str().unwrap()) {
+        assert!(!kept.contains(secret), "{kept}");
+    }
 }
 
 #[tokio::test]

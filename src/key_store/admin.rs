@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::{
     MOST_KEYS,
-    said::{said_of, said_of_change},
+    said::{rfc3339, said_of, said_of_change},
 };
 use crate::{
     home::{Actor, Entry, Follower, Home, HomeError, TRIES},
@@ -343,7 +343,10 @@ impl KeyAdmin {
         let rotate = |_: &Plans, record: &mut KeyRecord| {
             let sha256 = std::mem::replace(&mut record.sha256, Sha256Hash(secret.hash()));
             record.previous = (overlap > 0).then_some(Previous { sha256, until });
-            Ok(format!("the old secret opens for {overlap} s yet"))
+            Ok(match overlap {
+                0 => "the old secret opens nothing any more".to_owned(),
+                _ => format!("the old secret opens until {}", rfc3339(until)),
+            })
         };
         let record = self.edit(by, "key.rotate", id, seen, rotate).await?;
         Ok((record, secret))
