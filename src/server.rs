@@ -1,6 +1,7 @@
 //! Builds everything from settings, serves, drains.
 
 mod admin;
+mod authority;
 mod coalesced;
 mod sockets;
 mod stores;
