@@ -4,11 +4,11 @@
 mod certificates;
 mod common;
 
-use std::{fs, path::Path};
+use std::{fs, io::Write as _, os::fd::AsRawFd as _, path::Path};
 
 use certificates::{Authority, Pair, connect};
 use common::{
-    Process, Tollgate, ask,
+    Tollgate, ask,
     home::{Home, admin_address, call, exchange, finished},
     request, tollgate_command, wait_until,
 };
@@ -964,21 +964,13 @@ fn tokens_that_could_be_guessed_or_do_not_end_open_nothing() {
 #[test]
 fn a_token_may_come_from_a_pipe() {
     let home = Home::new(FILE);
-    let token = home.draft("token", "ada s3cret-token-of-ada\n");
-    let mut shell = std::process::Command::new("sh");
-    let binary = home.command(&["serve", "--admin-token-file", "/dev/stdin"]);
-    let words = std::iter::once(binary.get_program()).chain(binary.get_args());
-    shell
-        .args(["-c", "cat \"$0\" | exec \"$@\"", &token])
-        .args(words);
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
-        shell.env_remove(name);
-    }
-    let flags = ["--grpc-listen", "--http-listen", "--admin-listen"];
-    for flag in flags {
-        shell.args([flag, "127.0.0.1:0"]);
-    }
-    let mut tollgate = Tollgate::from_process(Process::start(&mut shell));
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"ada s3cret-token-of-ada\n").unwrap();
+    drop(writer);
+    // As a shell hands on `<(pass tollgate)`.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd());
+    let flags = ["--admin-token-file", &path, "--admin-listen", "127.0.0.1:0"];
+    let mut tollgate = home.serve(&flags);
     let address = admin_address(&mut tollgate);
     assert_eq!(call(&address, &[BEARER], "GET /v1/plans", "").0, 200);
 }

@@ -79,31 +79,31 @@ pub async fn run(command: PlansCommand) -> ExitCode {
     match command {
         PlansCommand::Diff(args) => run_diff(&args).await,
         PlansCommand::Put(on) => {
-            stored::run(&on.home, async |admin, by| {
+            stored::change(&on.home, async |admin, by| {
                 stored::put(admin, by, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::Get(on) => {
-            stored::run(&on.home, async |admin, _| {
+            stored::look(&on.home, async |admin, _| {
                 stored::get(admin, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::History(on) => {
-            stored::run(&on.home, async |admin, _| {
+            stored::look(&on.home, async |admin, _| {
                 stored::history(admin, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::Rollback(on) => {
-            stored::run(&on.home, async |admin, by| {
+            stored::change(&on.home, async |admin, by| {
                 stored::rollback(admin, by, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::Reset(on) => {
-            stored::run(&on.home, async |admin, by| {
+            stored::change(&on.home, async |admin, by| {
                 stored::reset(admin, by, &on.what, on.home.output).await
             })
             .await

@@ -142,7 +142,7 @@ impl AwsPlan {
         Some(match quota.starts_after() {
             Some(_) => format!(
                 "usage plan `{name}`: `quota.offset` {offset} is taken for the day on which a {} starts; where it was meant as requests \
-                 subtracted in the first period, leave `offset` out: that period has passed",
+                 subtracted in the first period, import it with 0: that period has passed",
                 period.to_lowercase()
             ),
             None => format!(
