@@ -406,7 +406,7 @@ fn good_name() -> impl Strategy<Value = String> {
 
 fn bad_name() -> impl Strategy<Value = String> {
     let bad = prop_oneof!["[|/ ]", "%2F", "é"];
-    ("[!-~ ]{0,60}", bad, "[!-~]{0,90}").prop_map(|(before, bad, after)| before + &bad + &after)
+    ("[!-~ ]{0,60}", bad, "[!-~]{0,300}").prop_map(|(before, bad, after)| before + &bad + &after)
 }
 
 fn cut(bytes: &[u8], cuts: &[Index]) -> Vec<u8> {
