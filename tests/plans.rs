@@ -8,6 +8,8 @@ mod files;
 mod matching;
 #[path = "plans/model.rs"]
 mod model;
+#[path = "plans/reference.rs"]
+mod reference;
 #[path = "plans/reload.rs"]
 mod reload;
 #[path = "plans/schema.rs"]

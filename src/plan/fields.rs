@@ -21,6 +21,8 @@ pub struct Reader<'n> {
     pub notes: &'n mut Notes,
     /// Whether the reference reads such files too, so that mistakes carry its words.
     pub reference: bool,
+    /// Whether a field may stand twice in a map, as [`LoadOptions::last_wins`](super::LoadOptions::last_wins) says.
+    pub last_wins: bool,
 }
 
 /// The fields of a map by name, each once.
@@ -157,12 +159,14 @@ impl Reader<'_> {
                 }
             }
             Value::List(items) => items.iter().for_each(|item| self.merge(item, path, all)),
-            Value::Scalar { .. } => self.error(
-                node.place,
-                &path.field("<<"),
-                "expected a map to merge, or a list of them",
-            ),
+            Value::Scalar { .. } => self.not_to_merge(node, path),
         }
+    }
+
+    /// Notes that `<<` merges what is no map.
+    pub fn not_to_merge(&mut self, node: &Node, path: &Path<'_>) {
+        let message = "expected a map to merge, or a list of them (error loading config file: yaml: map merge requires map or sequence of maps as the value)";
+        self.error(node.place, &path.field("<<"), message);
     }
 
     fn name<'t>(&mut self, key: &'t Node, path: &Path<'_>) -> Option<&'t str> {

@@ -141,6 +141,7 @@ impl Plans {
                 file: Arc::clone(&name),
                 notes: &mut apart,
                 reference: true,
+                last_wins: options.last_wins,
             };
             let file = source.read(&mut reader);
             let stored = documents

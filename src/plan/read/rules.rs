@@ -13,7 +13,6 @@ use crate::{
         file::{ApiKeyIsFile, LeaseFile, LimitsFromFile, RuleFile},
         mistake::{Path, first_at},
         rule::Charge,
-        scalar,
         shapes::{LEASE, RULE},
         tree::{Node, Value},
     },
@@ -266,26 +265,6 @@ impl Reader<'_> {
         None
     }
 
-    fn metadata(
-        &mut self,
-        fields: &Fields<'_>,
-        path: &Path<'_>,
-    ) -> Option<serde_json::Map<String, serde_json::Value>> {
-        let node = fields.get("metadata")?;
-        let path = path.field("metadata");
-        match self.json(node, &path) {
-            serde_json::Value::Object(map) => Some(map),
-            _ => {
-                let message = format!(
-                    "error parsing metadata: expected a map, found {}",
-                    node.kind()
-                );
-                self.error(node.place, &path, message);
-                None
-            }
-        }
-    }
-
     fn lease(&mut self, fields: &Fields<'_>, path: &Path<'_>) -> Option<LeaseFile> {
         let path = path.field("lease");
         let fields = self.fields(fields.get("lease")?, &path, &LEASE)?;
@@ -314,27 +293,6 @@ impl Reader<'_> {
             }
         }
         Some(lease)
-    }
-
-    /// YAML's plain scalars as the values they stand for.
-    fn json(&mut self, node: &Node, path: &Path<'_>) -> serde_json::Value {
-        match &node.value {
-            _ if node.is_null() => serde_json::Value::Null,
-            Value::Scalar { text, plain: true } => scalar::json(text),
-            Value::Scalar { text, .. } => (**text).into(),
-            Value::List(items) => items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| self.json(item, &path.item(index)))
-                .collect(),
-            Value::Map(_) => self
-                .names(node, path, "metadata")
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(name, _, value)| (name.to_owned(), self.json(value, &path.field(name))))
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
-        }
     }
 }
 
