@@ -1,5 +1,7 @@
 //! Plans: what loads, what does not and what it is told, what a request meets.
 
+#[path = "plans/away.rs"]
+mod away;
 #[path = "plans/counting.rs"]
 mod counting;
 #[path = "plans/files.rs"]

@@ -68,7 +68,8 @@ impl Plans {
     /// All mistakes of all files, each with its place. Nothing is loaded then.
     pub fn load(sources: &Sources, previous: Option<&Self>) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
-        let texts = gather(sources, &mut notes);
+        let before = previous.map_or(&[][..], Self::files);
+        let texts = gather(sources, before, &mut notes);
         Self::build(&texts, &sources.options, previous, notes)
     }
 
