@@ -31,7 +31,9 @@ mod pacing;
 mod plans;
 mod read;
 mod source;
+mod strangers;
 mod subject;
+mod words;
 
 pub use self::{
     authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},

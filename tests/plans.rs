@@ -18,3 +18,5 @@ mod reload;
 mod schema;
 #[path = "plans/sources.rs"]
 mod sources;
+#[path = "plans/words.rs"]
+mod words;

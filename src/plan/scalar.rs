@@ -33,7 +33,7 @@ pub fn whole_number(text: &str) -> Option<u32> {
 
 /// The integer that a plain scalar stands for.
 // Source: gopkg.in/yaml.v2 2.4.0, resolve.go: YAML 1.1, where a leading 0 makes a number octal, and what Go has besides.
-fn integer(text: &str) -> Option<i128> {
+pub fn integer(text: &str) -> Option<i128> {
     if !may_be_number(text) {
         return None;
     }

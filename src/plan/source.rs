@@ -236,10 +236,7 @@ fn read_file(path: &Path) -> Result<String, (Option<Place>, String)> {
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let good = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-        let place = Place {
-            line: good.matches('\n').count() as u32 + 1,
-            column: good.rsplit('\n').next().unwrap_or_default().chars().count() as u32 + 1,
-        };
-        (Some(place), "is not UTF-8 text from here on".to_owned())
+        let message = "error loading config file: yaml: not UTF-8 text from here on";
+        (Some(Place::after(&good)), message.to_owned())
     })
 }

@@ -9,6 +9,7 @@ use crate::plan::{
     mistake::{Path, first_at},
     scalar,
     tree::{Node, Value},
+    words::not_text,
 };
 
 impl Reader<'_> {
@@ -22,8 +23,8 @@ impl Reader<'_> {
         if let Value::Map(pairs) = &node.value {
             return Some(self.object(pairs, &path, as_written));
         }
-        let found = node.kind();
-        let message = format!("error parsing metadata: expected a map, found {found}");
+        let (found, words) = (node.kind(), self.words(node, &path));
+        let message = format!("error parsing metadata: expected a map, found {found}{words}");
         self.error(node.place, &path, message);
         None
     }
@@ -54,9 +55,7 @@ impl Reader<'_> {
         let mut merges = Vec::new();
         for (key, value) in pairs {
             let Some(name) = name(key) else {
-                let kind = key.kind();
-                let message = format!("error loading config file: yaml: invalid map key: {kind}");
-                self.error(key.place, path, message);
+                self.error(key.place, path, not_text(key));
                 continue;
             };
             let path = path.field(&name);

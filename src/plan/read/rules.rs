@@ -9,12 +9,13 @@ use crate::{
     limit::Algorithm,
     plan::{
         beyond::Mode,
-        fields::{Fields, NOT_A_MAP, Reader},
+        fields::{Fields, Reader},
         file::{ApiKeyIsFile, LeaseFile, LimitsFromFile, RuleFile},
         mistake::{Path, first_at},
         rule::Charge,
         shapes::{LEASE, RULE},
         tree::{Node, Value},
+        words::not_a_map,
     },
 };
 
@@ -35,8 +36,9 @@ impl Reader<'_> {
             let path = path.item(index);
             if !matches!(node.value, Value::Map(_)) {
                 let message = format!(
-                    "expected a rule, a map, found {} ({NOT_A_MAP})",
-                    node.kind()
+                    "expected a rule, a map, found {} ({})",
+                    node.kind(),
+                    not_a_map(node)
                 );
                 self.error(node.place, &path, message);
                 continue;
@@ -178,7 +180,7 @@ impl Reader<'_> {
         }
         if rule.share_threshold == Some(true) && !rule.joined().contains('*') {
             let message = format!(
-                "share_threshold can only be used with wildcard values (with a '*'), found key '{}'",
+                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'",
                 rule.joined()
             );
             let place = fields
