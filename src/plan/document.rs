@@ -18,6 +18,8 @@ pub struct Document {
     pub version: u32,
     /// What a plan file would hold.
     pub text: Arc<str>,
+    /// Whether it is only tried, and nothing stands in the place of files yet.
+    pub tried: bool,
 }
 
 impl Document {
@@ -44,6 +46,7 @@ pub fn domain_of(text: &str, name: &str) -> Result<String, LoadError> {
         file: Arc::from(name),
         notes: &mut notes,
         reference: true,
+        last_wins: false,
     };
     let file = read(text, &mut reader);
     notes.finish().map(|_| file.domain)

@@ -68,7 +68,8 @@ impl Plans {
     /// All mistakes of all files, each with its place. Nothing is loaded then.
     pub fn load(sources: &Sources, previous: Option<&Self>) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
-        let texts = gather(sources, &mut notes);
+        let before = previous.map_or(&[][..], Self::files);
+        let texts = gather(sources, before, &mut notes);
         Self::build(&texts, &sources.options, previous, notes)
     }
 
@@ -141,6 +142,7 @@ impl Plans {
                 file: Arc::clone(&name),
                 notes: &mut apart,
                 reference: true,
+                last_wins: options.last_wins,
             };
             let file = source.read(&mut reader);
             let stored = documents
@@ -393,10 +395,16 @@ fn not_in_force(file: &Arc<str>, stored: &Document) -> Mistake {
         file: Arc::clone(file),
         place: None,
         path: String::new(),
-        message: format!(
-            "not in force: the stored plans of `{0}`, version {1}, stand in its place until `tollgate plans reset {0}`",
-            stored.domain, stored.version
-        ),
+        message: match stored.tried {
+            false => format!(
+                "not in force: the stored plans of `{0}`, version {1}, stand in its place until `tollgate plans reset {0}`",
+                stored.domain, stored.version
+            ),
+            true => format!(
+                "would not be in force: these plans of `{}` would stand in its place",
+                stored.domain
+            ),
+        },
     }
 }
 

@@ -98,6 +98,7 @@ pub fn settings(
             },
             options: LoadOptions {
                 every_file: true,
+                last_wins: true,
                 merge_domains: environment.plans.merge_domain_config,
                 response: response(&environment.answers, notes),
                 counting: counting(environment, native.plans.options.counting),
