@@ -84,6 +84,15 @@ impl Nodes {
         replica.wait_until_it_follows();
     }
 
+    /// Waits until the fourth node has taken over from the one that it follows.
+    pub async fn takes_over(&self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !self.servers[3].info("replication").contains("role:master") {
+            assert!(Instant::now() < end, "nobody takes over");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until every node has met all others.
     async fn know_each_other(&self) {
         let ids: Vec<_> = (0..self.servers.len())
@@ -170,7 +179,7 @@ impl Nodes {
     }
 
     /// A subject on that primary, the `nth`.
-    fn subject_on(&self, index: usize, nth: usize) -> String {
+    pub fn subject_on(&self, index: usize, nth: usize) -> String {
         let subjects = (0..).map(|n| format!("s{n}"));
         let mut there = subjects.filter(|subject| self.slot(subject).1 == index);
         there.nth(nth).expect("endless")

@@ -14,6 +14,7 @@ mod checks;
 mod clocks;
 mod cluster;
 mod exact;
+mod fake;
 mod faults;
 mod keys;
 mod lease;

@@ -2,7 +2,7 @@
 //! without a pause. `scripts/faults` makes the table of docs/reliability.md of what is printed here.
 
 mod load;
-mod proxy;
+pub mod proxy;
 mod several;
 mod single;
 
