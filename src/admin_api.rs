@@ -10,6 +10,7 @@ mod error;
 mod grpc;
 mod http;
 mod plans;
+mod refusals;
 mod usage;
 
 use std::sync::Arc;
@@ -82,5 +83,7 @@ pub fn router(desk: Desk, tokens: AdminTokens) -> Router {
         .merge(buckets::router(buckets))
         .merge(audit::router(audit))
         .merge(usage::router(usage))
+        .fallback(refusals::unknown)
+        .layer(middleware::from_fn(refusals::as_problem))
         .layer(middleware::from_fn_with_state(tokens, access::required))
 }

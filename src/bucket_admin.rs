@@ -4,6 +4,7 @@
 //! by the store that decides requests. Replicas that remember a refusal let the next request through within a second.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -220,11 +221,22 @@ impl BucketAdmin {
             deed.action(),
             &format!("{domain} ({})", descriptors.join("), (")),
         )
-        .saying(&done.collect::<Vec<_>>().join("; "));
+        .saying(&format!("{deed}: {}", done.collect::<Vec<_>>().join("; ")));
         entry.log();
         match &self.audit {
             Some(audit) => audit.write(&entry).await.map_err(BucketError::Audit),
             None => Ok(()),
+        }
+    }
+}
+
+/// For the audit log.
+impl fmt::Display for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Show => f.write_str("looked at"),
+            Self::Reset => f.write_str("made full"),
+            Self::Grant(hits) => write!(f, "granted {hits}"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod import;
+mod said;
 mod view;
 
 pub use self::{

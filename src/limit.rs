@@ -3,12 +3,15 @@
 //! A limit reads `N/PERIOD [burst B | sliding | calendar | fixed]`, for example `10/second burst 100`.
 
 mod delay;
+mod error;
 mod penalty;
+mod text;
 mod zone;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use self::{
+    error::LimitError,
     penalty::Penalty,
     zone::{Bounds, Zone},
 };
@@ -204,135 +207,6 @@ pub struct Refill {
     pub ticks_to_full: u64,
 }
 
-/// Why a limit cannot be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LimitError {
-    /// The text has another shape.
-    #[error(
-        "`{text}` is not a limit: write N/PERIOD, for example `10/second burst 100`, `50/minute sliding` or `1000000/month`"
-    )]
-    Shape {
-        /// The text.
-        text: String,
-    },
-    /// N or the burst is not a number of 32 bits.
-    #[error("`{text}` is not a whole number from 0 to 4294967295")]
-    Number {
-        /// The text of the number.
-        text: String,
-    },
-    /// No unit is called so.
-    #[error("unknown period `{text}`{}; use second, minute, hour, day, week, month or year, or a number of them like `10s` or `2 minutes`", .hint.as_ref().map(|hint| format!(", did you mean `{hint}`?")).unwrap_or_default())]
-    Period {
-        /// The text of the period.
-        text: String,
-        /// The nearest unit.
-        hint: Option<&'static str>,
-    },
-    /// A period of no length.
-    #[error("a period must be longer than zero")]
-    ZeroPeriod,
-    /// A period that is too long to count in.
-    #[error("a period of {period} is too long: use at most 100 years")]
-    LongPeriod {
-        /// The period.
-        period: String,
-    },
-    /// `burst 0`.
-    #[error("a burst must be at least 1; to block, use a limit of 0 without a burst")]
-    ZeroBurst,
-    /// `0/second burst B`.
-    #[error("a limit of 0 blocks, so no burst goes with it")]
-    ZeroWithBurst,
-    /// `N/month burst B` or `N/month sliding`.
-    #[error(
-        "a {unit} has no fixed length, so `{word}` cannot go with it: use days, for example `{days} days`"
-    )]
-    NoFixedLength {
-        /// month or year
-        unit: &'static str,
-        /// burst or sliding
-        word: &'static str,
-        /// Days of about that length.
-        days: u32,
-    },
-    /// `time_zone` or `offset` on what is no calendar limit.
-    #[error(
-        "`{limit}` follows no calendar, so `time_zone` and `offset` cannot go with it: use a calendar limit, for example `5/day calendar`"
-    )]
-    ZoneWithoutCalendar {
-        /// The limit.
-        limit: String,
-    },
-    /// No zone is called so.
-    #[error(
-        "unknown time zone `{name}`{}; use an IANA name like `Europe/Berlin`", .hint.as_ref().map(|hint| format!(", did you mean `{hint}`?")).unwrap_or_default()
-    )]
-    Zone {
-        /// The name.
-        name: String,
-        /// The nearest zone.
-        hint: Option<String>,
-    },
-    /// Not an offset into the period.
-    #[error(
-        "`{text}` is no offset into a {period}: use whole seconds, less than {below}, for example `6h` or `90m`"
-    )]
-    Offset {
-        /// The text.
-        text: String,
-        /// The period.
-        period: String,
-        /// What it must be less than.
-        below: String,
-    },
-    /// A period that is the same in all zones, or that days do not hold whole.
-    #[error(
-        "`time_zone` and `offset` go with days, weeks, months and years, and with hours that divide a day (1, 2, 3, 4, 6, 8 or 12), not with a period of {period}"
-    )]
-    ZonePeriod {
-        /// The period.
-        period: String,
-    },
-    /// No tick keeps the arithmetic exact.
-    #[error(
-        "{count} per {period} with a burst of {burst} cannot be counted exactly: use a number that divides the period's seconds, or a shorter period"
-    )]
-    Inexact {
-        /// N
-        count: u32,
-        /// The period.
-        period: String,
-        /// The burst.
-        burst: u32,
-    },
-    /// A delay on what is no token bucket.
-    #[error(
-        "`{limit}` is no token bucket, and only tokens can be waited for: a delay goes with `N/PERIOD` or `N/PERIOD burst B`"
-    )]
-    DelayOfNoBucket {
-        /// The limit.
-        limit: String,
-    },
-    /// A delay that blocks or takes too long.
-    #[error("a delay must be longer than 0 and at most {}s", MOST_DELAY.as_secs())]
-    DelayLength,
-    /// `0/second` with a delay.
-    #[error("a limit of 0 blocks, so no delay goes with it")]
-    ZeroWithDelay,
-    /// A time of a penalty that is none, or endless, or shorter at most than at first.
-    #[error(
-        "the times of a penalty must be longer than 0 and at most 366 days, and `longest` no shorter than `for`"
-    )]
-    PenaltyLength,
-    /// A penalty after no refusal at all.
-    #[error("a penalty comes after at least 1 refusal")]
-    PenaltyWithoutRefusals,
-    /// `0/second` with a penalty.
-    #[error("a limit of 0 blocks, so no penalty goes with it")]
-    ZeroWithPenalty,
-}
-
 impl Limit {
     /// A limit of `count` per `period`.
     ///
@@ -428,7 +302,7 @@ impl Limit {
     /// Whether a limit's text leaves it open how to count.
     pub fn is_plain(text: &str) -> bool {
         let mut words = text.split_whitespace();
-        !words.any(|word| KIND_WORDS.contains(&word))
+        !words.any(|word| text::KIND_WORDS.contains(&word))
     }
 
     /// Hits per period.
@@ -538,128 +412,4 @@ impl Refill {
 
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// As plans say it; `{:#}` leaves out what becomes of what is beyond it.
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.count, self.period)?;
-        match (self.kind, self.period.unit) {
-            (Kind::Bucket { burst }, _) if burst != self.count => write!(f, " burst {burst}"),
-            (Kind::Sliding, _) => f.write_str(" sliding"),
-            (Kind::FixedWindow, _) => f.write_str(" fixed"),
-            (Kind::Penalty, _) => f.write_str(" penalty"),
-            (Kind::Calendar, Unit::Month | Unit::Year) | (Kind::Bucket { .. }, _) => Ok(()),
-            (Kind::Calendar, _) => f.write_str(" calendar"),
-        }?;
-        if let Some(zone) = self.zone() {
-            zone.fmt(f)?;
-        }
-        match f.alternate() {
-            true => Ok(()),
-            false => self.write_beyond(f),
-        }
-    }
-}
-
-impl FromStr for Limit {
-    type Err = LimitError;
-
-    fn from_str(text: &str) -> Result<Self, LimitError> {
-        let shape = || LimitError::Shape {
-            text: text.to_owned(),
-        };
-        let (count, rest) = text.split_once('/').ok_or_else(shape)?;
-        let count = number(count.trim())?;
-        let mut words = rest.split_whitespace().peekable();
-        let period = period(&mut words, shape)?;
-        let kind = kind(&mut words, count, period, shape)?;
-        match words.next() {
-            Some(_) => Err(shape()),
-            None => Self::new(count, period, kind),
-        }
-    }
-}
-
-fn number(text: &str) -> Result<u32, LimitError> {
-    let digits = text.replace('_', "");
-    digits.parse().map_err(|_| LimitError::Number {
-        text: text.to_owned(),
-    })
-}
-
-/// Reads `second`, `10s`, `10 seconds`.
-fn period<'a>(
-    words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
-    shape: impl Fn() -> LimitError,
-) -> Result<Period, LimitError> {
-    let first = words.next().ok_or_else(&shape)?;
-    let letters = first
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(first.len());
-    let (digits, mut name) = first.split_at(letters);
-    if name.is_empty() {
-        name = words.next().ok_or_else(&shape)?;
-    }
-    let multiplier = if digits.is_empty() {
-        1
-    } else {
-        number(digits)?
-    };
-    match Unit::parse(name) {
-        Some(unit) => Ok(Period { unit, multiplier }),
-        None => Err(LimitError::Period {
-            text: name.to_owned(),
-            hint: nearest_unit(name),
-        }),
-    }
-}
-
-fn nearest_unit(name: &str) -> Option<&'static str> {
-    Unit::ALL
-        .into_iter()
-        .map(|unit| {
-            (
-                strsim::damerau_levenshtein(&name.to_ascii_lowercase(), unit.name()),
-                unit.name(),
-            )
-        })
-        .filter(|(distance, _)| *distance <= 2)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// The words that say how a limit counts.
-const KIND_WORDS: [&str; 4] = ["burst", "sliding", "calendar", "fixed"];
-
-/// Reads `burst B`, `sliding`, `calendar`, `fixed` or nothing.
-fn kind<'a>(
-    words: &mut std::iter::Peekable<impl Iterator<Item = &'a str>>,
-    count: u32,
-    period: Period,
-    shape: impl Fn() -> LimitError,
-) -> Result<Kind, LimitError> {
-    let needs_length = |word: &'static str, kind: Kind| match period.unit {
-        Unit::Month | Unit::Year => Err(LimitError::NoFixedLength {
-            unit: period.unit.name(),
-            word,
-            days: (period.seconds() / 86_400) as u32,
-        }),
-        _ => Ok(kind),
-    };
-    match words.next() {
-        Some("burst") => {
-            let burst = number(words.next().ok_or_else(shape)?)?;
-            if burst == 0 {
-                return Err(LimitError::ZeroBurst);
-            }
-            needs_length("burst", Kind::Bucket { burst })
-        }
-        Some("sliding") => needs_length("sliding", Kind::Sliding),
-        Some("calendar") => Ok(Kind::Calendar),
-        Some("fixed") => Ok(Kind::FixedWindow),
-        Some(_) => Err(shape()),
-        None if matches!(period.unit, Unit::Month | Unit::Year) => Ok(Kind::Calendar),
-        None => Ok(Kind::Bucket { burst: count }),
-    }
 }

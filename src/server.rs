@@ -1,6 +1,7 @@
 //! Builds everything from settings, serves, drains.
 
 mod admin;
+mod authority;
 mod coalesced;
 mod sockets;
 mod stores;
@@ -9,7 +10,7 @@ mod wishes;
 
 pub use self::stores::connect_store;
 use self::{
-    admin::{StoredPlans, serve_admin},
+    admin::{StoredPlans, open_keys, serve_admin},
     sockets::{Listener, Socket, SocketFile, router, serve_grpc, serve_http},
     stores::open_store,
     tls::ServerTls,
@@ -31,8 +32,7 @@ use crate::{
     clock::SystemClock,
     export::{self, MetricsPage, Reference},
     grpc,
-    home::{AuditLog, HomeError, Place, follow as follow_home},
-    key_store::KeyAdmin,
+    home::{AuditLog, HomeError, follow as follow_home},
     limiter::{Limiter, Pacing},
     metrics::{Metrics, snapshot::SnapshotMetrics, traces::TraceMetrics},
     plan::{self, LoadError, SharedPlans},
@@ -493,29 +493,6 @@ impl Server {
         self.sockets.extend(file);
         Ok(listener)
     }
-}
-
-/// The keys that are in no plan file. Those of a state directory are read before anything opens; those in Redis are awaited,
-/// a little while here and then in the background.
-async fn open_keys(
-    place: Option<Place>,
-    plans: &Arc<SharedPlans>,
-) -> Result<Option<Arc<KeyAdmin>>, StartError> {
-    let Some(place) = place else {
-        return Ok(None);
-    };
-    let needs_files = matches!(place, Place::Folder(_));
-    plans.await_stored_keys();
-    let keys = Arc::new(KeyAdmin::new(place.open(), plans.clone()));
-    match timeout(FIRST_CONNECTION, keys.refresh()).await {
-        Ok(Err(error)) if needs_files => return Err(StartError::Keys(error)),
-        Ok(Err(error)) => tracing::warn!(
-            "starting without the API keys of the store, so nobody enters with one: {error}"
-        ),
-        // The task that follows them goes on.
-        Err(_) | Ok(Ok(_)) => {}
-    }
-    Ok(Some(keys))
 }
 
 /// What makes spans, if they are wanted, and its task.

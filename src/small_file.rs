@@ -15,6 +15,14 @@ pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("is not a regular file"));
     }
+    read_any(path, most)
+}
+
+/// The same of a pipe, too: waits until the other end has said all.
+///
+/// # Errors
+/// What the system says; more than `most` bytes.
+pub fn read_any(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > most {

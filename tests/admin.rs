@@ -1,20 +1,24 @@
 //! What is changed while the service runs beside API keys: plans, buckets, and who did it; by command and by the admin API.
 
+#[path = "admin/audit.rs"]
+mod audit;
 #[path = "common/certificates.rs"]
 mod certificates;
 mod common;
+#[path = "admin/entrance.rs"]
+mod entrance;
+#[path = "admin/preview.rs"]
+mod preview;
 
-use std::{
-    fs,
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use certificates::{Authority, Pair, connect};
-use common::{PATIENCE, Tollgate, ask, plans, request, tollgate_command, wait_until};
+use common::{
+    Tollgate, ask,
+    home::{Home, admin_address, call},
+    request, tollgate_command, wait_until,
+};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tollgate::proto::tollgate::admin::v1::{
     self as pb, audit_service_client::AuditServiceClient,
     bucket_service_client::BucketServiceClient, plan_service_client::PlanServiceClient,
@@ -28,102 +32,13 @@ fn document(hits: u32) -> String {
     format!("domain: shop\ndescriptors:\n  - {{ key: user, limits: [{hits}/hour] }}\n")
 }
 
-/// Plan files, a state directory, and documents to put.
-struct Home {
-    _folder: TempDir,
-    config: PathBuf,
-    state: TempDir,
-    drafts: TempDir,
+/// Puts a document: exit status, stdout, stderr.
+fn put(home: &Home, hits: u32, more: &[&str]) -> (i32, String, String) {
+    let draft = home.draft("draft.yaml", &document(hits));
+    home.run(&[&["plans", "put", &draft], more].concat())
 }
 
-impl Home {
-    fn new(text: &str) -> Self {
-        let (folder, config) = plans(text);
-        Self {
-            _folder: folder,
-            config,
-            state: tempfile::tempdir().unwrap(),
-            drafts: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn draft(&self, text: &str) -> String {
-        let path = self.drafts.path().join("draft.yaml");
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    /// `tollgate ARGS…` on it: exit status, stdout, stderr.
-    fn run(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = tollgate_command();
-        command.args(args).arg("--config").arg(&self.config);
-        command.arg("--state-dir").arg(self.state.path());
-        let output = command.env("USER", "tester").output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        let code = output.status.code().unwrap();
-        (code, text(output.stdout), text(output.stderr))
-    }
-
-    /// The same, which must succeed and answer in JSON.
-    fn json(&self, args: &[&str]) -> Value {
-        let (code, out, err) = self.run(&[args, &["--output", "json"]].concat());
-        assert_eq!(code, 0, "{args:?}: {out}{err}");
-        serde_json::from_str(&out).unwrap()
-    }
-
-    fn put(&self, hits: u32, more: &[&str]) -> (i32, String, String) {
-        let draft = self.draft(&document(hits));
-        self.run(&[&["plans", "put", &draft], more].concat())
-    }
-
-    fn serve(&self, args: &[&str]) -> Tollgate {
-        let state = self.state.path().to_str().unwrap();
-        Tollgate::start(&self.config, &[&["--state-dir", state], args].concat())
-    }
-
-    /// A service with the admin API on, which these tokens open, and where.
-    fn serve_admin(&self, tokens: &str, args: &[&str]) -> (Tollgate, String) {
-        let file = self.drafts.path().join("token");
-        fs::write(&file, tokens).unwrap();
-        let file = file.to_str().unwrap();
-        let flags = ["--admin-token-file", file, "--admin-listen", "127.0.0.1:0"];
-        let mut tollgate = self.serve(&[&flags, args].concat());
-        let address = admin_address(&mut tollgate);
-        (tollgate, address)
-    }
-}
-
-fn admin_address(tollgate: &mut Tollgate) -> String {
-    let line = tollgate.process.line_with("the admin API on ");
-    line.rsplit(' ').next().unwrap().to_owned()
-}
-
-/// One question to the HTTP twin: status and body, as JSON if it is some.
-fn call(address: &str, headers: &[(&str, &str)], line: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
-    let length = body.len();
-    write!(
-        stream,
-        "{line} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let text = || Value::String(body.to_owned());
-    (
-        status,
-        serde_json::from_str(body).unwrap_or_else(|_| text()),
-    )
-}
-
-const BEARER: (&str, &str) = ("authorization", "Bearer s3cret-of-ada");
+const BEARER: (&str, &str) = ("authorization", "Bearer s3cret-token-of-ada");
 
 /// Requests per hour that the service has now, and what is left of them.
 async fn left(tollgate: &Tollgate, hits: u32) -> (u32, u32) {
@@ -144,7 +59,7 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
     let home = Home::new(FILE);
     let [one, mut other] = [home.serve(&[]), home.serve(&[])];
     assert_eq!(left(&one, 4).await, (5, 1));
-    let (code, out, err) = home.put(100, &[]);
+    let (code, out, err) = put(&home, 100, &[]);
     assert_eq!(code, 0, "{err}");
     assert!(out.starts_with("shop: version 1 is in force\n"), "{out}");
     assert!(out.contains("5/hour"), "it says what changes: {out}");
@@ -171,7 +86,7 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
             .contains("stored ones, version 1, in place of its files")
     );
 
-    assert_eq!(home.put(200, &[]).0, 0);
+    assert_eq!(put(&home, 200, &[]).0, 0);
     has(&one, 200).await;
     let rolled = home.json(&["plans", "rollback", "1"]);
     assert_eq!(
@@ -185,7 +100,7 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
     assert_eq!(text, document(200));
     // The same again is no new version.
     assert!(
-        home.put(100, &[])
+        put(&home, 100, &[])
             .1
             .contains("version 3 says the same already")
     );
@@ -211,7 +126,10 @@ async fn stored_plans_reach_every_replica_survive_a_restart_and_can_be_taken_bac
 async fn a_domain_that_no_file_has_can_be_stored_and_files_go_on_changing() {
     let home = Home::new(FILE);
     let tollgate = home.serve(&[]);
-    let draft = home.draft("domain: other\ndescriptors: [{ key: user, limits: [7/hour] }]\n");
+    let draft = home.draft(
+        "draft.yaml",
+        "domain: other\ndescriptors: [{ key: user, limits: [7/hour] }]\n",
+    );
     assert_eq!(home.run(&["plans", "put", &draft]).0, 0);
     let asked = || async {
         let asked = request("other", &[&[("user", "u")]]);
@@ -228,9 +146,9 @@ async fn a_domain_that_no_file_has_can_be_stored_and_files_go_on_changing() {
 #[tokio::test]
 async fn plans_with_mistakes_change_nothing_and_every_mistake_has_its_place() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
     let wrong = "domain: shop\ndescriptors:\n  - { key: user, limitz: [5/hour] }\n  - { key: a, limits: [5/fortnight] }\n";
-    let draft = home.draft(wrong);
+    let draft = home.draft("draft.yaml", wrong);
     let (code, out, err) = home.run(&["plans", "put", &draft]);
     assert_eq!((code, out.as_str()), (1, ""));
     let first =
@@ -240,7 +158,7 @@ async fn plans_with_mistakes_change_nothing_and_every_mistake_has_its_place() {
     // What only shows beside the other plans is named by place, too.
     let clash =
         "domain: shop\ndescriptors: [{ key: a, limits: [1/hour] }, { key: a, limits: [2/hour] }]\n";
-    let (code, _, err) = home.run(&["plans", "put", &home.draft(clash)]);
+    let (code, _, err) = home.run(&["plans", "put", &home.draft("draft.yaml", clash)]);
     assert!(code == 1 && err.starts_with(&draft), "{err}");
 
     let (status, problem) = call(&address, &[BEARER], "PUT /v1/plans/shop", wrong);
@@ -289,9 +207,9 @@ async fn plans_with_mistakes_change_nothing_and_every_mistake_has_its_place() {
 #[tokio::test]
 async fn of_two_admins_one_wins_and_the_other_is_told() {
     let home = Home::new(FILE);
-    let (_tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
-    assert_eq!(home.put(10, &["--if-version", "0"]).0, 0);
-    let (code, _, err) = home.put(11, &["--if-version", "0"]);
+    let (_tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
+    assert_eq!(put(&home, 10, &["--if-version", "0"]).0, 0);
+    let (code, _, err) = put(&home, 11, &["--if-version", "0"]);
     assert_eq!(code, 1);
     assert!(err.contains("they have version 1, not 0"), "{err}");
     let put = |header, hits| {
@@ -318,8 +236,8 @@ async fn of_two_admins_one_wins_and_the_other_is_told() {
 #[test]
 fn plans_of_another_format_are_refused_and_stay_where_they_are() {
     let home = Home::new(FILE);
-    assert_eq!(home.put(10, &[]).0, 0);
-    let path = home.state.path().join("plan-documents.log");
+    assert_eq!(put(&home, 10, &[]).0, 0);
+    let path = home.state().join("plan-documents.log");
     let text = fs::read_to_string(&path).unwrap();
     let (header, rest) = text.split_once('\n').unwrap();
     let header = header[9..].replace("\"format\":1", "\"format\":2");
@@ -331,7 +249,7 @@ fn plans_of_another_format_are_refused_and_stay_where_they_are() {
     command.arg("serve").arg("--config").arg(&home.config);
     let served = command
         .arg("--state-dir")
-        .arg(home.state.path())
+        .arg(home.state())
         .output()
         .unwrap();
     let said = String::from_utf8(served.stderr).unwrap();
@@ -340,14 +258,14 @@ fn plans_of_another_format_are_refused_and_stay_where_they_are() {
         said.contains("it has format 2, and this build reads 1"),
         "{said}"
     );
-    assert_eq!(home.put(11, &[]).0, 2);
+    assert_eq!(put(&home, 11, &[]).0, 2);
     assert_eq!(fs::read_to_string(&path).unwrap(), newer);
 }
 
 #[tokio::test]
 async fn history_is_bounded() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
     for hits in 1..=40 {
         let (status, body) = call(&address, &[BEARER], "PUT /v1/plans/shop", &document(hits));
         assert_eq!(status, 200, "{body}");
@@ -367,7 +285,7 @@ async fn history_is_bounded() {
 }
 
 fn with_token(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
-    let value = "Bearer s3cret-of-ada".parse().unwrap();
+    let value = "Bearer s3cret-token-of-ada".parse().unwrap();
     request.metadata_mut().insert("authorization", value);
     Ok(request)
 }
@@ -375,7 +293,8 @@ fn with_token(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, ton
 #[tokio::test]
 async fn grpc_does_what_http_does_and_the_audit_log_tells_who() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada\nbob s3cret-of-bob\n", &[]);
+    let (tollgate, address) =
+        home.serve_admin("ada s3cret-token-of-ada\nbob s3cret-token-of-bob\n", &[]);
     let channel = Channel::from_shared(format!("http://{address}")).unwrap();
     let channel = channel.connect().await.unwrap();
     let mut plans = PlanServiceClient::with_interceptor(channel.clone(), with_token);
@@ -451,7 +370,7 @@ async fn grpc_does_what_http_does_and_the_audit_log_tells_who() {
         "{all:?}"
     );
 
-    let bob = ("authorization", "Bearer s3cret-of-bob");
+    let bob = ("authorization", "Bearer s3cret-token-of-bob");
     let question =
         r#"{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"u"}]}],"hits":3}"#;
     assert_eq!(
@@ -528,16 +447,11 @@ async fn grpc_does_what_http_does_and_the_audit_log_tells_who() {
 #[tokio::test]
 async fn buckets_in_a_service_are_shown_filled_and_given_to_by_its_admin_api() {
     let home = Home::new(FILE);
-    let (tollgate, address) = home.serve_admin("s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("s3cret-token-of-ada", &[]);
     assert_eq!(left(&tollgate, 5).await.1, 0);
-    let token = home.drafts.path().join("token");
+    let token = home.token_file();
     let url = format!("http://{address}");
-    let flags = [
-        "--admin",
-        &url,
-        "--admin-token-file",
-        token.to_str().unwrap(),
-    ];
+    let flags = ["--admin", &url, "--admin-token-file", &token];
     let buckets = |args: &[&str]| {
         let descriptor = ["--descriptor", "user=u"];
         home.json(&[&["buckets"], args, &descriptor, &flags].concat())[0].clone()
@@ -616,7 +530,7 @@ descriptors: [{ key: api_key, limits_from: tier }]
 #[tokio::test]
 async fn a_key_is_changed_without_a_new_secret_and_explained() {
     let home = Home::new(KEYED);
-    let (tollgate, address) = home.serve_admin("ada s3cret-of-ada", &[]);
+    let (tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
     let made = home.json(&[
         "keys", "create", "--tier", "free", "--id", "k", "--label", "a=1",
     ]);
@@ -678,7 +592,10 @@ async fn a_key_is_changed_without_a_new_secret_and_explained() {
     let (code, out, err) = home.run(&["explain", "--descriptor", "api_key=k"]);
     assert!(code == 0 && out.contains("100/hour: fits"), "{out}{err}");
     // A tier that only a stored plan has is one.
-    let draft = home.draft(&KEYED.replace("free:", "gold: { limits: [9/hour] }, free:"));
+    let draft = home.draft(
+        "draft.yaml",
+        &KEYED.replace("free:", "gold: { limits: [9/hour] }, free:"),
+    );
     assert_eq!(home.run(&["plans", "put", &draft]).0, 0);
     assert_eq!(
         home.json(&["keys", "update", "k", "--tier", "gold"])["tier"],
@@ -745,10 +662,10 @@ async fn a_client_certificate_opens_the_admin_api_and_a_wrong_one_does_not() {
         Err(Some(Code::Unauthenticated))
     );
 
-    let (_both, address) = home.serve_admin("ada s3cret-of-ada", &flags[2..]);
+    let (_both, address) = home.serve_admin("ada s3cret-token-of-ada", &flags[2..]);
     assert_eq!(lists(&address, &ca, Some(&client), None).await, Ok(()));
     assert_eq!(
-        lists(&address, &ca, None, Some("s3cret-of-ada")).await,
+        lists(&address, &ca, None, Some("s3cret-token-of-ada")).await,
         Ok(())
     );
     assert_eq!(
@@ -757,7 +674,7 @@ async fn a_client_certificate_opens_the_admin_api_and_a_wrong_one_does_not() {
     );
     let stranger = other.issue(&["ada.example"]);
     assert!(
-        lists(&address, &ca, Some(&stranger), Some("s3cret-of-ada"))
+        lists(&address, &ca, Some(&stranger), Some("s3cret-token-of-ada"))
             .await
             .is_err()
     );

@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
 
-use common::{PATIENCE, Tollgate, ask, plans, request, tollgate_command, wait_until};
+use common::{
+    Tollgate, ask,
+    home::{Home, call_as, finished},
+    request, tollgate_command, wait_until,
+};
 use envoy_types::pb::{
     envoy::service::auth::v3::{
         AttributeContext, CheckRequest, CheckResponse,
@@ -19,7 +19,6 @@ use envoy_types::pb::{
     google::protobuf::value::Kind,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tollgate::proto::tollgate::admin::v1::{
     ChangeKeyRequest, CreateKeyRequest, key_service_client::KeyServiceClient,
 };
@@ -36,59 +35,14 @@ descriptors:
   - { key: api_key, limits_from: tier }
 "#;
 
-/// Plans and a state directory.
-struct Home {
-    _folder: TempDir,
-    config: PathBuf,
-    state: TempDir,
+/// `tollgate keys ARGS…`: exit status, stdout, stderr.
+fn keys(home: &Home, args: &[&str]) -> (i32, String, String) {
+    home.run(&[&["keys"], args].concat())
 }
 
-impl Home {
-    fn new(text: &str) -> Self {
-        let (folder, config) = plans(text);
-        Self {
-            _folder: folder,
-            config,
-            state: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn state(&self) -> &Path {
-        self.state.path()
-    }
-
-    /// `tollgate keys ARGS…` on it: exit status, stdout, stderr.
-    fn keys(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = tollgate_command();
-        command
-            .arg("keys")
-            .args(args)
-            .arg("--config")
-            .arg(&self.config);
-        finished(command.arg("--state-dir").arg(self.state()))
-    }
-
-    /// The same, which must succeed and answer in JSON.
-    fn keys_json(&self, args: &[&str]) -> Value {
-        let (code, out, err) = self.keys(&[args, &["--output", "json"]].concat());
-        assert_eq!(code, 0, "{out}{err}");
-        serde_json::from_str(&out).unwrap()
-    }
-
-    fn serve(&self, args: &[&str]) -> Tollgate {
-        let state = self.state().to_str().unwrap();
-        Tollgate::start(&self.config, &[&["--state-dir", state], args].concat())
-    }
-}
-
-fn finished(command: &mut Command) -> (i32, String, String) {
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+/// The same, which must succeed and answer in JSON.
+fn keys_json(home: &Home, args: &[&str]) -> Value {
+    home.json(&[&["keys"], args].concat())
 }
 
 fn http_request(path: &str, headers: &[(&str, &str)]) -> CheckRequest {
@@ -159,9 +113,12 @@ fn denial(answer: CheckResponse) -> (i32, Vec<(String, String)>, String) {
 async fn a_key_made_while_the_service_runs_opens_until_it_is_revoked() {
     let home = Home::new(PLANS);
     let [one, other] = [home.serve(&[]), home.serve(&[])];
-    let made = home.keys_json(&[
-        "create", "--tier", "premium", "--owner", "Ada", "--label", "team=x",
-    ]);
+    let made = keys_json(
+        &home,
+        &[
+            "create", "--tier", "premium", "--owner", "Ada", "--label", "team=x",
+        ],
+    );
     let (id, secret) = (
         made["id"].as_str().unwrap(),
         made["secret"].as_str().unwrap(),
@@ -184,26 +141,26 @@ async fn a_key_made_while_the_service_runs_opens_until_it_is_revoked() {
             assert_eq!(shown.requests_per_unit, 100);
         }
     }
-    assert_eq!(home.keys_json(&["disable", id])["state"], "disabled");
+    assert_eq!(keys_json(&home, &["disable", id])["state"], "disabled");
     for tollgate in [&one, &other] {
         wait_until("the key to be off", async || !opens(tollgate, secret).await).await;
     }
-    home.keys_json(&["enable", id]);
+    keys_json(&home, &["enable", id]);
     wait_until("the key to be on", async || opens(&one, secret).await).await;
-    home.keys_json(&["revoke", id]);
+    keys_json(&home, &["revoke", id]);
     for tollgate in [&one, &other] {
         wait_until("the key to be gone", async || {
             !opens(tollgate, secret).await
         })
         .await;
     }
-    assert_eq!(home.keys(&["show", id]).0, 1);
+    assert_eq!(keys(&home, &["show", id]).0, 1);
 }
 
 #[tokio::test]
 async fn keys_survive_a_restart() {
     let home = Home::new(PLANS);
-    let made = home.keys_json(&["create", "--tier", "free"]);
+    let made = keys_json(&home, &["create", "--tier", "free"]);
     let secret = made["secret"].as_str().unwrap();
     let mut first = home.serve(&[]);
     assert!(opens(&first, secret).await, "known before the ports open");
@@ -215,9 +172,9 @@ async fn keys_survive_a_restart() {
 async fn a_rotated_key_has_two_secrets_for_the_overlap() {
     let home = Home::new(PLANS);
     let tollgate = home.serve(&[]);
-    let made = home.keys_json(&["create", "--tier", "free", "--id", "ada"]);
+    let made = keys_json(&home, &["create", "--tier", "free", "--id", "ada"]);
     let old = made["secret"].as_str().unwrap();
-    let rotated = home.keys_json(&["rotate", "ada", "--overlap", "1h"]);
+    let rotated = keys_json(&home, &["rotate", "ada", "--overlap", "1h"]);
     let new = rotated["secret"].as_str().unwrap();
     assert_ne!(old, new);
     wait_until("the new secret to open", async || {
@@ -226,7 +183,7 @@ async fn a_rotated_key_has_two_secrets_for_the_overlap() {
     .await;
     assert!(opens(&tollgate, old).await);
     assert!(rotated["previous_until"].is_string());
-    home.keys_json(&["rotate", "ada", "--overlap", "0s"]);
+    keys_json(&home, &["rotate", "ada", "--overlap", "0s"]);
     wait_until("the rotated secret to be gone", async || {
         !opens(&tollgate, new).await
     })
@@ -238,15 +195,18 @@ async fn a_rotated_key_has_two_secrets_for_the_overlap() {
 async fn a_key_with_limits_of_its_own_has_those_and_no_others() {
     let home = Home::new(PLANS);
     let tollgate = home.serve(&[]);
-    let made = home.keys_json(&[
-        "create",
-        "--tier",
-        "free",
-        "--limit",
-        "3/hour",
-        "--limit",
-        "9/day sliding",
-    ]);
+    let made = keys_json(
+        &home,
+        &[
+            "create",
+            "--tier",
+            "free",
+            "--limit",
+            "3/hour",
+            "--limit",
+            "9/day sliding",
+        ],
+    );
     let id = made["id"].as_str().unwrap();
     wait_until("the key", async || {
         opens(&tollgate, made["secret"].as_str().unwrap()).await
@@ -266,7 +226,7 @@ async fn a_key_with_limits_of_its_own_has_those_and_no_others() {
 #[test]
 fn what_cannot_be_is_refused_with_the_reason() {
     let home = Home::new(PLANS);
-    home.keys_json(&["create", "--tier", "free", "--id", "ada"]);
+    keys_json(&home, &["create", "--tier", "free", "--id", "ada"]);
     for (args, code, message) in [
         (
             &["create", "--tier", "gold"][..],
@@ -312,7 +272,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
             "`yesterday` is no time",
         ),
     ] {
-        let (got, out, err) = home.keys(args);
+        let (got, out, err) = keys(&home, args);
         assert_eq!(got, code, "{args:?}: {out}{err}");
         assert!(err.contains(message), "{args:?}: {err}");
     }
@@ -336,10 +296,13 @@ fn a_list_shows_what_it_is_asked_for() {
         ("b", "premium", "Ada"),
         ("c", "free", "Bob"),
     ] {
-        home.keys_json(&["create", "--tier", tier, "--owner", owner, "--id", id]);
+        keys_json(
+            &home,
+            &["create", "--tier", tier, "--owner", owner, "--id", id],
+        );
     }
     let ids = |args: &[&str]| -> Vec<String> {
-        let listed = home.keys_json(&[&["list"], args].concat());
+        let listed = keys_json(&home, &[&["list"], args].concat());
         let keys = listed.as_array().unwrap().iter();
         keys.map(|key| key["id"].as_str().unwrap().to_owned())
             .collect()
@@ -347,7 +310,7 @@ fn a_list_shows_what_it_is_asked_for() {
     assert_eq!(ids(&[]), ["a", "b", "c"]);
     assert_eq!(ids(&["--tier", "free"]), ["a", "c"]);
     assert_eq!(ids(&["--owner", "Ada"]), ["a", "b"]);
-    let (code, out, _) = home.keys(&["list"]);
+    let (code, out, _) = keys(&home, &["list"]);
     assert_eq!(code, 0);
     assert_eq!(out.lines().count(), 4, "{out}");
 }
@@ -363,7 +326,10 @@ async fn keys_of_api_gateway_are_taken_over_with_their_secrets() {
     let without = json!({ "id": "aws3", "name": "Bob", "enabled": true });
     let items: Vec<_> = items.chain([without]).collect();
     fs::write(&file, json!({ "items": items }).to_string()).unwrap();
-    let (code, out, err) = home.keys(&["import", file.to_str().unwrap(), "--tier", "premium"]);
+    let (code, out, err) = keys(
+        &home,
+        &["import", file.to_str().unwrap(), "--tier", "premium"],
+    );
     assert_eq!(code, 1, "{out}{err}");
     assert!(out.contains("imported: 1"), "{out}{err}");
     assert!(
@@ -386,10 +352,21 @@ async fn keys_of_api_gateway_are_taken_over_with_their_secrets() {
     assert_eq!(metadata(&answer, "api_key_id").as_deref(), Some("aws0"));
     assert_eq!(metadata(&answer, "owner").as_deref(), Some("Ada"));
 
-    let plans = json!({ "items": [{ "id": "p", "name": "basic", "throttle": { "rateLimit": 10.0, "burstLimit": 20 } }] });
-    fs::write(&file, plans.to_string()).unwrap();
-    let (code, out, _) = home.keys(&["import", file.to_str().unwrap()]);
+    let plan =
+        json!({ "id": "p", "name": "basic", "throttle": { "rateLimit": 10.0, "burstLimit": 20 } });
+    let weekly =
+        json!({ "name": "weekly", "quota": { "limit": 9, "offset": 3, "period": "WEEK" } });
+    fs::write(&file, json!({ "items": [weekly, plan] }).to_string()).unwrap();
+    let (code, out, err) = keys(&home, &["import", file.to_str().unwrap()]);
     assert_eq!(code, 0);
+    assert!(
+        out.contains(r#""weekly": { limits: [{"limit":"9/week calendar","offset":"2d"}] }"#),
+        "{out}"
+    );
+    assert!(
+        err.contains("note: usage plan `weekly`: `quota.offset` 3 is taken for the day on which a week starts"),
+        "{err}"
+    );
     assert!(
         out.trim_end()
             .ends_with(r#""basic": { limits: ["10/second burst 20"] }"#),
@@ -475,6 +452,48 @@ async fn refusals_look_as_the_plans_ask() {
 }
 
 #[tokio::test]
+async fn a_key_on_the_deny_list_is_refused_in_the_style_of_the_plans() {
+    for (style, content_type, body) in [
+        ("aws", "application/json", r#"{"message":"Forbidden"}"#),
+        (
+            "problem+json",
+            "application/problem+json",
+            r#"{"detail":"This client is not let in.","status":403,"title":"Forbidden","type":"about:blank"}"#,
+        ),
+        (
+            "plain",
+            "text/plain; charset=utf-8",
+            "This client is not let in.\n",
+        ),
+    ] {
+        let lists = format!(
+            "authentication: {{ error_style: {style} }}\ndeny: {{ api_key: [ada, in-the-file] }}\n"
+        );
+        let home = Home::new(&format!("{PLANS}{lists}"));
+        let made = |id: &str| {
+            keys_json(&home, &["create", "--tier", "free", "--id", id])["secret"].clone()
+        };
+        let [denied, other] = [made("ada"), made("bob")];
+        let tollgate = home.serve(&[]);
+        assert!(opens(&tollgate, other.as_str().unwrap()).await);
+        for secret in [denied.as_str().unwrap(), "demo-free-key"] {
+            let (code, headers, text) = denial(check(&tollgate, secret).await);
+            assert_eq!((code, text.as_str()), (403, body));
+            assert_eq!(
+                headers,
+                [("content-type".to_owned(), content_type.to_owned())]
+            );
+        }
+        let checks = "tollgate_key_checks_total{result=\"denied\"}";
+        assert_eq!(tollgate.metric(checks), 2.0);
+        // The rate-limit service says the same to who asks it directly.
+        let asked = request("shop", &[&[("api_key", "ada")]]);
+        let answer = ask(&mut tollgate.client().await, asked).await.unwrap();
+        assert_eq!(answer.overall_code, 2);
+    }
+}
+
+#[tokio::test]
 async fn huge_and_odd_requests_are_refused_and_harm_nobody() {
     let home = Home::new(PLANS);
     let tollgate = home.serve(&[]);
@@ -521,34 +540,12 @@ const TOKEN: &str = "admin-token-of-the-test";
 
 /// A service whose admin API is on, and where.
 fn with_admin(home: &Home) -> (Tollgate, String) {
-    let file = home.state().join("token");
-    fs::write(&file, format!("{TOKEN}\n")).unwrap();
-    let file = file.to_str().unwrap();
-    let mut tollgate = home.serve(&["--admin-token-file", file, "--admin-listen", "127.0.0.1:0"]);
-    let line = tollgate.process.line_with("the admin API on ");
-    let address = line.rsplit(' ').next().unwrap().to_owned();
-    (tollgate, address)
+    home.serve_admin(&format!("{TOKEN}\n"), &[])
 }
 
 /// One question to the HTTP twin: status and body.
 fn call(address: &str, token: Option<&str>, method: &str, path: &str, body: &str) -> (u16, Value) {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let authorization = token
-        .map(|token| format!("authorization: Bearer {token}\r\n"))
-        .unwrap_or_default();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{authorization}content-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    call_as(address, token, &format!("{method} {path}"), body)
 }
 
 #[tokio::test]
@@ -559,7 +556,7 @@ async fn the_admin_api_does_nothing_for_who_has_not_its_token() {
         !without.process.log().contains("admin API"),
         "no token, no listener"
     );
-    home.keys_json(&["create", "--tier", "free", "--id", "ada"]);
+    keys_json(&home, &["create", "--tier", "free", "--id", "ada"]);
     let (_tollgate, address) = with_admin(&home);
     for token in [None, Some("wrong"), Some(""), Some(&TOKEN[1..])] {
         for (method, path) in [
@@ -591,8 +588,8 @@ async fn the_admin_api_does_nothing_for_who_has_not_its_token() {
         })
         .await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
-    assert_eq!(home.keys_json(&["list"]).as_array().unwrap().len(), 1);
-    assert_eq!(home.keys_json(&["show", "ada"])["revision"], 1);
+    assert_eq!(keys_json(&home, &["list"]).as_array().unwrap().len(), 1);
+    assert_eq!(keys_json(&home, &["show", "ada"])["revision"], 1);
 }
 
 #[tokio::test]
@@ -751,14 +748,12 @@ async fn no_secret_is_in_a_log_a_metric_a_page_or_the_state_directory() {
             common::http(&tollgate.http, "POST", "/explain", &question).1,
         ),
         ("the audit log", audit.to_string()),
-        ("the list", home.keys(&["list", "--output", "json"]).1),
-        ("a key", home.keys(&["show", "ada"]).1),
+        ("the list", keys(&home, &["list", "--output", "json"]).1),
+        ("a key", keys(&home, &["show", "ada"]).1),
     ];
     for entry in fs::read_dir(home.state()).unwrap() {
         let path = entry.unwrap().path();
-        if !path.ends_with("token") {
-            places.push(("the state directory", fs::read_to_string(path).unwrap()));
-        }
+        places.push(("the state directory", fs::read_to_string(path).unwrap()));
     }
     for (place, text) in places {
         for secret in secrets {

@@ -7,7 +7,15 @@ use std::{collections::BTreeSet, time::Duration};
 use common::{
     Process, Tollgate, ask, client, descriptor, http, plans, request, tollgate_command, wait_until,
 };
-use envoy_types::pb::{envoy::r#type::v3::RateLimitUnit, google::protobuf};
+use envoy_types::pb::{
+    envoy::{
+        service::auth::v3::{
+            AttributeContext, CheckRequest, authorization_client::AuthorizationClient,
+        },
+        r#type::v3::RateLimitUnit,
+    },
+    google::protobuf,
+};
 use nix::sys::signal::Signal;
 use tollgate::proto::envoy::{
     extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride,
@@ -432,6 +440,33 @@ async fn invalid_utf8_on_the_wire_is_an_error_and_no_more() {
             .await
             .is_ok()
     );
+}
+
+#[tokio::test]
+async fn a_message_of_more_than_4_mib_is_refused_with_its_size() {
+    let (_folder, config) = plans(SHOP);
+    let tollgate = Tollgate::start(&config, &[]);
+    let huge = "x".repeat(5 << 20);
+    let told = "decoded message length too large: found 52";
+    let mut limits = tollgate.client().await;
+    let error = ask(&mut limits, request("shop", &[&[("user", &huge)]]))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), GrpcCode::OutOfRange);
+    assert!(error.message().contains(told), "{error}");
+    let uri = format!("http://{}", tollgate.grpc);
+    let mut authorization = AuthorizationClient::connect(uri).await.unwrap();
+    let check = CheckRequest {
+        attributes: Some(AttributeContext {
+            context_extensions: [("user".to_owned(), huge)].into(),
+            ..Default::default()
+        }),
+    };
+    let error = authorization.check(check).await.unwrap_err();
+    assert_eq!(error.code(), GrpcCode::OutOfRange);
+    assert!(error.message().contains(told), "{error}");
+    let counted = "tollgate_errors_total{reason=\"invalid_request\"}";
+    assert_eq!(tollgate.metric(counted), 2.0);
 }
 
 #[tokio::test]

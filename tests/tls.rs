@@ -10,11 +10,12 @@ use std::{
     net::TcpStream,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use certificates::{Authority, Pair, connect};
-use common::{Process, Tollgate, ask, plans, request, tollgate_command, wait_until};
+use common::{
+    Process, Tollgate, ask, plans, ratelimit_command, request, tollgate_command, wait_until,
+};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tollgate::proto::envoy::service::ratelimit::v3::{
@@ -316,17 +317,8 @@ fn starting_with_bad_files_says_which_and_why() {
 /// Started by the variables of envoyproxy/ratelimit, with TLS from the files of that folder.
 fn ratelimit(folder: &Path, more: &[(&str, &str)]) -> Process {
     let file = |name| folder.join(name).display().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.arg("ratelimit").env_clear().envs([
-        ("HOST", "127.0.0.1"),
-        ("PORT", "0"),
-        ("DEBUG_HOST", "127.0.0.1"),
-        ("DEBUG_PORT", "0"),
-        ("GRPC_HOST", "127.0.0.1"),
-        ("GRPC_PORT", "0"),
-        ("USE_STATSD", "false"),
-        ("REDIS_SOCKET_TYPE", "tcp"),
-        ("REDIS_URL", "127.0.0.1:1"),
+    let mut command = ratelimit_command();
+    command.envs([
         ("GRPC_SERVER_USE_TLS", "true"),
         ("GRPC_SERVER_TLS_CERT", &file("tls.crt")),
         ("GRPC_SERVER_TLS_KEY", &file("tls.key")),

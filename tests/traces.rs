@@ -2,13 +2,10 @@
 
 mod common;
 
-use std::{
-    process::Command,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
-use common::{Process, Tollgate, ask, plans, request, wait_for, wait_until};
+use common::{Process, Tollgate, ask, plans, ratelimit_command, request, wait_for, wait_until};
 use nix::sys::signal::Signal;
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
@@ -226,18 +223,9 @@ async fn requests_outside_of_any_trace_are_sampled_by_the_rate() {
 #[tokio::test]
 async fn the_variables_of_envoyproxy_ratelimit_turn_traces_on() {
     let collector = Collector::http().await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.arg("ratelimit").env_clear().envs([
-        ("HOST", "127.0.0.1"),
-        ("PORT", "0"),
-        ("DEBUG_HOST", "127.0.0.1"),
-        ("DEBUG_PORT", "0"),
-        ("GRPC_HOST", "127.0.0.1"),
-        ("GRPC_PORT", "0"),
-        ("USE_STATSD", "false"),
-        // Nobody is there: what cannot be decided is told as well.
-        ("REDIS_SOCKET_TYPE", "tcp"),
-        ("REDIS_URL", "127.0.0.1:1"),
+    // No Redis is there: what cannot be decided is told as well.
+    let mut command = ratelimit_command();
+    command.envs([
         ("TRACING_ENABLED", "true"),
         ("TRACING_SERVICE_NAME", "envoy-ratelimit"),
         ("TRACING_SERVICE_NAMESPACE", "gateways"),

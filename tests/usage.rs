@@ -5,16 +5,18 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use common::{PATIENCE, Tollgate, ask, plans, request, tollgate_command, wait_until};
+use common::{
+    Tollgate, ask,
+    home::{Home, call_as, finished},
+    request, tollgate_command, wait_until,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tollgate::{
     clock::{ManualClock, SystemClock, Timestamp},
     descriptor::{Descriptor, Entry, Hits, Query},
@@ -50,77 +52,26 @@ const TOKEN: &str = "admin-token-of-the-test";
 /// A flush that comes only when the service stops, or is asked for its usage.
 const NEVER: &str = "1h";
 
-/// Plans and a state directory.
-struct Home {
-    _folder: TempDir,
-    config: PathBuf,
-    state: TempDir,
+/// A service that meters, and where its admin API is.
+fn serve(home: &Home, flush_interval: &str) -> (Tollgate, String) {
+    let flags = ["--usage", "--usage-flush-interval", flush_interval];
+    home.serve_admin(TOKEN, &flags)
 }
 
-impl Home {
-    fn new(text: &str) -> Self {
-        let (folder, config) = plans(text);
-        Self {
-            _folder: folder,
-            config,
-            state: tempfile::tempdir().unwrap(),
-        }
-    }
+/// `tollgate usage ARGS…`: exit status, stdout, stderr.
+fn usage(home: &Home, args: &[&str]) -> (i32, String, String) {
+    home.run(&[&["usage"], args].concat())
+}
 
-    /// A service that meters, and where its admin API is.
-    fn serve(&self, flush_interval: &str) -> (Tollgate, String) {
-        let token = self._folder.path().join("token");
-        fs::write(&token, TOKEN).unwrap();
-        let state = self.state.path().to_str().unwrap();
-        let mut tollgate = Tollgate::start(
-            &self.config.join("plans.yaml"),
-            &[
-                "--state-dir",
-                state,
-                "--usage",
-                "--usage-flush-interval",
-                flush_interval,
-                "--admin-listen",
-                "127.0.0.1:0",
-                "--admin-token-file",
-                token.to_str().unwrap(),
-            ],
-        );
-        let line = tollgate.process.line_with("the admin API on ");
-        let address = line.rsplit(' ').next().unwrap().to_owned();
-        (tollgate, address)
-    }
-
-    /// `tollgate usage ARGS…`: exit status, stdout, stderr.
-    fn usage(&self, args: &[&str]) -> (i32, String, String) {
-        let mut command = tollgate_command();
-        command.arg("usage").args(args).arg("--config");
-        command.arg(self.config.join("plans.yaml"));
-        finished(command.arg("--state-dir").arg(self.state.path()))
-    }
-
-    /// The sums of everything that is kept.
-    fn sums(&self) -> Sums {
-        let (code, out, err) = self.usage(&["--from", &days_ago(2), "--output", "json"]);
-        assert_eq!(code, 0, "{err}");
-        sums(&serde_json::from_str(&out).unwrap())
-    }
+/// The sums of everything that is kept.
+fn kept_sums(home: &Home) -> Sums {
+    sums(&home.json(&["usage", "--from", &days_ago(2)]))
 }
 
 /// A day, as the command takes it.
 fn days_ago(days: u32) -> String {
     let then = SystemTime::now() - days * Duration::from_secs(86_400);
     humantime::format_rfc3339_seconds(then).to_string()[..10].to_owned()
-}
-
-fn finished(command: &mut Command) -> (i32, String, String) {
-    let output = command.output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code().unwrap(),
-        text(output.stdout),
-        text(output.stderr),
-    )
 }
 
 /// Admitted, refused and overage by key and limit, over all periods: midnight may pass during a test.
@@ -154,27 +105,13 @@ async fn ask_often(tollgate: &Tollgate, times: usize, entries: &[(&str, &str)]) 
 
 /// `GET PATH` of the admin API: status and body.
 fn get(address: &str, token: Option<&str>, path: &str) -> (u16, Value) {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let token = token.map(|token| format!("authorization: Bearer {token}\r\n"));
-    let token = token.unwrap_or_default();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{token}\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    call_as(address, token, &format!("GET {path}"), "")
 }
 
 #[tokio::test]
 async fn what_a_key_has_used_is_told_by_the_command_and_the_admin_api() {
     let home = Home::new(PLANS);
-    let (mut tollgate, admin) = home.serve(NEVER);
+    let (mut tollgate, admin) = serve(&home, NEVER);
     ask_often(&tollgate, 3, &[("api_key", SECRET)]).await;
     ask_often(&tollgate, 2, &[("api_key", "in-the-file")]).await;
     ask_often(&tollgate, 4, &[("api_key", "a-secret-that-nobody-has")]).await;
@@ -250,7 +187,7 @@ async fn what_a_key_has_used_is_told_by_the_command_and_the_admin_api() {
     );
 
     // What was asked for was kept at once.
-    assert_eq!(home.sums(), expected);
+    assert_eq!(kept_sums(&home), expected);
     ask_often(&tollgate, 1, &[("api_key", SECRET)]).await;
     tollgate.process.signal(Signal::SIGTERM);
     assert_eq!(tollgate.process.wait(), Some(0));
@@ -258,7 +195,7 @@ async fn what_a_key_has_used_is_told_by_the_command_and_the_admin_api() {
         ("-", "ip:1000/day", [2, 0, 0]),
         ("in-the-file", "api_key:2/day", [2, 4, 0]),
     ]);
-    assert_eq!(home.sums(), after, "a stop keeps everything");
+    assert_eq!(kept_sums(&home), after, "a stop keeps everything");
 }
 
 async fn grpc(admin: &str) -> UsageServiceClient<Channel> {
@@ -277,7 +214,7 @@ fn asking(token: &str, question: GetUsageRequest) -> tonic::Request<GetUsageRequ
 #[tokio::test]
 async fn nobody_sees_usage_without_the_token_and_wrong_questions_are_told() {
     let home = Home::new(PLANS);
-    let (_tollgate, admin) = home.serve(NEVER);
+    let (_tollgate, admin) = serve(&home, NEVER);
     for token in [None, Some("wrong"), Some(&TOKEN[1..])] {
         assert_eq!(get(&admin, token, "/v1/usage").0, 401);
     }
@@ -323,10 +260,10 @@ async fn nobody_sees_usage_without_the_token_and_wrong_questions_are_told() {
 #[tokio::test]
 async fn a_crash_loses_no_more_than_what_came_since_the_last_flush() {
     let home = Home::new(PLANS);
-    let (mut tollgate, _) = home.serve("20ms");
+    let (mut tollgate, _) = serve(&home, "20ms");
     let limit = "api_key:2/day";
     let kept = |home: &Home| {
-        home.sums()
+        kept_sums(home)
             .get(&("in-the-file".to_owned(), limit.to_owned()))
             .copied()
     };
@@ -342,7 +279,7 @@ async fn a_crash_loses_no_more_than_what_came_since_the_last_flush() {
 
     // A line that the crash cut.
     for folder in ["hours", "days"] {
-        for entry in fs::read_dir(home.state.path().join("usage").join(folder)).unwrap() {
+        for entry in fs::read_dir(home.state().join("usage").join(folder)).unwrap() {
             let path = entry.unwrap().path();
             let mut text = fs::read(&path).unwrap();
             text.extend_from_slice(b"0badc0de [[[\"shop\",\"in-the-file\"");
@@ -350,27 +287,24 @@ async fn a_crash_loses_no_more_than_what_came_since_the_last_flush() {
         }
     }
     assert_eq!(kept(&home), Some([2, refused, 0]));
-    let (mut tollgate, _) = home.serve(NEVER);
+    let (mut tollgate, _) = serve(&home, NEVER);
     ask_often(&tollgate, 4, &[("api_key", SECRET)]).await;
     tollgate.process.signal(Signal::SIGTERM);
     assert_eq!(tollgate.process.wait(), Some(0));
     let [admitted, now_refused, _] = kept(&home).unwrap();
     assert_eq!(admitted + now_refused, 2 + refused + 4);
-    for by in ["hour", "month"] {
-        let args = ["--from", &days_ago(2), "--by", by, "--output", "json"];
-        let (_, out, _) = home.usage(&args);
-        assert_eq!(
-            sums(&serde_json::from_str(&out).unwrap()),
-            home.sums(),
-            "{by}"
-        );
-    }
+    let by = |by: &str| sums(&home.json(&["usage", "--from", &days_ago(2), "--by", by]));
+    assert_eq!(by("month"), kept_sums(&home));
+    // Hours are written before days, so a crash in between parts them by a flush, of what came last.
+    let hours = by("hour")[&("in-the-file".to_owned(), limit.to_owned())];
+    assert_eq!(hours[0], admitted);
+    assert!((0..=3).contains(&(hours[1] - now_refused)), "{hours:?}");
 }
 
 #[tokio::test]
 async fn no_secret_and_no_hash_of_one_is_in_the_state_directory() {
     let home = Home::new(PLANS);
-    let (mut tollgate, admin) = home.serve(NEVER);
+    let (mut tollgate, admin) = serve(&home, NEVER);
     for secret in [SECRET, "a-secret-that-nobody-has"] {
         ask_often(&tollgate, 3, &[("api_key", secret)]).await;
     }
@@ -379,8 +313,8 @@ async fn no_secret_and_no_hash_of_one_is_in_the_state_directory() {
     tollgate.process.signal(Signal::SIGTERM);
     tollgate.process.wait();
     let mut texts = vec![answer.to_string(), page, tollgate.process.log()];
-    texts.extend(files_below(home.state.path()));
-    let days = files_below(&home.state.path().join("usage/days"));
+    texts.extend(files_below(home.state()));
+    let days = files_below(&home.state().join("usage/days"));
     assert!(days.concat().contains("in-the-file"));
     for text in texts {
         for secret in [SECRET, "9f8cfdb1", "a-secret-that-nobody-has"] {
@@ -406,14 +340,14 @@ fn files_below(folder: &Path) -> Vec<String> {
 async fn nothing_is_metered_unless_it_is_asked_for_and_has_a_place() {
     let home = Home::new(PLANS);
     let config = home.config.join("plans.yaml");
-    let state = home.state.path().to_str().unwrap();
+    let state = home.state().to_str().unwrap();
     let mut tollgate = Tollgate::start(&config, &["--state-dir", state]);
     ask_often(&tollgate, 3, &[("api_key", SECRET)]).await;
     assert!(!tollgate.page("/metrics").contains("usage"));
     tollgate.process.signal(Signal::SIGTERM);
     tollgate.process.wait();
-    assert!(!home.state.path().join("usage").exists());
-    let (code, out, _) = home.usage(&["--from", "2026-01-01", "--to", "2026-01-31"]);
+    assert!(!home.state().join("usage").exists());
+    let (code, out, _) = usage(&home, &["--from", "2026-01-01", "--to", "2026-01-31"]);
     assert_eq!(
         (code, &*out),
         (0, "no usage from 2026-01-01 to 2026-01-31\n")
@@ -446,10 +380,7 @@ async fn nothing_is_metered_unless_it_is_asked_for_and_has_a_place() {
 async fn written(home: &Home) {
     let clock = Arc::new(ManualClock::default());
     let meter = Arc::new(Meter::new(1_000, clock.clone()));
-    let store = UsageStore::open(
-        Place::Folder(home.state.path().to_owned()),
-        Retention::default(),
-    );
+    let store = UsageStore::open(Place::Folder(home.state().to_owned()), Retention::default());
     let recorder = Recorder::new(meter.clone(), store);
     let plans = Plans::from_texts(&[("plans.yaml", PLANS)]).unwrap();
     let rules: Vec<_> = plans.domain("shop").unwrap().rules().cloned().collect();
@@ -477,7 +408,7 @@ const JANUARY: [&str; 4] = ["--from", "2026-01-01", "--to", "2026-02-28"];
 async fn a_report_is_a_table_for_people() {
     let home = Home::new(PLANS);
     written(&home).await;
-    let (code, out, err) = home.usage(&JANUARY);
+    let (code, out, err) = usage(&home, &JANUARY);
     assert_eq!((code, &*err), (0, ""));
     assert_eq!(
         out,
@@ -495,7 +426,10 @@ period      domain  key                owner  tier     limit              admitt
 async fn a_report_is_csv_for_spreadsheets() {
     let home = Home::new(PLANS);
     written(&home).await;
-    let (code, out, _) = home.usage(&[&JANUARY[..], &["--by", "hour", "--output", "csv"]].concat());
+    let (code, out, _) = usage(
+        &home,
+        &[&JANUARY[..], &["--by", "hour", "--output", "csv"]].concat(),
+    );
     assert_eq!(code, 0);
     assert_eq!(
         out,
@@ -515,7 +449,7 @@ async fn a_report_is_json_for_scripts() {
     let home = Home::new(PLANS);
     written(&home).await;
     let args = ["--by", "month", "--key", "in-the-file", "--output", "json"];
-    let (code, out, _) = home.usage(&[&JANUARY[..], &args].concat());
+    let (code, out, _) = usage(&home, &[&JANUARY[..], &args].concat());
     assert_eq!(code, 0);
     assert_eq!(
         out,
@@ -550,7 +484,7 @@ async fn a_report_is_json_for_scripts() {
 }
 "#
     );
-    let (code, _, err) = home.usage(&["--from", "2026-02-02", "--to", "2026-01-01"]);
+    let (code, _, err) = usage(&home, &["--from", "2026-02-02", "--to", "2026-01-01"]);
     assert_eq!(
         (code, &*err),
         (
@@ -679,4 +613,21 @@ descriptors:
     assert_eq!(blocked.len(), 1, "{sums:?}");
     assert_eq!(*blocked[0].1, [0, 1, 0]);
     assert_eq!(sums.len(), 4, "{sums:?}");
+}
+
+#[test]
+fn plans_of_several_files_are_read_as_the_service_reads_them() {
+    let home = Home::new("domain: shop\ndescriptors: [{ key: a, limits: [1/day] }]\n");
+    fs::write(
+        home.config.join("more.yaml"),
+        "domain: shop\ndescriptors: [{ key: b, limits: [1/day] }]\n",
+    )
+    .unwrap();
+    let (code, _, err) = usage(&home, &[]);
+    assert!(
+        code == 2 && err.contains("duplicate domain 'shop'"),
+        "{err}"
+    );
+    let (code, out, err) = usage(&home, &["--merge-domains", "--charge", "independent"]);
+    assert_eq!(code, 0, "{out}{err}");
 }

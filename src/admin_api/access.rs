@@ -6,9 +6,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use tonic::{Status, body::Body};
+use tonic::Status;
 
-use super::error::Problem;
+use super::{
+    error::Problem,
+    refusals::{is_grpc, refusal},
+};
 use crate::{home::Actor, settings::AdminTokens};
 
 /// Who is at the other end of a connection, if a client certificate that was found good tells.
@@ -34,10 +37,8 @@ pub async fn required(
         return next.run(request).await;
     }
     let message = "the admin API needs its token: authorization: Bearer TOKEN";
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
-        let refusal = Status::unauthenticated(message).into_http::<Body>();
-        return refusal.map(axum::body::Body::new);
+    if is_grpc(request.headers()) {
+        return refusal(Status::unauthenticated(message));
     }
     let problem = Problem::new(axum::http::StatusCode::UNAUTHORIZED, message.to_owned());
     ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()

@@ -1,6 +1,10 @@
 //! How commands reach the admin API of a running service.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use tonic::{
@@ -8,6 +12,14 @@ use tonic::{
     metadata::AsciiMetadataValue,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+
+use crate::small_file;
+
+/// Largest file of tokens in bytes.
+const LARGEST_TOKENS: u64 = 1 << 16;
+
+/// Largest file of certificates or keys in bytes.
+const LARGEST_PEM: u64 = 4 << 20;
 
 /// Where the admin API is, and what opens it.
 #[derive(Debug, Clone, Args)]
@@ -65,8 +77,10 @@ impl AdminClientArgs {
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, String> {
-        let read =
-            |path: &PathBuf| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+        let read = |path: &PathBuf| {
+            let read = small_file::read_any(path, LARGEST_PEM);
+            read.map_err(|error| format!("{}: {error}", path.display()))
+        };
         let mut tls = ClientTlsConfig::new();
         if let Some(ca) = &self.admin_ca {
             tls = tls.ca_certificate(Certificate::from_pem(read(ca)?));
@@ -80,8 +94,7 @@ impl AdminClientArgs {
     /// A call with the token, if there is one. Of several the first is taken.
     pub fn request<T>(&self, message: T) -> Result<Request<T>, String> {
         let text = match &self.admin_token_file {
-            Some(file) => fs::read_to_string(file)
-                .map_err(|error| format!("--admin-token-file: {}: {error}", file.display()))?,
+            Some(file) => token_text(file)?,
             None => env::var("TOLLGATE_ADMIN_TOKEN").unwrap_or_default(),
         };
         let mut request = Request::new(message);
@@ -93,4 +106,11 @@ impl AdminClientArgs {
         }
         Ok(request)
     }
+}
+
+/// What `--admin-token-file` holds, which may be a pipe: `--admin-token-file <(pass tollgate)`.
+pub fn token_text(file: &Path) -> Result<String, String> {
+    let read = small_file::read_any(file, LARGEST_TOKENS).map_err(|error| error.to_string());
+    let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is no text".to_owned()));
+    text.map_err(|error| format!("--admin-token-file: {}: {error}", file.display()))
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     admin_client::AdminClientArgs,
     explain::{Entries, parse_descriptor, question_descriptor},
-    home::{HomeArgs, Output, with_stored_keys},
+    home::{HomeArgs, Output},
 };
 use crate::{
     bucket_admin::{BucketAdmin, BucketError, BucketView, Deed},
@@ -116,8 +116,7 @@ async fn act(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
 
 async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
     let (choice, place) = (args.home.choice()?, args.home.place()?);
-    let plans = args.home.plans().await?;
-    with_stored_keys(&plans, place.clone()).await?;
+    let plans = args.home.plans_and_keys().await?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),

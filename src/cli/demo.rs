@@ -23,7 +23,7 @@ use tokio::{net::TcpStream, process::Command, signal::unix, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::ConfigArgs;
-use crate::{http_probe, stats};
+use crate::{home::private, http_probe, stats};
 use children::Children;
 use ports::{Port, Reserved};
 
@@ -61,6 +61,9 @@ pub struct DemoArgs {
     /// Where Envoy has its admin page
     #[arg(long, env = "TOLLGATE_DEMO_ADMIN_LISTEN", value_name = "ADDR", default_value = "9901", value_parser = ports::parse)]
     pub admin_listen: SocketAddr,
+    /// Where Tollgate has its admin API, with a token of the demo's own
+    #[arg(long, env = "TOLLGATE_DEMO_ADMIN_API_LISTEN", value_name = "ADDR", default_value = "0", value_parser = ports::parse)]
+    pub admin_api_listen: SocketAddr,
 }
 
 /// What keeps the demo from starting, or ends it.
@@ -155,6 +158,8 @@ struct Home {
     store: String,
     /// Where what is made at run time is kept, unless Redis has it.
     state: PathBuf,
+    /// The file with the token of the admin API.
+    token: PathBuf,
 }
 
 impl Home {
@@ -163,7 +168,14 @@ impl Home {
             config: config.to_vec(),
             store: store.to_owned(),
             state: folder.join("state"),
+            token: folder.join("admin-token"),
         }
+    }
+
+    /// Writes a new token, for nobody else to read.
+    fn write_token(&self) -> io::Result<()> {
+        let mut file = private().write(true).create_new(true).open(&self.token)?;
+        writeln!(file, "demo {:032x}", rand::random::<u128>())
     }
 
     fn flags(&self) -> Vec<OsString> {
@@ -205,7 +217,7 @@ impl Demo {
             Some(port) => self.start_redis(port).await?,
             None => "memory".to_owned(),
         };
-        drop((ports.grpc, ports.http));
+        drop((ports.grpc, ports.http, ports.admin_api));
         let config = args.config.sources();
         let home = Home::new(&config, &store, self.children.folder());
         self.start_tollgate(&home, &at).await?;
@@ -252,9 +264,22 @@ impl Demo {
             .arg("serve")
             .args(["--grpc-listen", &at.grpc.to_string()])
             .args(["--http-listen", &at.http.to_string()])
+            .args(["--admin-listen", &at.admin_api.to_string()])
+            .arg("--admin-token-file")
+            .arg(&home.token)
             .args(home.flags())
             // Nobody is left to drain for: Envoy is stopped first.
             .args(["--drain-delay", "0s"]);
+        // What the shell has for another service's admin API is none of the demo's.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("TOLLGATE_ADMIN") {
+                command.env_remove(name);
+            }
+        }
+        home.write_token().map_err(|source| DemoError::System {
+            what: format!("cannot write {}", home.token.display()),
+            source,
+        })?;
         self.children.start("tollgate", command)?;
         self.until_ready("tollgate", http_ok(at.http, "/ready"))
             .await
@@ -363,6 +388,7 @@ struct Ports {
     grpc: Reserved,
     http: Reserved,
     admin: Reserved,
+    admin_api: Reserved,
     redis: Option<Reserved>,
 }
 
@@ -373,6 +399,7 @@ struct Addresses {
     grpc: SocketAddr,
     http: SocketAddr,
     admin: SocketAddr,
+    admin_api: SocketAddr,
 }
 
 impl Ports {
@@ -383,8 +410,13 @@ impl Ports {
             Port::new(args.grpc_listen, "Tollgate's gRPC", "--grpc-listen"),
             Port::new(args.http_listen, "Tollgate's HTTP side", "--http-listen"),
             Port::new(args.admin_listen, "Envoy's admin page", "--admin-listen"),
+            Port::new(
+                args.admin_api_listen,
+                "Tollgate's admin API",
+                "--admin-api-listen",
+            ),
         ];
-        let [edge, stats, grpc, http, admin] = ports::reserve(wanted)?;
+        let [edge, stats, grpc, http, admin, admin_api] = ports::reserve(wanted)?;
         let redis = args.redis.then(ports::reserve_any).transpose()?;
         Ok(Self {
             edge,
@@ -392,6 +424,7 @@ impl Ports {
             grpc,
             http,
             admin,
+            admin_api,
             redis,
         })
     }
@@ -403,6 +436,7 @@ impl Ports {
             grpc: self.grpc.address(),
             http: self.http.address(),
             admin: self.admin.address(),
+            admin_api: self.admin_api.address(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! `tollgate explain`: how would this request be decided, and why?
 
 use std::{
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,26 +8,17 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{
-    ConfigArgs,
-    counting::CountingArgs,
-    home::{plans_in_force, with_stored_keys},
-    pair::pair,
-    store::StoreArgs,
-};
+use super::{home::ServedArgs, pair::pair};
 use crate::{
     explain::{Explanation, Question, QuestionDescriptor, QuestionEntry},
     limiter::Limiter,
     server::connect_store,
-    settings::home_of,
     store::redis::RedisSettings,
 };
 
 /// Flags of `explain`.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
     /// Domain of the request [default: that of the plans, if they have one]
     #[arg(long)]
     domain: Option<String>,
@@ -39,12 +29,7 @@ pub struct ExplainArgs {
     #[arg(long, default_value = "1")]
     hits: u32,
     #[command(flatten)]
-    store: StoreArgs,
-    /// The state directory, if that keeps API keys and plans made at run time
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
-    state_dir: Option<PathBuf>,
-    #[command(flatten)]
-    counting: CountingArgs,
+    served: ServedArgs,
     /// How the answer looks
     #[arg(long, default_value = "text")]
     output: Output,
@@ -81,12 +66,8 @@ pub async fn run(args: ExplainArgs) -> ExitCode {
 }
 
 async fn explain(args: &ExplainArgs) -> Result<Explanation, String> {
-    let choice = args.store.choice()?;
-    let sources = args.config.sources();
-    super::readable(&sources, "--config")?;
-    let place = home_of(&choice, args.state_dir.as_deref());
-    let plans = plans_in_force(args.counting.sources(sources), place.clone()).await?;
-    with_stored_keys(&plans, place).await?;
+    let choice = args.served.place.choice()?;
+    let plans = args.served.plans_and_keys().await?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),

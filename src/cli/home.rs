@@ -9,23 +9,50 @@ use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
 use crate::{
     home::{Actor, Place},
     key_store::KeyAdmin,
+    keys::KeyTable,
     plan::{SharedPlans, Sources},
     plan_store::PlanTable,
     settings::{StoreChoice, home_of},
 };
 
-/// What `serve` was told, and who does it.
+/// Where what is made at run time is kept: what `serve` was told.
 #[derive(Debug, Clone, Args)]
-pub struct HomeArgs {
-    #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    counting: CountingArgs,
+pub struct PlaceArgs {
     #[command(flatten)]
     store: StoreArgs,
     /// The state directory, if that keeps what is made at run time
     #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
     state_dir: Option<PathBuf>,
+}
+
+impl PlaceArgs {
+    /// The store that is named.
+    pub fn choice(&self) -> Result<StoreChoice, String> {
+        self.store.choice()
+    }
+
+    /// Where what is made at run time is kept, if anywhere.
+    pub fn place(&self) -> Result<Option<Place>, String> {
+        Ok(home_of(&self.choice()?, self.state_dir.as_deref()))
+    }
+}
+
+/// What `serve` was told: plans, and where what is made at run time is kept.
+#[derive(Debug, Clone, Args)]
+pub struct ServedArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    counting: CountingArgs,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// The same, and who does it.
+#[derive(Debug, Clone, Args)]
+pub struct HomeArgs {
+    #[command(flatten)]
+    served: ServedArgs,
     /// Who does it, for the audit log, which adds this machine's name [default: $USER]
     #[arg(long = "as", value_name = "NAME")]
     by: Option<String>,
@@ -43,19 +70,8 @@ pub enum Output {
     Json,
 }
 
-impl HomeArgs {
-    /// The store that is named.
-    pub fn choice(&self) -> Result<StoreChoice, String> {
-        self.store.choice()
-    }
-
-    /// Where what is made at run time is kept, if anywhere.
-    pub fn place(&self) -> Result<Option<Place>, String> {
-        Ok(home_of(&self.choice()?, self.state_dir.as_deref()))
-    }
-
-    /// The plan files, which need not be readable.
-    pub fn sources(&self) -> Sources {
+impl ServedArgs {
+    fn sources(&self) -> Sources {
         self.counting.sources(self.config.sources())
     }
 
@@ -63,7 +79,41 @@ impl HomeArgs {
     pub async fn plans(&self) -> Result<Arc<SharedPlans>, String> {
         let sources = self.sources();
         super::readable(&sources.paths, "--config")?;
-        plans_in_force(sources, self.place()?).await
+        plans_in_force(sources, self.place.place()?).await
+    }
+
+    /// The same with the API keys of their home.
+    pub async fn plans_and_keys(&self) -> Result<Arc<SharedPlans>, String> {
+        let plans = self.plans().await?;
+        with_stored_keys(&plans, self.place.place()?).await?;
+        Ok(plans)
+    }
+}
+
+impl HomeArgs {
+    /// The store that is named.
+    pub fn choice(&self) -> Result<StoreChoice, String> {
+        self.served.place.choice()
+    }
+
+    /// Where what is made at run time is kept, if anywhere.
+    pub fn place(&self) -> Result<Option<Place>, String> {
+        self.served.place.place()
+    }
+
+    /// The plan files, which need not be readable.
+    pub fn sources(&self) -> Sources {
+        self.served.sources()
+    }
+
+    /// As [`ServedArgs::plans`].
+    pub async fn plans(&self) -> Result<Arc<SharedPlans>, String> {
+        self.served.plans().await
+    }
+
+    /// As [`ServedArgs::plans_and_keys`].
+    pub async fn plans_and_keys(&self) -> Result<Arc<SharedPlans>, String> {
+        self.served.plans_and_keys().await
     }
 
     /// Who gives the command.
@@ -79,7 +129,7 @@ impl HomeArgs {
 }
 
 /// The plans of `sources`, with the documents of `place` in the place of files.
-pub async fn plans_in_force(
+async fn plans_in_force(
     sources: Sources,
     place: Option<Place>,
 ) -> Result<Arc<SharedPlans>, String> {
@@ -93,6 +143,13 @@ pub async fn plans_in_force(
     };
     let plans = SharedPlans::open_with(sources, documents);
     Ok(Arc::new(plans.map_err(|error| error.to_string())?))
+}
+
+/// The API keys that `place` keeps.
+pub async fn stored_keys(place: Place) -> Result<KeyTable, String> {
+    let read = place.open::<KeyTable>().refresh(&Arc::default()).await;
+    let table = read.map_err(|error| super::chain(&error))?;
+    Ok(table.unwrap_or_default())
 }
 
 /// Brings the API keys of `place` into the plans.

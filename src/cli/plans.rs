@@ -11,10 +11,16 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use self::stored::{GetArgs, HistoryArgs, PutArgs, ResetArgs, RollbackArgs};
-use super::{counting::CountingArgs, home::HomeArgs};
-use crate::plan::{
-    Plans,
-    diff::{Change, diff},
+use super::{
+    counting::CountingArgs,
+    home::{HomeArgs, PlaceArgs, stored_keys},
+};
+use crate::{
+    keys::KeyTable,
+    plan::{
+        Plans,
+        diff::{Change, ChangeSubject, diff},
+    },
 };
 
 /// What to do with plans.
@@ -55,7 +61,12 @@ pub struct DiffArgs {
     output: Output,
     #[command(flatten)]
     counting: CountingArgs,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
+
+/// What a diff says that does not know them.
+const NOT_COUNTED: &str = "note: API keys made at run time are not counted: say where they are kept, with --store or --state-dir";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Output {
@@ -66,33 +77,33 @@ enum Output {
 /// Runs the command. All but `diff` exit 0 if it was done, 1 if it was not and why, 2 if that could not be told.
 pub async fn run(command: PlansCommand) -> ExitCode {
     match command {
-        PlansCommand::Diff(args) => run_diff(&args),
+        PlansCommand::Diff(args) => run_diff(&args).await,
         PlansCommand::Put(on) => {
-            stored::run(&on.home, async |admin, by| {
+            stored::change(&on.home, async |admin, by| {
                 stored::put(admin, by, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::Get(on) => {
-            stored::run(&on.home, async |admin, _| {
+            stored::look(&on.home, async |admin, _| {
                 stored::get(admin, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::History(on) => {
-            stored::run(&on.home, async |admin, _| {
+            stored::look(&on.home, async |admin, _| {
                 stored::history(admin, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::Rollback(on) => {
-            stored::run(&on.home, async |admin, by| {
+            stored::change(&on.home, async |admin, by| {
                 stored::rollback(admin, by, &on.what, on.home.output).await
             })
             .await
         }
         PlansCommand::Reset(on) => {
-            stored::run(&on.home, async |admin, by| {
+            stored::change(&on.home, async |admin, by| {
                 stored::reset(admin, by, &on.what, on.home.output).await
             })
             .await
@@ -100,23 +111,42 @@ pub async fn run(command: PlansCommand) -> ExitCode {
     }
 }
 
-/// Exit 0 if nothing changes, 1 if something does, 2 if plans do not load.
-fn run_diff(args: &DiffArgs) -> ExitCode {
-    let changes = match (
-        load(&args.old, &args.counting),
-        load(&args.new, &args.counting),
-    ) {
-        (Ok(old), Ok(new)) => diff(&old, &new),
-        (Err(message), _) | (_, Err(message)) => return super::fail(&message),
+/// Exit 0 if nothing changes, 1 if something does, 2 if plans do not load or stored keys cannot be read.
+async fn run_diff(args: &DiffArgs) -> ExitCode {
+    let (changes, stored) = match args.changes().await {
+        Ok(found) => found,
+        Err(message) => return super::fail(&message),
     };
+    if stored.is_none() && changes.iter().any(of_keys) {
+        super::say(NOT_COUNTED);
+    }
     let code = match changes.is_empty() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     };
     match args.output {
-        Output::Json => super::answer(json!({ "changes": changes }), code),
+        Output::Json => super::answer(json!({ "changes": changes, "stored_keys": stored }), code),
         Output::Text => super::answer(text(&changes), code),
     }
+}
+
+impl DiffArgs {
+    /// What changes, and how many stored keys there are, if that is known.
+    async fn changes(&self) -> Result<(Vec<Change>, Option<usize>), String> {
+        let old = load(&self.old, &self.counting)?;
+        let new = load(&self.new, &self.counting)?;
+        let stored = match self.place.place()? {
+            Some(place) => Some(stored_keys(place).await?),
+            None => None,
+        };
+        let count = stored.as_ref().map(KeyTable::len);
+        Ok((diff(&old, &new, &stored.unwrap_or_default()), count))
+    }
+}
+
+/// Whether a change means something for the keys of a tier.
+fn of_keys(change: &Change) -> bool {
+    change.subject == ChangeSubject::Tier
 }
 
 fn load(source: &Path, counting: &CountingArgs) -> Result<Plans, String> {

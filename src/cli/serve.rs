@@ -1,7 +1,7 @@
 //! `tollgate serve`: the service.
 
 use std::{
-    env, fs, io, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+    env, io, num::NonZeroUsize, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
 };
 
 use clap::Args;
@@ -152,8 +152,7 @@ impl AdminArgs {
     /// The variable rather than a flag: what stands on a command line is no secret.
     fn tokens(&self) -> Result<Option<AdminTokens>, String> {
         let text = match &self.admin_token_file {
-            Some(file) => fs::read_to_string(file)
-                .map_err(|error| format!("--admin-token-file: {}: {error}", file.display()))?,
+            Some(file) => super::admin_client::token_text(file)?,
             None => match env::var("TOLLGATE_ADMIN_TOKEN") {
                 Ok(text) => text,
                 Err(env::VarError::NotPresent) => return Ok(None),

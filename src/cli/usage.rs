@@ -2,18 +2,13 @@
 
 mod print;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{
-    ConfigArgs,
-    home::{plans_in_force, with_stored_keys},
-    store::StoreArgs,
-};
+use super::home::ServedArgs;
 use crate::{
     clock::{Clock as _, SystemClock},
-    settings::home_of,
     usage::{By, Day, Report, ReportError, Retention, UsageQuery, UsageStore, report},
 };
 
@@ -42,12 +37,7 @@ pub struct UsageArgs {
     #[arg(long, default_value = "table")]
     output: Output,
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
-    store: StoreArgs,
-    /// The state directory, if that keeps the usage
-    #[arg(long, value_name = "DIR", env = "TOLLGATE_STATE_DIR")]
-    state_dir: Option<PathBuf>,
+    served: ServedArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -99,17 +89,12 @@ impl From<String> for Failure {
 
 impl UsageArgs {
     async fn report(&self) -> Result<Report, Failure> {
-        let choice = self.store.choice()?;
-        let state_dir = self.state_dir.as_deref();
-        let Some(place) = home_of(&choice, state_dir) else {
+        let Some(place) = self.served.place.place()? else {
             let message = "no usage is kept here: say --state-dir DIR or --store redis://…, as the service was told";
             return Err(message.to_owned().into());
         };
         // Plans and keys say whose a key is.
-        let sources = self.config.sources();
-        super::readable(&sources, "--config")?;
-        let plans = plans_in_force(sources.into(), Some(place.clone())).await?;
-        with_stored_keys(&plans, Some(place.clone())).await?;
+        let plans = self.served.plans_and_keys().await?;
         let (from, to) = UsageQuery::days(self.from, self.to, SystemClock.now());
         let query = UsageQuery {
             from,

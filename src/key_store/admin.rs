@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::Mutex;
 
-use super::MOST_KEYS;
+use super::{
+    MOST_KEYS,
+    said::{rfc3339, said_of, said_of_change},
+};
 use crate::{
     home::{Actor, Entry, Follower, Home, HomeError, TRIES},
     keys::{
@@ -56,34 +59,25 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// Makes the change; answers what it is, for the audit log.
-    fn apply(&self, record: &mut KeyRecord) -> String {
-        let mut said = Vec::new();
+    fn apply(&self, record: &mut KeyRecord) {
         if let Some(tier) = &self.tier {
-            said.push(format!("tier {} → {tier}", record.tier));
             record.tier.clone_from(tier);
         }
         if let Some(owner) = &self.owner {
-            said.push(format!("owner {owner}"));
             record.owner = Some(owner.clone()).filter(|owner| !owner.is_empty());
         }
         for (label, value) in &self.labels {
-            said.push(format!("label {label}={value}"));
             match value.is_empty() {
                 true => record.labels.remove(label),
                 false => record.labels.insert(label.clone(), value.clone()),
             };
         }
         if let Some(limits) = &self.limits {
-            let texts: Vec<_> = limits.iter().map(ToString::to_string).collect();
-            said.push(format!("limits [{}]", texts.join(", ")));
             record.limits.clone_from(limits);
         }
         if let Some(at) = self.expires_at {
-            said.push(format!("expires {at}"));
             record.expires_at = Some(at).filter(|at| *at > 0);
         }
-        said.join("; ")
     }
 }
 
@@ -243,7 +237,7 @@ impl KeyAdmin {
     pub async fn create(&self, by: &Actor, new: NewKey) -> Result<(KeyRecord, Secret), KeyError> {
         let secret = Secret::generate();
         let record = record_of(&new, secret.hash());
-        let detail = format!("tier {}", record.tier);
+        let detail = said_of(&record);
         let made = self
             .change(|plans| {
                 check_new(plans, plans.stored_keys(), &record)?;
@@ -321,10 +315,11 @@ impl KeyAdmin {
         seen: Option<u32>,
     ) -> Result<KeyRecord, KeyError> {
         let edit = |plans: &Plans, record: &mut KeyRecord| {
-            let said = change.apply(record);
+            let before = record.clone();
+            change.apply(record);
             record.check()?;
             match plans.has_tier(&record.tier) {
-                true => Ok(said),
+                true => Ok(said_of_change(&before, record)),
                 false => Err(unknown_tier(plans, &record.tier)),
             }
         };
@@ -348,7 +343,10 @@ impl KeyAdmin {
         let rotate = |_: &Plans, record: &mut KeyRecord| {
             let sha256 = std::mem::replace(&mut record.sha256, Sha256Hash(secret.hash()));
             record.previous = (overlap > 0).then_some(Previous { sha256, until });
-            Ok(format!("the old secret opens for {overlap} s yet"))
+            Ok(match overlap {
+                0 => "the old secret opens nothing any more".to_owned(),
+                _ => format!("the old secret opens until {}", rfc3339(until)),
+            })
         };
         let record = self.edit(by, "key.rotate", id, seen, rotate).await?;
         Ok((record, secret))
@@ -364,6 +362,7 @@ impl KeyAdmin {
             let record = found(plans.stored_keys(), id)?;
             unchanged(&record, &mut first)?;
             let entry = Entry::new(by, "key.revoke", id).from_to(Some(record.revision), None);
+            let entry = entry.saying(&said_of(&record));
             Ok((vec![Change::Remove(id.to_owned())], entry, ()))
         })
         .await

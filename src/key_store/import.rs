@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// A file of API Gateway.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +66,11 @@ pub struct Quota {
     pub limit: u32,
     /// DAY, WEEK or MONTH.
     pub period: String,
+    /// The day on which a period starts: of a week from 0 for Sunday, of a month from 0 for the first.
+    // Source: the API's reference of 2017, and what the API takes (0 to 6, 0 to 27, and of DAY 0 only). Later references call it
+    // requests subtracted in the first period.
+    #[serde(default)]
+    pub offset: i64,
 }
 
 fn yes() -> bool {
@@ -83,7 +89,7 @@ pub enum ImportError {
 
 #[derive(Deserialize)]
 struct Items {
-    items: Vec<serde_json::Value>,
+    items: Vec<Value>,
 }
 
 /// Reads a file of either kind. A message never repeats a value of the file.
@@ -95,7 +101,7 @@ pub fn read_aws(text: &str) -> Result<AwsFile, ImportError> {
         ImportError::NotAws(format!("line {}, column {}", error.line(), error.column()))
     };
     let Items { items } = serde_json::from_str(text).map_err(place)?;
-    let is_plan = |item: &serde_json::Value| {
+    let is_plan = |item: &Value| {
         ["throttle", "quota", "apiStages"]
             .iter()
             .any(|field| item.get(field).is_some())
@@ -107,7 +113,7 @@ pub fn read_aws(text: &str) -> Result<AwsFile, ImportError> {
 }
 
 fn each<T: for<'de> Deserialize<'de>>(
-    items: Vec<serde_json::Value>,
+    items: Vec<Value>,
     what: &str,
 ) -> Result<Vec<T>, ImportError> {
     let read = |(index, item)| {
@@ -118,11 +124,31 @@ fn each<T: for<'de> Deserialize<'de>>(
 }
 
 impl AwsPlan {
-    /// Its limits, as a plan file says them.
-    pub fn limits(&self) -> Vec<String> {
-        let throttle = self.throttle.as_ref().map(Throttle::limit);
+    /// Its limits, as a plan file says them: texts, or objects with more to say.
+    pub fn limits(&self) -> Vec<Value> {
+        let throttle = self
+            .throttle
+            .as_ref()
+            .map(|throttle| throttle.limit().into());
         let quota = self.quota.as_ref().map(Quota::limit);
         throttle.into_iter().chain(quota).collect()
+    }
+
+    /// What of it the limits do not say, or say by a reading of ours.
+    pub fn notes(&self) -> Option<String> {
+        let quota = self.quota.as_ref().filter(|quota| quota.offset != 0)?;
+        let Quota { offset, period, .. } = quota;
+        let name = &self.name;
+        Some(match quota.starts_after() {
+            Some(_) => format!(
+                "usage plan `{name}`: `quota.offset` {offset} is taken for the day on which a {} starts; where it was meant as requests \
+                 subtracted in the first period, import it with 0: that period has passed",
+                period.to_lowercase()
+            ),
+            None => format!(
+                "usage plan `{name}`: `quota.offset` {offset} is left out: a period of {period} has no such day"
+            ),
+        })
     }
 }
 
@@ -145,10 +171,24 @@ impl Throttle {
 }
 
 impl Quota {
-    fn limit(&self) -> String {
-        match self.period.to_lowercase().as_str() {
+    fn limit(&self) -> Value {
+        let limit = match self.period.to_lowercase().as_str() {
             "month" => format!("{}/month", self.limit),
             period => format!("{}/{period} calendar", self.limit),
+        };
+        match self.starts_after() {
+            None | Some(0) => limit.into(),
+            Some(days) => json!({ "limit": limit, "offset": format!("{days}d") }),
+        }
+    }
+
+    /// How many days after ours its periods start: our weeks begin on Monday. None where `offset` names no day of the period.
+    fn starts_after(&self) -> Option<i64> {
+        match (self.period.as_str(), self.offset) {
+            ("WEEK", day @ 0..=6) => Some((day + 6) % 7),
+            ("MONTH", day @ 0..=27) => Some(day),
+            (_, 0) => Some(0),
+            _ => None,
         }
     }
 }
@@ -156,7 +196,7 @@ impl Quota {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::Limit;
+    use crate::plan::Plans;
 
     #[test]
     fn keys_and_plans_are_told_apart_and_read() {
@@ -176,8 +216,42 @@ mod tests {
         };
         assert_eq!(plans[0].limits(), ["1/2 seconds burst 20", "5000/month"]);
         assert_eq!(plans[1].limits(), ["5/day calendar"]);
-        for limit in plans.iter().flat_map(AwsPlan::limits) {
-            limit.parse::<Limit>().unwrap();
+        for plan in &plans {
+            assert_eq!(plan.notes(), None);
+        }
+    }
+
+    #[test]
+    fn the_day_on_which_a_period_starts_is_kept_or_named() {
+        let quota = |period: &str, offset| {
+            let quota = json!({ "limit": 5, "offset": offset, "period": period });
+            let items = json!({ "items": [{ "name": "p", "quota": quota }] }).to_string();
+            let AwsFile::Plans(plans) = read_aws(&items).unwrap() else {
+                panic!("plans")
+            };
+            plans.into_iter().next().unwrap()
+        };
+        for (period, offset, days) in [
+            ("WEEK", 0, Some("6d")),
+            ("WEEK", 1, None),
+            ("WEEK", 6, Some("5d")),
+            ("MONTH", 0, None),
+            ("MONTH", 27, Some("27d")),
+        ] {
+            let plan = quota(period, offset);
+            let [limit] = &plan.limits()[..] else {
+                panic!("{plan:?}")
+            };
+            assert_eq!(limit["offset"].as_str(), days, "{period} {offset}");
+            assert_eq!(plan.notes().is_some(), offset != 0);
+            let text = format!("domain: d\ndescriptors: [{{ key: k, limits: [{limit}] }}]");
+            Plans::from_texts(&[("p.yaml", &text)]).unwrap_or_else(|error| panic!("{error}"));
+        }
+        for (period, offset) in [("DAY", 1), ("WEEK", 7), ("MONTH", -1)] {
+            let plan = quota(period, offset);
+            assert!(plan.limits()[0].is_string(), "{plan:?}");
+            let note = plan.notes().unwrap();
+            assert!(note.contains("is left out"), "{note}");
         }
     }
 

@@ -1,9 +1,10 @@
 //! A key as people and programs see it: without its secret, and without the hash of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::said::rfc3339;
 use crate::keys::{KeyRecord, Secret, unix_now};
 
 /// A key. Times are RFC 3339.
@@ -71,11 +72,6 @@ impl From<KeyRecord> for KeyView {
             previous_until: previous.map(|previous| rfc3339(previous.until)),
         }
     }
-}
-
-fn rfc3339(seconds: u32) -> String {
-    let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds.into());
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// Reads a time: `90d` from now, or `2027-01-31` or `2027-01-31T12:00:00Z`; in seconds since 1970.

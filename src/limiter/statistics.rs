@@ -1,6 +1,6 @@
 //! Hands what was decided to the statistics of envoyproxy/ratelimit.
 
-use super::{Part, deciding};
+use super::{conclude::deciding, parts::Part};
 use crate::{
     bucket::Balance,
     decision::{Decision, LimitState},

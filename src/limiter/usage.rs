@@ -1,6 +1,6 @@
 //! Hands what was decided to the meter of usage.
 
-use super::Part;
+use super::parts::Part;
 use crate::{
     decision::{Code, Decision},
     descriptor::{Hits, Query},

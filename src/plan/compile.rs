@@ -20,7 +20,7 @@ use super::{
     lists::Lists,
     mistake::{Mistake, Notes, Path},
     options::LoadOptions,
-    pacing::{cannot_wait, paces},
+    pacing::{cannot_wait, idle_when_soft, paces},
     rule::{
         Allowance, Charge, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
         RuleCounters, RuleLimit,
@@ -316,6 +316,14 @@ impl Compiler<'_> {
         };
         if let Some(message) = shared {
             self.notes.error(Mistake {
+                file: Arc::clone(&self.file),
+                place: file.place,
+                path: names.path.to_string(),
+                message,
+            });
+        }
+        if let Some(message) = idle_when_soft(&allowance) {
+            self.notes.warning(Mistake {
                 file: Arc::clone(&self.file),
                 place: file.place,
                 path: names.path.to_string(),

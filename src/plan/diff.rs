@@ -20,7 +20,9 @@ use super::{
     domain::Domain,
     rule::{Allowance, Charge, Counting, ResponseOptions, Rule, RuleLimit},
 };
+use crate::keys::KeyTable;
 use authentication::asked;
+use keys::Stored;
 use limits::{compare, texts};
 use rules::rules;
 
@@ -114,9 +116,10 @@ impl fmt::Display for Change {
     }
 }
 
-/// All that changes from `old` to `new`, by domain; empty if nothing does.
-pub fn diff(old: &Plans, new: &Plans) -> Vec<Change> {
+/// All that changes from `old` to `new`, by domain; empty if nothing does. `stored` are the keys that are in no file.
+pub fn diff(old: &Plans, new: &Plans, stored: &KeyTable) -> Vec<Change> {
     let mut changes = Vec::new();
+    let stored = keys::stored_by_tier(new, stored);
     for domain in old.domains() {
         match new.domain(domain.name()) {
             Some(after) => Pair {
@@ -124,6 +127,7 @@ pub fn diff(old: &Plans, new: &Plans) -> Vec<Change> {
                 new: after,
                 old_asks: asked(old, domain),
                 new_asks: asked(new, after),
+                stored: &stored,
             }
             .changes(&mut changes),
             None => changes.push(whole_domain(domain, ChangeKind::Removed)),
@@ -163,6 +167,7 @@ struct Pair<'p> {
     /// How keys are asked for, said by the domain or not.
     old_asks: &'p Authentication,
     new_asks: &'p Authentication,
+    stored: &'p BTreeMap<&'p str, Stored>,
 }
 
 impl Pair<'_> {
@@ -212,22 +217,19 @@ impl Pair<'_> {
         let (old, new) = self.both_tiers();
         for (name, before) in &old {
             let Some(after) = new.get(name) else {
-                let says = (Effect::None, "is gone".to_owned());
+                let says = self.tier_gone(name);
                 into.push(self.change(ChangeSubject::Tier, name, ChangeKind::Removed, says));
                 continue;
             };
             if let (Some(before), Some(after)) = (before, after)
                 && let Some((effect, says)) = compare(before, after)
             {
-                let keys = self.new.api_keys().filter(|key| &*key.tier == *name);
-                let says = format!("{says} (for {})", many(keys.count(), "API key"));
-                let says = (effect, says);
+                let says = (effect, format!("{says} (for {})", self.keys_of(name)));
                 into.push(self.change(ChangeSubject::Tier, name, ChangeKind::Changed, says));
             }
         }
         for (name, limits) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
-            let says = format!("is new: {}", texts(limits.unwrap_or_default()));
-            let says = (Effect::None, says);
+            let says = self.tier_new(name, limits.unwrap_or_default());
             into.push(self.change(ChangeSubject::Tier, name, ChangeKind::Added, says));
         }
     }

@@ -18,6 +18,8 @@ pub struct Document {
     pub version: u32,
     /// What a plan file would hold.
     pub text: Arc<str>,
+    /// Whether it is only tried, and nothing stands in the place of files yet.
+    pub tried: bool,
 }
 
 impl Document {

@@ -393,10 +393,16 @@ fn not_in_force(file: &Arc<str>, stored: &Document) -> Mistake {
         file: Arc::clone(file),
         place: None,
         path: String::new(),
-        message: format!(
-            "not in force: the stored plans of `{0}`, version {1}, stand in its place until `tollgate plans reset {0}`",
-            stored.domain, stored.version
-        ),
+        message: match stored.tried {
+            false => format!(
+                "not in force: the stored plans of `{0}`, version {1}, stand in its place until `tollgate plans reset {0}`",
+                stored.domain, stored.version
+            ),
+            true => format!(
+                "would not be in force: these plans of `{}` would stand in its place",
+                stored.domain
+            ),
+        },
     }
 }
 

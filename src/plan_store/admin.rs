@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// Bytes of what changes that the audit log is told, where that is not all in the first sentence.
+const MOST_SAID: usize = 900;
+
 /// Why something was not done with plan documents.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -252,22 +255,23 @@ impl PlanAdmin {
             let table = Arc::clone(&home.1);
             let before = table.newest(domain);
             unchanged(domain, before, &mut first)?;
-            let record = next(&table, domain, wanted, by)?;
-            let documents = documents_with(&table, &record);
+            let (record, is_new) = match (before, next(&table, domain, wanted, by)?) {
+                (Some(before), next) if before.text == next.text => (before.clone(), false),
+                (_, next) => (next, true),
+            };
+            let documents = documents_with(&table, &record, dry && is_new);
             let new = self.plans.preview(documents).await.map_err(|error| {
                 let document = record.document().map(|document| document.name());
                 Refused::Mistakes(document.unwrap_or_default(), error)
             })?;
-            let mut put = Put {
-                changes: diff(&self.plans.load(), &new),
+            let old = self.plans.load_full();
+            let put = Put {
+                changes: diff(&old, &new, old.stored_keys()),
                 warnings: new.warnings().iter().map(ToString::to_string).collect(),
-                new: before.is_none_or(|before| before.text != record.text),
+                new: is_new,
                 record,
             };
             if dry || !put.new {
-                if let Some(before) = before.filter(|_| !put.new) {
-                    put.record = before.clone();
-                }
                 return Ok(put);
             }
             let (changes, entry) = (changes(&table, &put.record)?, entry(by, before, &put));
@@ -377,11 +381,13 @@ fn next(
     Ok(PlanRecord::new(domain, version, text, by.name(), &note))
 }
 
-/// What stands in the place of files once `record` is the newest of its domain.
-fn documents_with(table: &PlanTable, record: &PlanRecord) -> Vec<Document> {
+/// What stands in the place of files once `record` is the newest of its domain, which may only be `tried`.
+fn documents_with(table: &PlanTable, record: &PlanRecord, tried: bool) -> Vec<Document> {
     let others = table.documents().into_iter();
     let others = others.filter(|document| *document.domain != *record.domain);
-    others.chain(record.document()).collect()
+    let this = record.document();
+    let this = this.map(|document| Document { tried, ..document });
+    others.chain(this).collect()
 }
 
 /// The new version comes, and one that is too old goes.
@@ -405,12 +411,29 @@ fn entry(by: &Actor, before: Option<&PlanRecord>, put: &Put) -> Entry {
         (Some(_), true) => "plans.put",
         (Some(_), false) => "plans.rollback",
     };
-    let said: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    let said = first_of(changes);
     let detail = match record.note.as_str() {
-        "" => said.join("; "),
-        note => format!("{note}: {}", said.join("; ")),
+        "" => said,
+        note => format!("{note}: {said}"),
     };
     Entry::new(by, action, &record.domain)
         .from_to(before.map(|record| record.version), Some(record.version))
         .saying(&detail)
+}
+
+/// The first changes in words, at most so many bytes of them, and how many more there are.
+fn first_of(changes: &[diff::Change]) -> String {
+    if changes.is_empty() {
+        return "no change for anybody".to_owned();
+    }
+    let mut said = String::new();
+    for (index, change) in changes.iter().enumerate() {
+        let next = change.to_string();
+        if index > 0 && said.len() + next.len() > MOST_SAID {
+            return format!("{said}; and {} more", changes.len() - index);
+        }
+        said += if index > 0 { "; " } else { "" };
+        said += &next;
+    }
+    said
 }

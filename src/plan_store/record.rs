@@ -61,6 +61,7 @@ impl PlanRecord {
             domain: self.domain.as_str().into(),
             version: self.version,
             text: Arc::clone(self.text.as_ref()?),
+            tried: false,
         })
     }
 

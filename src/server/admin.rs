@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::{FIRST_CONNECTION, ServeError, Socket, StartError, serve_http, tls::ServerTls};
 use crate::{
     admin_api::Peer,
-    home::{Actor, Home, Place},
+    home::{Actor, Home, HomeError, Place},
+    key_store::KeyAdmin,
+    plan::SharedPlans,
     plan_store::PlanTable,
     tls::name_of,
 };
@@ -32,22 +34,53 @@ impl StoredPlans {
     /// Reads them. Those of a state directory must be readable; those in Redis are awaited a little while, and then in the
     /// background while the files hold.
     pub async fn read(place: Place) -> Result<Self, StartError> {
-        let needs_files = matches!(place, Place::Folder(_));
+        let needed = matches!(place, Place::Folder(_));
         let mut home = place.open::<PlanTable>();
         let mut table = Arc::<PlanTable>::default();
-        match timeout(FIRST_CONNECTION, home.refresh(&table)).await {
-            Ok(Ok(Some(found))) => table = Arc::new(found),
-            Ok(Err(error)) if needs_files => return Err(StartError::StoredPlans(error)),
-            Ok(Err(error)) => tracing::warn!(
-                "starting without the plans of the store, so those of the files hold: {error}"
-            ),
-            Err(_) => tracing::warn!(
-                "starting without the plans of the store, so those of the files hold: it did not answer in time"
-            ),
-            Ok(Ok(None)) => {}
+        let without = "the plans of the store, so those of the files hold";
+        let found = first_look(home.refresh(&table), needed, without).await;
+        if let Some(found) = found.map_err(StartError::StoredPlans)?.flatten() {
+            table = Arc::new(found);
         }
         Ok(Self { home, table })
     }
+}
+
+/// The keys that are in no plan file. Those of a state directory are read before anything opens; those in Redis are awaited,
+/// a little while here and then in the background.
+pub async fn open_keys(
+    place: Option<Place>,
+    plans: &Arc<SharedPlans>,
+) -> Result<Option<Arc<KeyAdmin>>, StartError> {
+    let Some(place) = place else {
+        return Ok(None);
+    };
+    let needed = matches!(place, Place::Folder(_));
+    plans.await_stored_keys();
+    let keys = Arc::new(KeyAdmin::new(place.open(), plans.clone()));
+    let without = "the API keys of the store, so nobody enters with one";
+    let looked = first_look(keys.refresh(), needed, without).await;
+    looked.map_err(StartError::Keys)?;
+    Ok(Some(keys))
+}
+
+/// What a first look at a home finds. Where that is not `needed`, it may take a little while only, and the log says what the
+/// start does without.
+async fn first_look<T>(
+    looking: impl Future<Output = Result<T, HomeError>>,
+    needed: bool,
+    without: &str,
+) -> Result<Option<T>, HomeError> {
+    if needed {
+        return looking.await.map(Some);
+    }
+    let error = match timeout(FIRST_CONNECTION, looking).await {
+        Ok(Ok(found)) => return Ok(Some(found)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it did not answer in time".to_owned(),
+    };
+    tracing::warn!("starting without {without}: {error}");
+    Ok(None)
 }
 
 /// Serves the admin API. TLS is for TCP only: who may open a unix socket, the file system says.

@@ -12,6 +12,7 @@ use std::{
 
 use axum::serve::ListenerExt as _;
 use tokio::{
+    io::AsyncWrite,
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
 };
@@ -22,7 +23,7 @@ use tokio_stream::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, Router, TcpIncoming};
 
-use super::{ServeError, coalesced::Coalesced, tls::ServerTls};
+use super::{ServeError, authority::AnyAuthority, coalesced::Coalesced, tls::ServerTls};
 use crate::settings::{Address, ConnectionAge};
 
 /// What is listened on.
@@ -133,20 +134,25 @@ pub async fn serve_grpc(
         (Socket::Unix(listener), Some(tls)) => serve_tls(listener, &tls, router, stop).await?,
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
+            let incoming = incoming.map(|accepted| accepted.map(connection));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
         (Socket::Unix(listener), None) => {
             let incoming = UnixListenerStream::new(listener);
-            let incoming = incoming.map(|accepted| accepted.map(Coalesced::new));
+            let incoming = incoming.map(|accepted| accepted.map(connection));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
     }
     Ok(())
+}
+
+/// What gRPC is spoken on.
+fn connection<S: AsyncWrite + Unpin>(stream: S) -> Coalesced<AnyAuthority<S>> {
+    Coalesced::new(AnyAuthority::new(stream))
 }
 
 async fn serve_tls<L>(
@@ -160,8 +166,7 @@ where
 {
     let (ready, accepted) = mpsc::channel(1);
     let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
-    let incoming =
-        ReceiverStream::new(accepted).map(|stream| io::Result::Ok(Coalesced::new(stream)));
+    let incoming = ReceiverStream::new(accepted).map(|stream| io::Result::Ok(connection(stream)));
     let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let (served, _) = tokio::join!(serving, accepting);
     served

@@ -10,6 +10,9 @@ use crate::home::Actor;
 /// Most tokens.
 const MOST_TOKENS: usize = 100;
 
+/// Fewest characters of a token: what is shorter can be guessed.
+const SHORTEST: usize = 16;
+
 /// Who has a token that has no name.
 const NAMELESS: &str = "admin";
 
@@ -28,6 +31,14 @@ pub enum TokenError {
         "line {line} of the admin tokens is neither `TOKEN` nor `NAME TOKEN`, in letters, digits and signs of ASCII"
     )]
     Malformed {
+        /// Which, from 1.
+        line: usize,
+    },
+    /// A token that could be guessed.
+    #[error(
+        "line {line} of the admin tokens has a token of less than {SHORTEST} characters, which could be guessed; make one with `openssl rand -hex 32`"
+    )]
+    Short {
         /// Which, from 1.
         line: usize,
     },
@@ -61,6 +72,9 @@ impl AdminTokens {
             let graphic = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
             if !graphic(name) || !graphic(token) {
                 return Err(TokenError::Malformed { line: line_number });
+            }
+            if token.len() < SHORTEST {
+                return Err(TokenError::Short { line: line_number });
             }
             let hash: [u8; 32] = Sha256::digest(token).into();
             if tokens
@@ -109,18 +123,18 @@ mod tests {
 
     #[test]
     fn only_the_whole_token_fits() {
-        let token = AdminTokens::new(" s3cret-token\n").unwrap();
-        for right in ["Bearer s3cret-token", "bearer  s3cret-token "] {
+        let token = AdminTokens::new(" s3cret-token-of-ada\n").unwrap();
+        for right in ["Bearer s3cret-token-of-ada", "bearer  s3cret-token-of-ada "] {
             assert_eq!(whose(&token, right), Some("admin"), "{right}");
         }
         for wrong in [
             "",
             "Bearer",
             "Bearer ",
-            "s3cret-token",
-            "Basic s3cret-token",
-            "Bearer s3cret-toke",
-            "Bearer s3cret-token2",
+            "s3cret-token-of-ada",
+            "Basic s3cret-token-of-ada",
+            "Bearer s3cret-token-of-ad",
+            "Bearer s3cret-token-of-ada2",
         ] {
             assert_eq!(whose(&token, wrong), None, "{wrong}");
         }
@@ -130,22 +144,33 @@ mod tests {
 
     #[test]
     fn tokens_may_have_names() {
-        let tokens = AdminTokens::new("ada a:1\n\nbob b2\nnobodys\n").unwrap();
-        for (token, name) in [("a:1", "ada"), ("b2", "bob"), ("nobodys", "admin")] {
+        let [one, two] = ["1:0123456789abcdef", "2:0123456789abcdef"];
+        let text = format!("ada {one}\n\nbob {two}\nnobodys-0123456789\n");
+        let tokens = AdminTokens::new(&text).unwrap();
+        for (token, name) in [(one, "ada"), (two, "bob"), ("nobodys-0123456789", "admin")] {
             assert_eq!(whose(&tokens, &format!("Bearer {token}")), Some(name));
         }
-        for name in ["ada", "ada a:1", "bob"] {
+        for name in ["ada", &format!("ada {one}"), "bob"] {
             assert_eq!(whose(&tokens, &format!("Bearer {name}")), None);
         }
         for (text, error) in [
-            ("a b c", TokenError::Malformed { line: 1 }),
-            ("a 1\nü 2", TokenError::Malformed { line: 2 }),
-            ("a 1\na 2", TokenError::Twice { line: 2 }),
-            ("a 1\nb 1", TokenError::Twice { line: 2 }),
-            ("1\n2", TokenError::Twice { line: 2 }),
+            ("a b c".to_owned(), TokenError::Malformed { line: 1 }),
+            (
+                format!("a {one}\nü {two}"),
+                TokenError::Malformed { line: 2 },
+            ),
+            (format!("a {one}\na {two}"), TokenError::Twice { line: 2 }),
+            (format!("a {one}\nb {one}"), TokenError::Twice { line: 2 }),
+            (format!("{one}\n{two}"), TokenError::Twice { line: 2 }),
+            (
+                format!("{one}\n{}", &two[3..]),
+                TokenError::Short { line: 2 },
+            ),
+            ("x".to_owned(), TokenError::Short { line: 1 }),
         ] {
-            assert_eq!(AdminTokens::new(text).unwrap_err(), error);
+            assert_eq!(AdminTokens::new(&text).unwrap_err(), error);
         }
+        assert!(AdminTokens::new(&one[2..]).is_ok(), "of sixteen");
         assert!(AdminTokens::default().whose(b"Bearer ").is_none());
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test target uses a part of it")]
 
+pub mod home;
+
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpListener,
@@ -233,6 +235,20 @@ pub fn tollgate_command() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TOLLGATE_")) {
         command.env_remove(name);
     }
+    command
+}
+
+/// The same started as envoyproxy/ratelimit is, by variables alone: on free ports, without StatsD, with a Redis that is not there.
+pub fn ratelimit_command() -> Command {
+    let mut command = tollgate_command();
+    command.arg("ratelimit").env_clear();
+    command.envs(["HOST", "GRPC_HOST", "DEBUG_HOST"].map(|host| (host, "127.0.0.1")));
+    command.envs(["PORT", "GRPC_PORT", "DEBUG_PORT"].map(|port| (port, "0")));
+    command.envs([
+        ("USE_STATSD", "false"),
+        ("REDIS_SOCKET_TYPE", "tcp"),
+        ("REDIS_URL", "127.0.0.1:1"),
+    ]);
     command
 }
 

@@ -215,7 +215,6 @@ async fn the_access_log_names_the_key_and_the_rule_that_decided() {
     };
     for line in &log {
         assert_eq!(line["client"], "127.0.0.1");
-        assert_eq!(line["ratelimit"]["domain"], "stats-api");
     }
     assert_eq!(refused["status"], 429);
     assert_eq!(refused["details"], "request_rate_limited");
@@ -224,11 +223,11 @@ async fn the_access_log_names_the_key_and_the_rule_that_decided() {
         assert_eq!(line["authz"]["tier"], "free");
         assert_eq!(line["authz"]["api_key_id"], "demo-free");
     }
+    assert_eq!(refused["ratelimit"]["domain"], "stats-api");
     assert_eq!(refused["ratelimit"]["rule"], "api_key");
     assert_eq!(refused["ratelimit"]["limit"], "api_key:1/second");
-    assert_eq!(anonymous["ratelimit"]["rule"], "tier=anonymous/ip");
-    let limit = anonymous["ratelimit"]["limit"].as_str().expect("a limit");
-    assert!(limit.ends_with("50/minute sliding"), "{limit}");
+    let named = serde_json::json!({ "rule": "tier=anonymous/ip" });
+    assert_eq!(anonymous["ratelimit"], named);
     let log = stack.envoy.process.output();
     assert!(!log.contains("demo-free-key"), "a secret is in the log");
 }

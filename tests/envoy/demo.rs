@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     client::Client,
-    common::{Process, tollgate_command, wait_for},
+    common::{Process, home::call_as, tollgate_command, wait_for},
     stack::shipped,
 };
 
@@ -66,7 +66,36 @@ fn start(more: &[&str]) -> Process {
     ] {
         command.args([flag, "0"]);
     }
+    // Of a service that this shell looks after, and none of the demo's.
+    command.env("TOLLGATE_ADMIN_TOKEN", OTHERS_TOKEN);
+    command.env("TOLLGATE_ADMIN_LISTEN", "192.0.2.1:1");
+    command.env("TOLLGATE_ADMIN_TLS_CERT", "/nowhere");
     Process::start(command.args(more))
+}
+
+const OTHERS_TOKEN: &str = "token-of-another-service";
+
+/// The story's line about the audit log holds: the demo's own token opens the admin API, and no other.
+fn audit_is_told(story: &str) {
+    let line = story.lines().find(|line| line.contains("/v1/audit"));
+    let line = line.expect("the line about the audit log");
+    let between = |from: &str, to: &str| {
+        let rest = line.split_once(from).expect(line).1;
+        rest.split_once(to).expect(line).0
+    };
+    let file = between("sed 's/.* //' ", ")");
+    let own = fs::read_to_string(file).expect("the token");
+    let own = own.split_whitespace().last();
+    let address = between("http://", "/");
+    let (status, page) = call_as(address, own, "GET /v1/audit", "");
+    assert_eq!(status, 200, "{page}");
+    let actions = page["entries"].as_array().expect("a list").iter();
+    let actions: Vec<_> = actions
+        .filter_map(|entry| entry["action"].as_str())
+        .collect();
+    assert_eq!(actions, ["key.revoke", "key.create", "plans.put"]);
+    let (status, _) = call_as(address, Some(OTHERS_TOKEN), "GET /v1/audit", "");
+    assert_eq!(status, 401);
 }
 
 /// The line of the story that has `part` in it, run by a shell where the story was told.
@@ -155,6 +184,7 @@ async fn story_holds(more: &[&str], parts: &[&str]) {
 
     quota_is_raised(&story, &mut client).await;
     key_comes_and_goes(&story, &mut client).await;
+    audit_is_told(&story);
 
     let processes = descendants(demo.pid());
     let names: Vec<&str> = processes.values().map(String::as_str).collect();

@@ -1,5 +1,7 @@
 //! What needs Envoy: a real one in front of the built binary, with the configuration that is shipped; here and there Redis.
 
+#[path = "../common/certificates.rs"]
+mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/redis_server.rs"]
@@ -10,6 +12,7 @@ mod stack;
 
 mod admin;
 mod answers;
+mod authority;
 mod beyond;
 mod changes;
 mod demo;

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::{
     client::{Answer, Client},
-    common::{Process, Tollgate},
+    common::{Process, Tollgate, ratelimit_command},
     redis_server::RedisServer,
     stack::{Envoy, EnvoyConfig, Upstream},
 };
@@ -35,20 +34,14 @@ fn ratelimit(folder: &TempDir, redis: &RedisServer, variables: &[(&str, &str)]) 
     let config = folder.path().join("ratelimit/config");
     fs::create_dir_all(&config).expect("writable");
     fs::write(config.join("config.yaml"), RULES).expect("writable");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let mut command = ratelimit_command();
     command
-        .arg("ratelimit")
-        .env_clear()
         .env("RUNTIME_ROOT", folder.path())
         .env("REDIS_URL", format!("127.0.0.1:{}", redis.port()))
         .envs([
             ("RUNTIME_SUBDIRECTORY", "ratelimit"),
-            ("REDIS_SOCKET_TYPE", "tcp"),
-            ("USE_STATSD", "false"),
             ("TOLLGATE_STORE_TIMEOUT", "20s"),
         ])
-        .envs(["HOST", "GRPC_HOST", "DEBUG_HOST"].map(|host| (host, "127.0.0.1")))
-        .envs(["PORT", "GRPC_PORT", "DEBUG_PORT"].map(|port| (port, "0")))
         .envs(variables.iter().copied());
     Tollgate::from_process(Process::start(&mut command))
 }

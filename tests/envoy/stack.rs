@@ -67,7 +67,7 @@ impl EnvoyConfig {
         cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = endpoints.into();
     }
 
-    fn cluster(&mut self, name: &str) -> &mut Value {
+    pub fn cluster(&mut self, name: &str) -> &mut Value {
         named(&mut self.0["static_resources"]["clusters"], name)
     }
 

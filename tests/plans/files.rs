@@ -63,6 +63,38 @@ fn what_the_reference_tolerates_loads_with_a_warning() {
     assert_eq!(warnings, include_str!("warned.txt"));
 }
 
+#[test]
+fn a_delay_or_a_penalty_that_can_do_nothing_is_warned_of() {
+    let text = r#"
+domain: shop
+tiers: { free: { limits: [{ limit: 5/minute, penalty: 60s, mode: soft }] } }
+descriptors:
+  - { key: a, limits: [{ limit: 5/minute, delay: up to 500ms, penalty: 60s, mode: soft }, 9/hour] }
+  - { key: b, mode: soft, limits: [{ limit: 5/minute, penalty: 60s }] }
+  - { key: c, mode: soft, limits: [{ limit: 5/minute, delay: up to 500ms, mode: enforce }] }
+  - { key: d, mode: shadow, limits: [{ limit: 5/minute, penalty: 60s }] }
+  - { key: api_key, limits_from: tier }
+"#;
+    let plans = Plans::from_texts(&[("shop.yaml", text)]).unwrap_or_else(|error| panic!("{error}"));
+    let warnings: Vec<String> = plans.warnings().iter().map(ToString::to_string).collect();
+    let told = |place: &str, rest: &str| {
+        let found = warnings.iter().any(|warning| {
+            warning.starts_with(&format!("shop.yaml:{place}: ")) && warning.contains(rest)
+        });
+        assert!(found, "{place}, {rest}: {warnings:#?}");
+    };
+    told(
+        "5:5: descriptors[0]",
+        "its `delay` and `penalty` do nothing",
+    );
+    told(
+        "6:5: descriptors[1]",
+        "its `penalty` does nothing until `mode` is `enforce`",
+    );
+    told("9:5: descriptors[4]", "its `penalty` does nothing");
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+}
+
 /// The words of envoyproxy/ratelimit, for whoever greps logs for them.
 #[test]
 fn messages_contain_the_words_of_the_reference() {

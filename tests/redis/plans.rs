@@ -1,14 +1,12 @@
 //! Plans put while replicas run, buckets filled by hand, and who did it, in Redis; and that no secret gets there.
 
-use std::{path::Path, process::Command};
-
 use redis::Value as Reply;
 use serde_json::{Value, json};
 use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
 
 use crate::{
     cluster::Nodes,
-    common::{Tollgate, ask, plans, request, tollgate_command, wait_until},
+    common::{Tollgate, ask, home::Home, request, wait_until},
     redis_server::RedisServer,
 };
 
@@ -23,37 +21,9 @@ fn document(quota: u32) -> String {
     FILE.replace("5/day", &format!("{quota}/day"))
 }
 
-struct Shop<'a> {
-    url: &'a str,
-    config: &'a Path,
-}
-
-impl Shop<'_> {
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = tollgate_command();
-        command
-            .args(args)
-            .args(["--output", "json", "--store", self.url]);
-        command.arg("--config").arg(self.config);
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Value {
-        let output = self.command(args).output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{args:?}: {errors}");
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn put(&self, quota: u32, folder: &Path) -> Value {
-        let draft = folder.join("draft.yaml");
-        std::fs::write(&draft, document(quota)).unwrap();
-        self.run(&["plans", "put", draft.to_str().unwrap()])
-    }
-
-    fn serve(&self) -> Tollgate {
-        Tollgate::start(self.config, &["--store", self.url, "--store-timeout", "2s"])
-    }
+fn put(home: &Home, quota: u32) -> Value {
+    let draft = home.draft("draft.yaml", &document(quota));
+    home.json(&["plans", "put", &draft])
 }
 
 /// The daily quota that a replica holds a key to, and whether the request passed.
@@ -65,48 +35,46 @@ async fn quota(tollgate: &Tollgate, key: &str) -> (u32, bool) {
     (limit.map_or(0, |limit| limit.requests_per_unit), passed)
 }
 
+/// Waits until all of them hold ada to that quota.
+async fn hold_to(replicas: impl IntoIterator<Item = &Tollgate>, wanted: u32) {
+    for tollgate in replicas {
+        wait_until("the quota", async || {
+            quota(tollgate, "ada").await.0 == wanted
+        })
+        .await;
+    }
+}
+
+/// A Redis, and replicas with a key that is refused by each of them until its quota is raised or given back.
+async fn with_ada() -> (RedisServer, Home, [Tollgate; 2]) {
+    let server = RedisServer::start();
+    let shop = Home::in_redis(FILE, &server.url());
+    let replicas = [shop.serve(&[]), shop.serve(&[])];
+    shop.json(&["keys", "create", "--tier", "free", "--id", "ada"]);
+    hold_to(&replicas, 5).await;
+    for tollgate in &replicas {
+        wait_until("the quota's end", async || !quota(tollgate, "ada").await.1).await;
+    }
+    (server, shop, replicas)
+}
+
 #[tokio::test]
 async fn what_one_changes_every_replica_has_and_one_that_starts_later() {
-    let (server, drafts) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let ((_folder, config), url) = (plans(FILE), server.url());
-    let shop = Shop {
-        url: &url,
-        config: &config,
-    };
-    let replicas = [shop.serve(), shop.serve()];
-    shop.run(&["keys", "create", "--tier", "free", "--id", "ada"]);
-    for tollgate in &replicas {
-        wait_until("the key", async || quota(tollgate, "ada").await.0 == 5).await;
-    }
-    // The quota is used up by now or will be soon, and is raised.
-    wait_until("the quota's end", async || {
-        !quota(&replicas[0], "ada").await.1
-    })
-    .await;
-    assert_eq!(shop.put(1_000_000, drafts.path())["version"], 1);
+    let (_server, shop, replicas) = with_ada().await;
+    assert_eq!(put(&shop, 1_000_000)["version"], 1);
     for tollgate in &replicas {
         wait_until("the plans", async || {
             quota(tollgate, "ada").await == (1_000_000, true)
         })
         .await;
     }
-    assert_eq!(shop.put(7, drafts.path())["version"], 2);
-    let late = shop.serve();
+    assert_eq!(put(&shop, 7)["version"], 2);
+    let late = shop.serve(&[]);
     assert_eq!(quota(&late, "ada").await.0, 7, "before the ports open");
-    assert_eq!(shop.run(&["plans", "rollback", "1"])["version"], 3);
-    for tollgate in replicas.iter().chain([&late]) {
-        wait_until("the plans of before", async || {
-            quota(tollgate, "ada").await.0 == 1_000_000
-        })
-        .await;
-    }
-    shop.run(&["plans", "reset", "shop", "--if-version", "3"]);
-    for tollgate in replicas.iter().chain([&late]) {
-        wait_until("the file's plans", async || {
-            quota(tollgate, "ada").await.0 == 5
-        })
-        .await;
-    }
+    assert_eq!(shop.json(&["plans", "rollback", "1"])["version"], 3);
+    hold_to(replicas.iter().chain([&late]), 1_000_000).await;
+    shop.json(&["plans", "reset", "shop", "--if-version", "3"]);
+    hold_to(replicas.iter().chain([&late]), 5).await;
     let stale = shop
         .command(&["plans", "reset", "--if-version", "3"])
         .output()
@@ -116,21 +84,10 @@ async fn what_one_changes_every_replica_has_and_one_that_starts_later() {
 
 #[tokio::test]
 async fn a_bucket_in_redis_is_filled_for_all_replicas_and_it_is_noted() {
-    let server = RedisServer::start();
-    let ((_folder, config), url) = (plans(FILE), server.url());
-    let shop = Shop {
-        url: &url,
-        config: &config,
-    };
-    let replicas = [shop.serve(), shop.serve()];
-    shop.run(&["keys", "create", "--tier", "free", "--id", "ada"]);
-    for tollgate in &replicas {
-        wait_until("the key", async || quota(tollgate, "ada").await.0 == 5).await;
-        wait_until("the quota's end", async || !quota(tollgate, "ada").await.1).await;
-    }
+    let (_server, shop, replicas) = with_ada().await;
     let buckets = |args: &[&str]| {
         let named = ["--descriptor", "api_key=ada", "--as", "eve"];
-        shop.run(&[&["buckets"], args, &named].concat())[0].clone()
+        shop.json(&[&["buckets"], args, &named].concat())[0].clone()
     };
     assert_eq!(buckets(&["show"])["remaining"], 0);
     let granted = buckets(&["grant", "--hits", "2"]);
@@ -149,7 +106,7 @@ async fn a_bucket_in_redis_is_filled_for_all_replicas_and_it_is_noted() {
         })
         .await;
     }
-    let entries = shop.run(&["audit"]);
+    let entries = shop.json(&["audit"]);
     let told: Vec<_> = entries
         .as_array()
         .unwrap()
@@ -163,19 +120,19 @@ async fn a_bucket_in_redis_is_filled_for_all_replicas_and_it_is_noted() {
         "{entries}"
     );
     let detail = entries[1]["detail"].as_str().unwrap();
-    assert!(detail.starts_with("0 → 2 left of 5/day"), "{detail}");
+    assert!(
+        detail.starts_with("granted 2: 0 → 2 left of 5/day"),
+        "{detail}"
+    );
 }
 
 #[tokio::test]
 async fn in_a_cluster_the_buckets_of_several_nodes_are_filled() {
     let nodes = Nodes::start(0).await;
     let url = format!("redis+cluster://127.0.0.1:{}", nodes.servers[0].port());
-    let (_folder, config) = plans("domain: shop\ndescriptors: [{ key: user, limits: [3/day] }]\n");
-    let shop = Shop {
-        url: &url,
-        config: &config,
-    };
-    let tollgate = shop.serve();
+    let text = "domain: shop\ndescriptors: [{ key: user, limits: [3/day] }]\n";
+    let shop = Home::in_redis(text, &url);
+    let tollgate = shop.serve(&[]);
     let users = ["a", "b", "c", "d", "e"];
     let passes = async |user: &str| {
         let asked = request("shop", &[&[("user", user)]]);
@@ -190,7 +147,7 @@ async fn in_a_cluster_the_buckets_of_several_nodes_are_filled() {
     for descriptor in &descriptors {
         args.extend(["--descriptor", descriptor]);
     }
-    let done = shop.run(&args);
+    let done = shop.json(&args);
     let left: Vec<_> = done
         .as_array()
         .unwrap()
@@ -205,17 +162,12 @@ async fn in_a_cluster_the_buckets_of_several_nodes_are_filled() {
 
 #[tokio::test]
 async fn many_who_put_plans_at_once_lose_none_unnoticed() {
-    let (server, drafts) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let ((_folder, config), url) = (plans(FILE), server.url());
-    let shop = Shop {
-        url: &url,
-        config: &config,
-    };
+    let server = RedisServer::start();
+    let shop = Home::in_redis(FILE, &server.url());
     let children: Vec<_> = (1..=4)
         .map(|quota| {
-            let draft = drafts.path().join(format!("{quota}.yaml"));
-            std::fs::write(&draft, document(quota)).unwrap();
-            let mut command = shop.command(&["plans", "put", draft.to_str().unwrap()]);
+            let draft = shop.draft(&format!("{quota}.yaml"), &document(quota));
+            let mut command = shop.command(&["plans", "put", &draft]);
             command
                 .stdout(std::process::Stdio::null())
                 .stderr(std::process::Stdio::null());
@@ -230,7 +182,7 @@ async fn many_who_put_plans_at_once_lose_none_unnoticed() {
     });
     let done = done.count();
     assert!(done >= 1);
-    let history = shop.run(&["plans", "history", "shop"]);
+    let history = shop.json(&["plans", "history", "shop"]);
     assert_eq!(history.as_array().unwrap().len(), done);
 }
 
@@ -269,31 +221,14 @@ fn everything(server: &RedisServer) -> String {
 
 #[tokio::test]
 async fn no_secret_is_anywhere_in_redis_whatever_is_done() {
-    let (server, drafts) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let ((_folder, config), url) = (plans(FILE), server.url());
-    let shop = Shop {
-        url: &url,
-        config: &config,
-    };
+    let server = RedisServer::start();
+    let shop = Home::in_redis(FILE, &server.url());
     let token = "s3cret-token-of-the-admin";
-    let file = drafts.path().join("token");
-    std::fs::write(&file, format!("eve {token}")).unwrap();
-    let flags = [
-        "--store",
-        &url,
-        "--store-timeout",
-        "2s",
-        "--admin-token-file",
-        file.to_str().unwrap(),
-    ];
-    let tollgate = Tollgate::start(
-        &config,
-        &[&flags[..], &["--admin-listen", "127.0.0.1:0"]].concat(),
-    );
-    let made = shop.run(&["keys", "create", "--tier", "free", "--id", "ada"]);
-    let rotated = shop.run(&["keys", "rotate", "ada"]);
-    shop.run(&["keys", "update", "ada", "--owner", "Ada"]);
-    shop.put(9, drafts.path());
+    let (tollgate, _) = shop.serve_admin(&format!("eve {token}"), &[]);
+    let made = shop.json(&["keys", "create", "--tier", "free", "--id", "ada"]);
+    let rotated = shop.json(&["keys", "rotate", "ada"]);
+    shop.json(&["keys", "update", "ada", "--owner", "Ada"]);
+    put(&shop, 9);
     let secrets = [&made, &rotated].map(|made| made["secret"].as_str().unwrap());
     wait_until("the key", async || {
         quota(&tollgate, secrets[1]).await.0 == 9
@@ -309,7 +244,7 @@ async fn no_secret_is_anywhere_in_redis_whatever_is_done() {
                 .output(),
         );
     }
-    let audit = shop.run(&["audit"]).to_string();
+    let audit = shop.json(&["audit"]).to_string();
     assert!(audit.contains("(api_key=ada)"), "{audit}");
     let text = format!(
         "{}\n{audit}\n{}\n{}\n{}",

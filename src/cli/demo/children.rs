@@ -113,6 +113,12 @@ impl Children {
         } else {
             Command::new(command.get_program())
         };
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(name, value),
+                None => wrapped.env_remove(name),
+            };
+        }
         wrapped
             .args(command.get_args())
             .stdin(Stdio::null())

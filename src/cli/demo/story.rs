@@ -13,7 +13,8 @@ const PLANS: &str = "stats-api.yaml";
 /// The story with the addresses of this run in it.
 pub fn tell(at: &Addresses, home: &Home, logs: &Path) -> String {
     let [edge, stats, http, admin] = [at.edge, at.stats, at.http, at.admin].map(reachable);
-    let grpc = at.grpc;
+    let (grpc, api) = (at.grpc, reachable(at.admin_api));
+    let token = quoted(&home.token.to_string_lossy());
     let (store, logs) = (&home.store, logs.display());
     let (tollgate, plans) = (program(), plan_file(home));
     let flags: Vec<_> = home
@@ -55,6 +56,9 @@ A key of your own: 200; and 403 within a second of its end
   curl -iw '\\n' -H \"x-api-key: $KEY\" http://{edge}/secure/stats
   {tollgate} keys revoke mine {flags}; sleep 1
   curl -iw '\\n' -H \"x-api-key: $KEY\" http://{edge}/secure/stats
+
+Who changed what: the audit log, by the admin API, which has a token of this run
+  curl -s -H \"authorization: Bearer $(sed 's/.* //' {token})\" http://{api}/v1/audit
 
 No limit of Tollgate's: only the service's own, 20 at once; more get 500 {{\"message\":\"Internal server error\"}}
   {many} 60 'http://{edge}/unsecure/stats?[1-60]' | sort | uniq -c
@@ -102,12 +106,13 @@ mod tests {
             grpc: local(3),
             http: local(4),
             admin: local(5),
+            admin_api: local(6),
         };
         let home = Home::new(&["config".into()], "memory", Path::new("/logs"));
         let story = tell(&at, &home, Path::new("/logs"));
         let lines: Vec<_> = story
             .lines()
-            .filter(|line| line.contains("curl "))
+            .filter(|line| line.contains("curl ") && !line.contains("/v1/audit"))
             .collect();
         assert_eq!(lines.len(), 12);
         for line in lines {

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{Answer, Failure, Output, print::print_imported};
 use crate::{
+    cli,
     home::Actor,
     key_store::{AwsFile, AwsKey, AwsPlan, KeyAdmin, NewKey, read_aws},
 };
@@ -40,6 +41,9 @@ pub async fn run(keys: &KeyAdmin, by: &Actor, args: &ImportArgs, output: Output)
             AwsFile::Keys(keys) => found.extend(keys),
             AwsFile::Plans(read) => plans.extend(read),
         }
+    }
+    for note in plans.iter().filter_map(AwsPlan::notes) {
+        cli::say(format_args!("note: {note}"));
     }
     if found.is_empty() {
         return Ok((tiers(&plans, output), ExitCode::SUCCESS));

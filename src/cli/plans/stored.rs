@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     cli::{
         self,
-        home::{HomeArgs, Output},
+        home::{HomeArgs, Output, with_stored_keys},
     },
     home::Actor,
     plan::SharedPlans,
@@ -73,9 +73,36 @@ pub struct ResetArgs {
     if_version: Option<u32>,
 }
 
-/// Does something with the stored plans. The files need not load: what is put may be what mends them.
-pub async fn run(
+/// Changes the stored plans, and counts stored keys for whom something changes.
+pub async fn change(
     home: &HomeArgs,
+    action: impl AsyncFnOnce(&PlanAdmin, &Actor) -> Result<String, PlanError>,
+) -> ExitCode {
+    let plans = Arc::new(SharedPlans::open_or_wait(home.sources()));
+    // Where there is no home, the action says so. Plans can be mended whatever became of the keys.
+    if let Ok(place) = home.place()
+        && let Err(message) = with_stored_keys(&plans, place).await
+    {
+        cli::say(format_args!(
+            "warning: stored API keys are not counted: {message}"
+        ));
+    }
+    act(home, plans, action).await
+}
+
+/// Looks at the stored plans.
+pub async fn look(
+    home: &HomeArgs,
+    action: impl AsyncFnOnce(&PlanAdmin, &Actor) -> Result<String, PlanError>,
+) -> ExitCode {
+    let plans = SharedPlans::open_or_wait(home.sources());
+    act(home, Arc::new(plans), action).await
+}
+
+/// The files need not load: what is put may be what mends them.
+async fn act(
+    home: &HomeArgs,
+    plans: Arc<SharedPlans>,
     action: impl AsyncFnOnce(&PlanAdmin, &Actor) -> Result<String, PlanError>,
 ) -> ExitCode {
     let place = match home.place() {
@@ -83,7 +110,6 @@ pub async fn run(
         Ok(None) => return cli::fail(&PlanError::NoHome.to_string()),
         Err(message) => return cli::fail(&message),
     };
-    let plans = Arc::new(SharedPlans::open_or_wait(home.sources()));
     let admin = PlanAdmin::new(place.open(), Arc::default(), plans);
     match action(&admin, &home.actor()).await {
         Ok(text) => cli::answer(text, ExitCode::SUCCESS),

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Change, ChangeKind, ChangeSubject, Effect, Pair, compare, many};
-use crate::plan::{ApiKey, Domain};
+use super::{Change, ChangeKind, ChangeSubject, Effect, Pair, compare, many, texts};
+use crate::{
+    keys::KeyTable,
+    plan::{ApiKey, Domain, Plans, RuleLimit},
+};
 
 /// Most keys that a sentence names.
 const MOST_NAMED: usize = 20;
@@ -49,6 +52,49 @@ impl Pair<'_> {
         }
     }
 
+    /// For how many keys a tier's limits hold.
+    pub(super) fn keys_of(&self, tier: &str) -> String {
+        let listed = self.new.api_keys().filter(|key| &*key.tier == tier).count();
+        match self.stored_in(tier).limited {
+            0 => many(listed, "API key"),
+            stored => format!(
+                "{}, {stored} of them stored",
+                many(listed + stored, "API key")
+            ),
+        }
+    }
+
+    pub(super) fn tier_new(&self, tier: &str, limits: &[Arc<RuleLimit>]) -> (Effect, String) {
+        let says = format!("is new: {}", texts(limits));
+        match self.stored_in(tier).all {
+            0 => (Effect::None, says),
+            stored => {
+                let keys = many(stored, "stored API key");
+                (
+                    Effect::Looser,
+                    format!("{says} (for {keys}, unknown before)"),
+                )
+            }
+        }
+    }
+
+    pub(super) fn tier_gone(&self, tier: &str) -> (Effect, String) {
+        match self.stored_in(tier).all {
+            0 => (Effect::None, "is gone".to_owned()),
+            stored => {
+                let keys = many(stored, "stored API key");
+                (
+                    Effect::Tighter,
+                    format!("is gone (with {keys}, unknown from then on)"),
+                )
+            }
+        }
+    }
+
+    fn stored_in(&self, tier: &str) -> Stored {
+        self.stored.get(tier).copied().unwrap_or_default()
+    }
+
     fn moved(&self, from: &str, to: &str) -> (Effect, String) {
         let (old, new) = self.both_tiers();
         let limits = old.get(from).copied().flatten();
@@ -82,6 +128,26 @@ impl Pair<'_> {
         let says = format!("{}: {says}", many(ids.len(), "API key"));
         self.change(ChangeSubject::ApiKeys, &names, change, (effect, says))
     }
+}
+
+/// How many stored keys are in a tier.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Stored {
+    all: usize,
+    /// Those that have its limits, and none of their own.
+    limited: usize,
+}
+
+/// The stored keys by tier. Where a file has a key of their id, that one wins.
+pub(super) fn stored_by_tier<'k>(plans: &Plans, stored: &'k KeyTable) -> BTreeMap<&'k str, Stored> {
+    let mut tiers: BTreeMap<_, Stored> = BTreeMap::new();
+    let shadowed = |id| plans.api_key_of_id(id).is_some();
+    for key in stored.iter().filter(|key| !shadowed(key.id())) {
+        let tier = tiers.entry(key.tier()).or_default();
+        tier.all += 1;
+        tier.limited += usize::from(key.limits().is_empty());
+    }
+    tiers
 }
 
 /// The rules for entries that name the tier.

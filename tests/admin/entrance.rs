@@ -1,0 +1,95 @@
+//! What the admin API turns away, and how; and the tokens that open it.
+
+use std::{io::Write as _, os::fd::AsRawFd as _};
+
+use serde_json::Value;
+
+use super::{BEARER, FILE, KEYED};
+use crate::common::home::{Home, admin_address, call, exchange};
+
+#[tokio::test]
+async fn whatever_the_admin_api_refuses_it_refuses_with_a_problem_document() {
+    let home = Home::new(KEYED);
+    let (_tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
+    for (line, body, status, why) in [
+        ("GET /nowhere", "", 404, "has no `GET /nowhere`"),
+        ("POST /v1/nothing", "{}", 404, "/v1/keys"),
+        ("PUT /v1/keys", "{}", 405, "the header `allow` names"),
+        ("DELETE /v1/audit", "", 405, "the header `allow` names"),
+        ("POST /v1/keys", "{", 400, "EOF"),
+        (
+            "POST /v1/keys",
+            r#"{"tear":"free"}"#,
+            400,
+            "unknown field `tear`",
+        ),
+        ("GET /v1/keys?nosuch=1", "", 400, "nosuch"),
+        ("GET /v1/keys/%FF", "", 400, "`GET /v1/keys/%FF`: "),
+        ("POST /v1/keys", &"x".repeat(1 << 17), 413, "limit exceeded"),
+        ("POST /v1/keys/k/rotate", &"x".repeat(1 << 17), 413, "limit"),
+        ("POST /v1/buckets/show", &"x".repeat(4 << 20), 413, "limit"),
+        ("PUT /v1/plans/shop", &"x".repeat(2 << 20), 413, "limit"),
+    ] {
+        let (head, body) = exchange(&address, &[BEARER], line, body);
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{line}: {head}"
+        );
+        let head = head.to_lowercase();
+        assert!(
+            head.contains("content-type: application/problem+json"),
+            "{line}: {head}"
+        );
+        assert_eq!(head.contains("allow: get"), status == 405, "{line}: {head}");
+        let problem: Value = serde_json::from_str(&body).expect(&body);
+        assert_eq!(problem["status"], status, "{line}: {problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(why), "{line}: {detail}");
+    }
+    let grpc = [BEARER, ("content-type", "application/grpc")];
+    let (head, _) = exchange(&address, &grpc, "POST /tollgate.admin.v9.KeyService/X", "");
+    assert!(head.contains("grpc-status: 12"), "{head}");
+}
+
+#[test]
+fn tokens_that_could_be_guessed_or_do_not_end_open_nothing() {
+    let home = Home::new(FILE);
+    let (short, long) = (
+        home.draft("short", "hunter2\n"),
+        home.draft("long", &"x".repeat(1 << 17)),
+    );
+    for (file, why) in [
+        (short.as_str(), "make one with `openssl rand -hex 32`"),
+        (&long, "has more than 65536 bytes"),
+        ("/dev/zero", "has more than 65536 bytes"),
+    ] {
+        let (code, out, err) = home.run(&["serve", "--admin-token-file", file]);
+        assert!(code != 0 && err.contains(why), "{file}: {out}{err}");
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+    let (code, _, err) = home.run(&[
+        "buckets",
+        "show",
+        "--descriptor",
+        "user=u",
+        "--admin",
+        "http://127.0.0.1:1",
+        "--admin-token-file",
+        "/dev/zero",
+    ]);
+    assert!(code == 2, "{err}");
+}
+
+#[test]
+fn a_token_may_come_from_a_pipe() {
+    let home = Home::new(FILE);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"ada s3cret-token-of-ada\n").unwrap();
+    drop(writer);
+    // As a shell hands on `<(pass tollgate)`.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), reader.as_raw_fd());
+    let flags = ["--admin-token-file", &path, "--admin-listen", "127.0.0.1:0"];
+    let mut tollgate = home.serve(&flags);
+    let address = admin_address(&mut tollgate);
+    assert_eq!(call(&address, &[BEARER], "GET /v1/plans", "").0, 200);
+}
