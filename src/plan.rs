@@ -1,6 +1,6 @@
 //! Plans: policy files read, checked and compiled into one snapshot, and matched against what is asked.
 //!
-//! A file's way: `source` finds it, `tree` parses it (a resource of a control plane comes as a tree), `read` turns it into the types of `file` and notes every mistake,
+//! A file's way: `source` finds it, `tree` parses it (a resource of a control plane comes as a tree), `last_wins` settles what stands twice where that is tolerated, `read` turns it into the types of `file` and notes every mistake,
 //! `compile` makes a [`Domain`] of it. [`Plans`] is all of them; `matching` finds the rules that a query meets.
 
 pub mod diff;
@@ -21,6 +21,7 @@ mod compile;
 mod document;
 mod domain;
 mod keys;
+mod last_wins;
 mod level;
 mod lists;
 mod matching;
@@ -30,7 +31,9 @@ mod pacing;
 mod plans;
 mod read;
 mod source;
+mod strangers;
 mod subject;
+mod words;
 
 pub use self::{
     authentication::{Authentication, ErrorStyle, KeySource, UpstreamHeaders},

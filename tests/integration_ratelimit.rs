@@ -602,7 +602,11 @@ async fn the_folder_may_come_later_and_its_root_be_put_elsewhere() {
         .await;
     }
     runtime.write("team/.hidden", "not a plan file");
-    runtime.write("team/more.txt", &named("more", 7));
+    let twice = format!("domain: less\n{}", named("more", 7));
+    runtime.write("team/more.txt", &twice);
+    tollgate
+        .process
+        .line_with("domain: stands here twice, first at line 1: the last one counts");
     wait_until("a file below", async || {
         limit(&tollgate, "more").await == Some(7)
     })
@@ -612,7 +616,16 @@ async fn the_folder_may_come_later_and_its_root_be_put_elsewhere() {
         limit(&tollgate, "more").await.is_none()
     })
     .await;
-    fs::remove_dir_all(root.join("two")).unwrap();
+    fs::rename(root.join("current"), root.join("away")).unwrap();
+    tollgate.process.line_with("ratelimit/config: is away");
+    assert_eq!(limit(&tollgate, "shop").await, Some(2), "kept");
+    assert!(tollgate.page("/plans").contains("is away"));
+    fs::rename(root.join("away"), root.join("current")).unwrap();
+    wait_until("its return", async || {
+        !tollgate.page("/plans").contains("is away")
+    })
+    .await;
+    fs::remove_file(runtime.folder().join("a")).unwrap();
     wait_until("the removal of all", async || domains(&tollgate) == 0).await;
     assert!(tollgate.process.is_running());
 }

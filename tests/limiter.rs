@@ -272,6 +272,35 @@ async fn what_stops_when_over_charges_only_what_is_over() {
     }
 }
 
+/// No Redis of the reference could count so many: it answers with an error and counts nothing.
+#[tokio::test]
+async fn hits_beyond_63_bits_do_not_shut_a_fixed_window() {
+    let bucket = PARITY.replace("algorithm: fixed_window\n", "");
+    let overdrawn = PARITY.replace("charge: independent", "overdraw: true");
+    let stopping = PARITY.replace("independent", "stop_when_over");
+    for (text, left) in [
+        (PARITY, 19),
+        (&stopping, 19),
+        (&overdrawn, 19),
+        // A token bucket's debt has a bound: one burst.
+        (&bucket, -20),
+    ] {
+        let counted = Counted::new(text, Modes::default());
+        counted.ask(&[("wide", "a", None)]).await;
+        for hits in [u64::MAX, 1 << 63] {
+            let refused = counted.told(&[("wide", "a", took(hits))]).await;
+            assert_eq!(refused, (Code::OverLimit, vec![(Code::OverLimit, 0)]));
+        }
+        let look = counted.ask(&[("wide", "a", took(0))]).await;
+        assert_eq!(look.limits[0].balance.left, left, "{text}");
+        // What it can count is charged like any refusal, without end.
+        counted.ask(&[("wide", "a", took(i64::MAX as u64))]).await;
+        let look = counted.ask(&[("wide", "a", took(0))]).await;
+        let fixed = look.limits[0].limit.limit.kind() == Kind::FixedWindow;
+        assert_eq!(look.limits[0].balance.left < -20, fixed, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_keeps_all_or_nothing_from_being_charged_and_not_what_is_independent() {
     let text = "

@@ -86,7 +86,9 @@ fn check_files(args: &CheckArgs) -> ExitCode {
 
 fn check(args: &CheckArgs, files: Vec<PathBuf>, from: Option<Origin>) -> ExitCode {
     let mut sources = args.counting.sources(files);
-    sources.options.every_file = from == Some(Origin::Envoyproxy);
+    let reference = from == Some(Origin::Envoyproxy);
+    sources.options.every_file = reference;
+    sources.options.last_wins = reference;
     match Plans::load(&sources, None) {
         Ok(plans) => {
             if let Some(config) = &args.envoy {

@@ -52,10 +52,10 @@ pub(super) fn plan_take<'p>(
                 .map_err(|source| DecideError::Override { index, source })?;
             take.items.push(Item {
                 key: BucketKey::new(limit.key_prefix(), &subject),
+                charge: domain.counting().charge_of(descriptor, &limit.limit),
                 limit,
                 hits: descriptor.hits,
                 role: Role::Enforced,
-                charge: domain.counting().charge_of(descriptor),
                 patience_us: 0,
                 on_store_error: domain.on_store_error(),
             });
@@ -73,7 +73,7 @@ pub(super) fn plan_take<'p>(
                 limit: limit.clone(),
                 hits: descriptor.hits,
                 role: rule.role,
-                charge: rule.counting.charge_of(descriptor),
+                charge: rule.counting.charge_of(descriptor, &limit.limit),
                 patience_us: 0,
                 on_store_error: rule.on_store_error,
             }));

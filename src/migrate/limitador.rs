@@ -49,6 +49,7 @@ pub fn convert(file: &str, text: &str) -> Conversion {
         file: Arc::from(file),
         notes: &mut notes,
         reference: false,
+        last_wins: false,
     };
     let (limits, total) = reader.limitador_limits(text);
     let mut namespaces: IndexMap<&str, Vec<&NamedLimit>> = IndexMap::new();

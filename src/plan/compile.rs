@@ -218,7 +218,7 @@ impl Compiler<'_> {
                     path: &escaped,
                     shown: &element,
                     name: name.as_ref(),
-                    durable: file.durable,
+                    durable: file.durable.map(Into::into),
                     lease: file.lease,
                 }),
                 beyond: self.beyond(file.mode),
@@ -286,7 +286,7 @@ impl Compiler<'_> {
             path: names.escaped,
             shown: names.element,
             name: name.as_ref(),
-            durable: file.durable,
+            durable: file.durable.map(Into::into),
             lease: file.lease,
         };
         let mut shared = None;

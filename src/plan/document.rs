@@ -46,6 +46,7 @@ pub fn domain_of(text: &str, name: &str) -> Result<String, LoadError> {
         file: Arc::from(name),
         notes: &mut notes,
         reference: true,
+        last_wins: false,
     };
     let file = read(text, &mut reader);
     notes.finish().map(|_| file.domain)

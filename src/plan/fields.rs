@@ -5,12 +5,10 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use super::{
     mistake::{Mistake, Notes, Path, Place, did_you_mean, first_at},
     scalar::{is_number, truth},
-    shapes::{REFERENCE, Shape},
+    shapes::Shape,
     tree::{Node, Value},
+    words::not_text,
 };
-
-/// The reference's words about a list that holds other than maps.
-pub const NOT_A_MAP: &str = "config error, yaml file contains list of type other than map";
 
 /// What is noted while one file is read.
 #[derive(Debug)]
@@ -21,6 +19,8 @@ pub struct Reader<'n> {
     pub notes: &'n mut Notes,
     /// Whether the reference reads such files too, so that mistakes carry its words.
     pub reference: bool,
+    /// Whether a field may stand twice in a map, as [`LoadOptions::last_wins`](super::LoadOptions::last_wins) says.
+    pub last_wins: bool,
 }
 
 /// The fields of a map by name, each once.
@@ -43,14 +43,6 @@ impl<'t> Fields<'t> {
 }
 
 impl Reader<'_> {
-    /// The reference's words about a value of the wrong type, to end a message with.
-    pub fn unmarshal(&self) -> &'static str {
-        match self.reference {
-            true => " (error loading config file: yaml: unmarshal errors)",
-            false => "",
-        }
-    }
-
     /// Notes a mistake.
     pub fn error(&mut self, place: Option<Place>, path: &Path<'_>, message: impl Into<String>) {
         let mistake = self.mistake(place, path, message.into());
@@ -85,7 +77,7 @@ impl Reader<'_> {
             if shape.fields.contains(&name) {
                 kept.push((name, value));
             } else {
-                self.stranger(name, key.place, path, shape);
+                self.stranger((name, key, value), path, shape);
             }
         }
         Some(Fields {
@@ -102,7 +94,8 @@ impl Reader<'_> {
         what: &str,
     ) -> Option<Vec<(&'t str, &'t Node, &'t Node)>> {
         let Value::Map(pairs) = &node.value else {
-            let message = format!("expected {what}, a map, found {}", node.kind());
+            let (found, words) = (node.kind(), self.words(node, path));
+            let message = format!("expected {what}, a map, found {found}{words}");
             self.error(node.place, path, message);
             return None;
         };
@@ -157,45 +150,28 @@ impl Reader<'_> {
                 }
             }
             Value::List(items) => items.iter().for_each(|item| self.merge(item, path, all)),
-            Value::Scalar { .. } => self.error(
-                node.place,
-                &path.field("<<"),
-                "expected a map to merge, or a list of them",
-            ),
+            Value::Scalar { .. } => self.not_to_merge(node, path),
         }
     }
 
+    /// Notes that `<<` merges what is no map.
+    pub fn not_to_merge(&mut self, node: &Node, path: &Path<'_>) {
+        let message = "expected a map to merge, or a list of them (error loading config file: yaml: map merge requires map or sequence of maps as the value)";
+        self.error(node.place, &path.field("<<"), message);
+    }
+
     fn name<'t>(&mut self, key: &'t Node, path: &Path<'_>) -> Option<&'t str> {
-        let text = match &key.value {
+        match &key.value {
             Value::Scalar { text, plain } => {
                 let other = *plain && (key.is_null() || truth(text).is_some() || is_number(text));
                 if !other {
                     return Some(text);
                 }
-                &**text
             }
-            Value::List(_) | Value::Map(_) => key.kind(),
-        };
-        let message = format!("config error, key is not of type string: {text}");
-        self.error(key.place, path, message);
-        None
-    }
-
-    /// A field that the shape does not have: tolerated where the reference tolerates it.
-    fn stranger(&mut self, name: &str, place: Option<Place>, path: &Path<'_>, shape: &Shape) {
-        let path = path.field(name);
-        let what = shape.what;
-        if shape.reference && REFERENCE.contains(&name) {
-            let message = format!("has no meaning in {what} and is ignored");
-            return self.warning(place, &path, message);
+            Value::List(_) | Value::Map(_) => {}
         }
-        let hint = did_you_mean(name, shape.fields.iter().copied());
-        let hint = match (hint.is_empty(), home_of(name)) {
-            (true, Some(home)) => format!(", it belongs to {home}"),
-            _ => hint,
-        };
-        let message = format!("unknown field{hint} (config error, unknown key '{name}')");
-        self.error(place, &path, message);
+        self.error(key.place, path, not_text(key));
+        None
     }
 
     /// A list's items.
@@ -203,8 +179,8 @@ impl Reader<'_> {
         match &node.value {
             Value::List(items) => items,
             _ => {
-                let found = node.kind();
-                let message = format!("expected a list of {of}, found {found}{}", self.unmarshal());
+                let (found, words) = (node.kind(), self.words(node, path));
+                let message = format!("expected a list of {of}, found {found}{words}");
                 self.error(node.place, path, message);
                 &[]
             }
@@ -216,7 +192,8 @@ impl Reader<'_> {
         match &node.value {
             Value::Scalar { text, .. } => Some(text),
             Value::List(_) | Value::Map(_) => {
-                let message = format!("expected text, found {}", node.kind());
+                let (found, words) = (node.kind(), self.words(node, path));
+                let message = format!("expected text, found {found}{words}");
                 self.error(node.place, path, message);
                 None
             }
@@ -258,12 +235,14 @@ impl Reader<'_> {
             _ => None,
         };
         if value.is_none() {
+            let path = path.field(name);
             let found = match &node.value {
                 Value::Scalar { text, .. } => format!("`{text}`"),
                 _ => node.kind().to_owned(),
             };
-            let message = format!("expected true or false, found {found}{}", self.unmarshal());
-            self.error(node.place, &path.field(name), message);
+            let words = self.words(node, &path);
+            let message = format!("expected true or false, found {found}{words}");
+            self.error(node.place, &path, message);
         }
         value
     }
@@ -308,11 +287,4 @@ impl fmt::Display for OneOf<'_> {
         }
         Ok(())
     }
-}
-
-fn home_of(name: &str) -> Option<&'static str> {
-    super::shapes::SHAPES
-        .iter()
-        .find(|shape| shape.fields.contains(&name))
-        .map(|shape| shape.what)
 }

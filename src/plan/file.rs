@@ -117,8 +117,7 @@ pub struct RuleFile {
     /// What answers for this rule and those below it while the store does not.
     pub on_store_error: Option<OnStoreErrorFile>,
     /// A request is answered only once so many replicas of Redis have what this rule charged, or the time is over.
-    #[schemars(with = "Option<DurableFile>")]
-    pub durable: Option<Durable>,
+    pub durable: Option<DurableFile>,
     /// How limits count that do not say it themselves: `rate_limit`, and plain `N/PERIOD`. Holds for the
     /// rules below too.
     #[schemars(with = "Option<AlgorithmText>")]
@@ -157,15 +156,24 @@ impl Default for LeaseFile {
 }
 
 /// How far what a rule charges must be handed on before a request is answered.
-#[derive(JsonSchema)]
+#[derive(Debug, Clone, Copy, JsonSchema)]
 #[schemars(rename = "Durable", deny_unknown_fields)]
-#[allow(dead_code, reason = "for the schema alone: the reader fills `Durable`")]
-struct DurableFile {
+pub struct DurableFile {
     /// Replicas of Redis that must have it.
     #[schemars(range(min = 1, max = 5))]
-    replicas: u8,
+    pub replicas: u8,
     /// Longest wait for them, from 1ms to 1s. The store timeout holds, too.
-    within: String,
+    #[schemars(rename = "within", with = "String")]
+    pub within_ms: u16,
+}
+
+impl From<DurableFile> for Durable {
+    fn from(file: DurableFile) -> Self {
+        Self {
+            replicas: file.replicas,
+            within_ms: file.within_ms,
+        }
+    }
 }
 
 /// One limit, in the form of envoyproxy/ratelimit: `requests_per_unit` per `unit`, counted as `algorithm` says.

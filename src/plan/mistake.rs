@@ -14,6 +14,17 @@ pub struct Place {
     pub column: u32,
 }
 
+impl Place {
+    /// The place behind `text`, which a file begins with.
+    pub fn after(text: &str) -> Self {
+        let line = text.rsplit('\n').next().unwrap_or_default();
+        Self {
+            line: text.matches('\n').count() as u32 + 1,
+            column: line.chars().count() as u32 + 1,
+        }
+    }
+}
+
 /// Tells where something stood first: `, first at line 4`; nothing where there are no lines.
 pub fn first_at(place: Option<Place>) -> String {
     place.map_or_else(String::new, |place| {

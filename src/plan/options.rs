@@ -26,8 +26,11 @@ impl From<Vec<PathBuf>> for Sources {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LoadOptions {
     /// A folder's files are all plan files, whatever their names end in, and those of the folders below it too; it may be
-    /// empty or not there. Else they are its `*.yaml` and `*.yml`, and there is at least one.
+    /// empty, or not be there yet. Else they are its `*.yaml` and `*.yml`, and there is at least one.
     pub every_file: bool,
+    /// Of a field that stands twice in a map the last one counts, with a warning, and what `<<` merges goes over what stands
+    /// before it, as envoyproxy/ratelimit has it. Else the first is a mistake, and what is written counts whatever is merged.
+    pub last_wins: bool,
     /// Files of one domain are put together, in the order of their names. Else a second one is a mistake.
     pub merge_domains: bool,
     /// What answers show where a file says nothing of it.

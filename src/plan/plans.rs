@@ -68,7 +68,8 @@ impl Plans {
     /// All mistakes of all files, each with its place. Nothing is loaded then.
     pub fn load(sources: &Sources, previous: Option<&Self>) -> Result<Self, LoadError> {
         let mut notes = Notes::default();
-        let texts = gather(sources, &mut notes);
+        let before = previous.map_or(&[][..], Self::files);
+        let texts = gather(sources, before, &mut notes);
         Self::build(&texts, &sources.options, previous, notes)
     }
 
@@ -141,6 +142,7 @@ impl Plans {
                 file: Arc::clone(&name),
                 notes: &mut apart,
                 reference: true,
+                last_wins: options.last_wins,
             };
             let file = source.read(&mut reader);
             let stored = documents

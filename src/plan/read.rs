@@ -3,6 +3,7 @@
 
 mod durable;
 mod limits;
+mod metadata;
 mod pacing;
 mod rules;
 
@@ -50,7 +51,10 @@ pub fn read(text: &str, reader: &mut Reader<'_>) -> PlanFile {
         place: Some(Place { line: 1, column: 1 }),
         value: Value::Map(Vec::new()),
     };
-    let node = document.top.filter(|node| !node.is_null()).unwrap_or(empty);
+    let mut node = document.top.filter(|node| !node.is_null()).unwrap_or(empty);
+    if reader.last_wins {
+        reader.settle(&mut node, &top);
+    }
     read_tree(&node, reader)
 }
 

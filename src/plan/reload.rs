@@ -88,7 +88,7 @@ impl SharedPlans {
         documents: Vec<Document>,
     ) -> Result<Self, LoadError> {
         let sources = sources.into();
-        let all = |notes: &mut Notes| with_documents(&documents, gather(&sources, notes));
+        let all = |notes: &mut Notes| with_documents(&documents, gather(&sources, &[], notes));
         let plans = Plans::try_load(all, &sources.options)?;
         warn(&plans);
         let shared = Self::new(plans, sources);
@@ -189,7 +189,11 @@ impl SharedPlans {
         if self.sources.paths.is_empty() {
             return Ok(false);
         }
-        self.replace(|notes| with_documents(&self.documents.load(), gather(&self.sources, notes)))
+        let before = self.load_full();
+        self.replace(|notes| {
+            let files = gather(&self.sources, before.files(), notes);
+            with_documents(&self.documents.load(), files)
+        })
     }
 
     /// Whether plans come from files, so that documents can stand in their place.
@@ -216,7 +220,11 @@ impl SharedPlans {
     pub async fn preview(self: &Arc<Self>, documents: Vec<Document>) -> Result<Plans, LoadError> {
         let plans = Arc::clone(self);
         let load = move || {
-            let all = |notes: &mut Notes| with_documents(&documents, gather(&plans.sources, notes));
+            let before = plans.load_full();
+            let all = |notes: &mut Notes| {
+                let files = gather(&plans.sources, before.files(), notes);
+                with_documents(&documents, files)
+            };
             Plans::try_load(all, &plans.sources.options)
         };
         let loaded = tokio::task::spawn_blocking(load).await;

@@ -320,8 +320,14 @@ impl Counting {
         }
     }
 
-    /// When the hits of `descriptor` are charged.
-    pub fn charge_of(self, descriptor: &Descriptor) -> Charge {
+    /// When the hits of `descriptor` on `limit` are charged.
+    pub fn charge_of(self, descriptor: &Descriptor, limit: &Limit) -> Charge {
+        // Source: envoyproxy/ratelimit: Redis counts no more than 63 bits hold, and the call fails. Counted as far as can be, they
+        // would shut the window, whose debt has no bound of its own.
+        let countable = !matches!(descriptor.hits, Hits::Take(hits) if hits > i64::MAX as u64);
+        if !countable && limit.kind() == Kind::FixedWindow {
+            return Charge::AllOrNothing;
+        }
         self.charge_if(descriptor.says_hits && matches!(descriptor.hits, Hits::Take(1..)))
     }
 

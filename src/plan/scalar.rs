@@ -18,25 +18,43 @@ pub fn truth(text: &str) -> Option<bool> {
 
 /// Whether a plain scalar stands for a number.
 pub fn is_number(text: &str) -> bool {
-    number(text).is_some()
+    integer(text).is_some() || number(text).is_some()
 }
 
 /// The whole number from 0 to 4294967295 that a scalar stands for, in any of YAML's ways to write one.
 pub fn whole_number(text: &str) -> Option<u32> {
-    let digits = text.replace('_', "");
-    // Source: envoyproxy/ratelimit reads YAML 1.1, where a leading 0 makes a number octal.
-    if let Some(octal) = digits.strip_prefix('0').filter(|rest| is_decimal(rest)) {
-        return u32::from_str_radix(octal, 8).ok();
+    if let Some(integer) = integer(text) {
+        return u32::try_from(integer).ok();
     }
-    if is_decimal(&digits) {
-        return digits.parse().ok();
-    }
-    let number = number(&digits)?;
     let whole = |float: &f64| float.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(float);
-    match number.as_u64() {
-        Some(number) => u32::try_from(number).ok(),
-        None => number.as_f64().filter(whole).map(|float| float as u32),
+    let float = number(text)?.as_f64();
+    float.filter(whole).map(|float| float as u32)
+}
+
+/// The integer that a plain scalar stands for.
+// Source: gopkg.in/yaml.v2 2.4.0, resolve.go: YAML 1.1, where a leading 0 makes a number octal, and what Go has besides.
+pub fn integer(text: &str) -> Option<i128> {
+    if !may_be_number(text) {
+        return None;
     }
+    let digits = text.replace('_', "").to_ascii_lowercase();
+    let unsigned = digits.strip_prefix(['-', '+']).unwrap_or(&digits);
+    let (base, rest) = match unsigned.as_bytes() {
+        [b'0', b'x', ..] => (16, &unsigned[2..]),
+        [b'0', b'o', ..] => (8, &unsigned[2..]),
+        [b'0', b'b', ..] => (2, &unsigned[2..]),
+        [b'0', _, ..] => (8, &unsigned[1..]),
+        _ => (10, unsigned),
+    };
+    // Another sign behind the first one is none of a number.
+    let whole = i128::from_str_radix(rest, base)
+        .ok()
+        .filter(|_| !rest.starts_with(['-', '+']))?;
+    Some(if digits.starts_with('-') {
+        -whole
+    } else {
+        whole
+    })
 }
 
 /// The value in JSON that a plain scalar stands for.
@@ -44,11 +62,13 @@ pub fn json(text: &str) -> serde_json::Value {
     if let Some(truth) = truth(text) {
         return truth.into();
     }
-    let number = may_be_number(text).then(|| serde_yaml::from_str(text).ok());
-    match number.flatten() {
-        Some(number @ serde_json::Value::Number(_)) => number,
-        _ => text.into(),
+    if let Some(integer) = integer(text) {
+        let (positive, negative) = (u64::try_from(integer), i64::try_from(integer));
+        let negative = negative.map_or_else(|_| (integer as f64).into(), Into::into);
+        return positive.map_or(negative, Into::into);
     }
+    let float = number(text).and_then(|number| number.as_f64());
+    float.map_or_else(|| text.into(), Into::into)
 }
 
 fn number(text: &str) -> Option<serde_yaml::Number> {
@@ -59,10 +79,6 @@ fn number(text: &str) -> Option<serde_yaml::Number> {
         Ok(Value::Number(number)) => Some(number),
         _ => None,
     }
-}
-
-fn is_decimal(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Numbers have no blanks; `--- 1` would be read as a document that holds one.
@@ -84,7 +100,7 @@ mod tests {
             ("10", 10),
             ("1_000", 1_000),
             ("010", 8),
-            ("0x1F", 31),
+            ("0X1F", 31),
             ("0o17", 15),
             ("+5", 5),
             ("1e3", 1_000),
@@ -126,10 +142,13 @@ mod tests {
     fn free_values_are_what_serde_yaml_says() {
         assert_eq!(json("12"), value!(12));
         assert_eq!(json("0x10"), value!(16));
+        assert_eq!(json("010"), value!(8));
+        assert_eq!(json("-1_000"), value!(-1_000));
+        assert_eq!(json("18446744073709551616"), value!(18446744073709551616.0));
         assert_eq!(json("-1.5e3"), value!(-1500.0));
         assert_eq!(json("18446744073709551615"), value!(u64::MAX));
         assert_eq!(json("off"), value!(false));
-        for text in ["2024-01-02", "1.2.3", "- a", "...", "--- 1", "10s"] {
+        for text in ["2024-01-02", "1.2.3", "- a", "...", "--- 1", "10s", "--1"] {
             assert_eq!(json(text), value!(text));
         }
     }

@@ -79,12 +79,12 @@ impl Source {
 const DEEPEST: usize = 16;
 
 /// Reads all files of `sources`: files as they are, folders by their files, sorted by name. Names that begin with a dot are
-/// left out, so that a mounted ConfigMap's `..data` does not count twice.
-pub fn gather(sources: &Sources, notes: &mut Notes) -> Vec<Source> {
+/// left out, so that a mounted ConfigMap's `..data` does not count twice. `before` are the files found last time.
+pub fn gather(sources: &Sources, before: &[PathBuf], notes: &mut Notes) -> Vec<Source> {
     let mut found: Vec<Source> = Vec::new();
     for source in &sources.paths {
         let files = if sources.options.every_file {
-            every_file(source, notes)
+            every_file(source, before, notes)
         } else {
             yaml_files(source).unwrap_or_else(|error| {
                 notes.error(whole(source, error.to_string()));
@@ -127,11 +127,12 @@ pub fn folders_below(source: &Path) -> Vec<PathBuf> {
     folders.map(DirEntry::into_path).collect()
 }
 
-/// All files of a folder and below it; none where there is no such folder (yet).
+/// All files of a folder and below it; none where there is no such folder yet.
 ///
-/// What goes away while we look is as good as gone before: its going is a change of its own.
-fn every_file(source: &Path, notes: &mut Notes) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+/// What is taken away is gone. But where nothing is left, and what led to the files `before` is away itself or leads nowhere, they may
+/// be on a disk that is not there for the moment.
+fn every_file(source: &Path, before: &[PathBuf], notes: &mut Notes) -> Vec<PathBuf> {
+    let (mut files, mut nowhere) = (Vec::new(), Vec::new());
     for entry in walk(source) {
         match entry {
             Ok(entry) if entry.file_type().is_dir() => {}
@@ -141,14 +142,26 @@ fn every_file(source: &Path, notes: &mut Notes) -> Vec<PathBuf> {
                 let gone = error
                     .io_error()
                     .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
-                match (gone, path == source) {
-                    (true, true) => {}
-                    (true, false) => {
-                        notes.warning(whole(&path, "is a link to nothing".to_owned()));
-                    }
-                    _ => notes.error(whole(&path, error.to_string())),
+                match gone {
+                    true => nowhere.push(path),
+                    false => notes.error(whole(&path, error.to_string())),
                 }
             }
+        }
+    }
+    // Asked last: it may go away while we look, and seem empty then.
+    if !source.exists() && !nowhere.iter().any(|path| path == source) {
+        nowhere.push(source.to_owned());
+    }
+    for path in nowhere {
+        let led_to_files = before.iter().any(|file| file.starts_with(&path));
+        if led_to_files && (files.is_empty() || path == source) {
+            notes.error(whole(
+                &path,
+                "is away; an empty folder would mean no rules".to_owned(),
+            ));
+        } else if path != source {
+            notes.warning(whole(&path, "is a link to nothing".to_owned()));
         }
     }
     files
@@ -223,10 +236,7 @@ fn read_file(path: &Path) -> Result<String, (Option<Place>, String)> {
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let good = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-        let place = Place {
-            line: good.matches('\n').count() as u32 + 1,
-            column: good.rsplit('\n').next().unwrap_or_default().chars().count() as u32 + 1,
-        };
-        (Some(place), "is not UTF-8 text from here on".to_owned())
+        let message = "error loading config file: yaml: not UTF-8 text from here on";
+        (Some(Place::after(&good)), message.to_owned())
     })
 }

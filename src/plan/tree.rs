@@ -99,6 +99,12 @@ pub struct SyntaxError {
 /// # Errors
 /// Text that is not YAML, is nested too deep, or grows too large through its aliases.
 pub fn parse(text: &str) -> Result<Document, SyntaxError> {
+    if let Some(index) = text.find(|c: char| c.is_control() && !"\t\n\r\u{85}".contains(c)) {
+        return Err(SyntaxError {
+            place: Place::after(&text[..index]),
+            message: "control characters are not allowed".to_owned(),
+        });
+    }
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(text);
     let mut top = None;
@@ -179,7 +185,11 @@ impl Builder {
             Event::SequenceEnd => self.end(|done| Value::List(done.collect())),
             Event::MappingEnd => self.end(|done| Value::Map(pairs(done))),
             Event::Scalar(text, style, anchor, tag) => {
-                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let plain = match tag {
+                    // `!!int "5"` stands for a number.
+                    Some(tag) => tag.is_yaml_core_schema() && tag.suffix != "str",
+                    None => style == ScalarStyle::Plain,
+                };
                 let value = Value::Scalar {
                     text: self.shared(&text),
                     plain,

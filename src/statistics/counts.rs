@@ -89,8 +89,10 @@ impl Counts {
     /// own side.
     pub fn count(&self, judged: &Judged, near_limit_ratio: f32) {
         let hits = match judged.hits {
-            Hits::Take(hits) => hits,
-            Hits::Give(hits) => return self.add(Counter::TotalNegativeHits, hits),
+            Hits::Take(hits) => hits.min(MOST_HITS),
+            Hits::Give(hits) => {
+                return self.add(Counter::TotalNegativeHits, hits.min(MOST_HITS));
+            }
         };
         self.add(Counter::TotalHits, hits);
         let near = near_limit(judged.capacity, near_limit_ratio);
@@ -122,6 +124,9 @@ impl Counts {
         }
     }
 }
+
+/// The most that one descriptor counts for: no limit comes near, and a sum of 64 bits does not begin anew.
+const MOST_HITS: u64 = 1 << 48;
 
 /// Source: envoyproxy/ratelimit multiplies in 32 bits and rounds down.
 fn near_limit(capacity: u64, ratio: f32) -> u64 {
@@ -209,6 +214,29 @@ mod tests {
             ..USUAL
         };
         assert!(counted(judged).contains(&("over_limit", 1)));
+    }
+
+    #[test]
+    fn counters_only_grow_whatever_is_asked_for() {
+        let counts = Counts::default();
+        for step in 1..=3 {
+            for hits in [Hits::Take(u64::MAX), Hits::Give(u64::MAX)] {
+                let refused = Judged {
+                    hits,
+                    fits: false,
+                    ..USUAL
+                };
+                counts.count(&refused, 0.8);
+            }
+            let least = step * (MOST_HITS - 20);
+            for counter in [
+                Counter::TotalHits,
+                Counter::OverLimit,
+                Counter::TotalNegativeHits,
+            ] {
+                assert!(counts.get(counter) >= least, "{}", counter.name());
+            }
+        }
     }
 
     #[test]

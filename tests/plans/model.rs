@@ -7,7 +7,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
 use tollgate::{
     descriptor::{Descriptor, Entry, Query},
-    plan::{Match, Plans},
+    plan::{LoadOptions, Match, Plans},
     store::BucketKey,
 };
 
@@ -290,7 +290,10 @@ proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "[ \\n:\\-\\[\\]{},&*a<#'\"|>?!%~0-9\\t]{0,200}") {
         let text = format!("domain: d\n{text}");
-        let _ = Plans::from_texts(&[("plans.yaml", &text)]);
+        for last_wins in [false, true] {
+            let options = LoadOptions { last_wins, ..LoadOptions::default() };
+            let _ = Plans::from_texts_by(&[("plans.yaml", &text)], &options);
+        }
     }
 
     /// The same for a good file with some characters replaced.

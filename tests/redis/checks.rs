@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use tollgate::store::{
-    RedisStore,
-    redis::{
-        RedisUrl,
-        checks::{Check, Finding, Needs},
+use tollgate::{
+    proto::ratelimit::config::ratelimit::v3::{
+        RateLimitConfig, RateLimitDescriptor, RateLimitPolicy, RateLimitUnit,
+    },
+    store::{
+        RedisStore,
+        redis::{
+            RedisUrl,
+            checks::{Check, Finding, Needs},
+        },
     },
 };
 
@@ -14,7 +19,8 @@ use crate::{
     ask::{connected, patient},
     auth::RIGHTS,
     cluster::Nodes,
-    common::{Tollgate, plans, tollgate_command, wait_until},
+    common::{Process, Tollgate, plans, tollgate_command, wait_until},
+    control_plane::ControlPlane,
     fake::{Fake, Says},
     redis_server::RedisServer,
 };
@@ -351,4 +357,34 @@ async fn plans_that_come_later_are_looked_at_too() {
     let said = |log: String, what: &str| log.matches(what).count();
     assert_eq!(said(memory.process.log(), "`durable`"), 1);
     assert_eq!(said(tollgate.process.log(), "appendonly"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_of_a_control_plane_are_looked_at_when_they_come() {
+    let server = RedisServer::start();
+    let plane = ControlPlane::start();
+    let shop = |unit: RateLimitUnit| RateLimitConfig {
+        name: "shop".to_owned(),
+        domain: "shop".to_owned(),
+        descriptors: vec![RateLimitDescriptor {
+            key: "id".to_owned(),
+            rate_limit: Some(RateLimitPolicy {
+                unit: unit.into(),
+                requests_per_unit: 3,
+                ..RateLimitPolicy::default()
+            }),
+            ..RateLimitDescriptor::default()
+        }],
+    };
+    plane.publish("1", &[shop(RateLimitUnit::Hour)]);
+    let mut command = tollgate_command();
+    command.args(["serve", "--xds", &plane.address.to_string()]);
+    command.args(["--store", &server.url(), "--drain-delay", "0s"]);
+    let free = "127.0.0.1:0";
+    command.args(["--grpc-listen", free, "--http-listen", free]);
+    let mut tollgate = Tollgate::from_process(Process::start(&mut command));
+    plane.accepted("1").await;
+    assert!(!tollgate.process.log().contains("appendonly"));
+    plane.publish("2", &[shop(RateLimitUnit::Day)]);
+    tollgate.process.line_with("set `appendonly yes`");
 }

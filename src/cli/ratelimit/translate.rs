@@ -131,6 +131,7 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
             },
             options: LoadOptions {
                 every_file: true,
+                last_wins: true,
                 merge_domains: environment.plans.merge_domain_config,
                 response: response(&environment.answers)?,
                 counting: counting(environment, native.plans.options.counting),

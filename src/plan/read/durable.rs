@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use crate::plan::{
     fields::{Fields, Reader},
+    file::DurableFile,
     mistake::Path,
-    rule::{Durable, MOST_REPLICAS},
+    rule::MOST_REPLICAS,
     scalar::whole_number,
     shapes::DURABLE,
 };
 
 impl Reader<'_> {
     /// Reads how many replicas of Redis must have what a rule charges, and how long that is waited for.
-    pub(super) fn durable(&mut self, fields: &Fields<'_>, path: &Path<'_>) -> Option<Durable> {
+    pub(super) fn durable(&mut self, fields: &Fields<'_>, path: &Path<'_>) -> Option<DurableFile> {
         let node = fields.get("durable")?;
         let path = path.field("durable");
         let durable = self.fields(node, &path, &DURABLE)?;
@@ -44,7 +45,7 @@ impl Reader<'_> {
             }
             within
         });
-        Some(Durable {
+        Some(DurableFile {
             replicas: u8::try_from(replicas?).ok()?,
             within_ms: within?,
         })

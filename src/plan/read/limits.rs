@@ -4,12 +4,13 @@ use crate::{
     limit::{Algorithm, Limit, LimitError, Period, Unit},
     plan::{
         beyond::{Mode, WarnAt, WarnAtError},
-        fields::{Fields, NOT_A_MAP, OneOf, Reader},
+        fields::{Fields, OneOf, Reader},
         file::{LimitFile, RateLimitFile, ReplacesFile},
         mistake::{Path, Place, did_you_mean},
-        scalar::whole_number,
+        scalar::integer,
         shapes::{LIMIT, RATE_LIMIT, REPLACES},
         tree::{Node, Value},
+        words::not_a_map,
     },
 };
 
@@ -214,11 +215,17 @@ impl Reader<'_> {
         let Some(text) = self.text(node, &path) else {
             return 0;
         };
-        whole_number(text).unwrap_or_else(|| {
-            let message = format!(
-                "`{text}` is not a whole number from 0 to 4294967295{}",
-                self.unmarshal()
-            );
+        let quote = match node.value {
+            Value::Scalar { plain: false, .. } => "\"",
+            _ => "",
+        };
+        // The reference takes neither `"5"` nor `5.0`.
+        let integer = integer(text).filter(|_| quote.is_empty());
+        let number = integer.and_then(|integer| u32::try_from(integer).ok());
+        number.unwrap_or_else(|| {
+            let words = self.words(node, &path);
+            let message =
+                format!("`{quote}{text}{quote}` is not a whole number from 0 to 4294967295{words}");
             self.error(node.place, &path, message);
             0
         })
@@ -241,7 +248,10 @@ impl Reader<'_> {
             let path = path.item(index);
             if !matches!(node.value, Value::Map(_)) {
                 let found = node.kind();
-                let message = format!("expected `{{name: …}}`, found {found} ({NOT_A_MAP})");
+                let message = format!(
+                    "expected `{{name: …}}`, found {found} ({})",
+                    not_a_map(node)
+                );
                 self.error(node.place, &path, message);
                 continue;
             }

@@ -9,13 +9,13 @@ use crate::{
     limit::Algorithm,
     plan::{
         beyond::Mode,
-        fields::{Fields, NOT_A_MAP, Reader},
+        fields::{Fields, Reader},
         file::{ApiKeyIsFile, LeaseFile, LimitsFromFile, RuleFile},
         mistake::{Path, first_at},
         rule::Charge,
-        scalar,
         shapes::{LEASE, RULE},
         tree::{Node, Value},
+        words::not_a_map,
     },
 };
 
@@ -36,8 +36,9 @@ impl Reader<'_> {
             let path = path.item(index);
             if !matches!(node.value, Value::Map(_)) {
                 let message = format!(
-                    "expected a rule, a map, found {} ({NOT_A_MAP})",
-                    node.kind()
+                    "expected a rule, a map, found {} ({})",
+                    node.kind(),
+                    not_a_map(node)
                 );
                 self.error(node.place, &path, message);
                 continue;
@@ -179,7 +180,7 @@ impl Reader<'_> {
         }
         if rule.share_threshold == Some(true) && !rule.joined().contains('*') {
             let message = format!(
-                "share_threshold can only be used with wildcard values (with a '*'), found key '{}'",
+                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'",
                 rule.joined()
             );
             let place = fields
@@ -266,26 +267,6 @@ impl Reader<'_> {
         None
     }
 
-    fn metadata(
-        &mut self,
-        fields: &Fields<'_>,
-        path: &Path<'_>,
-    ) -> Option<serde_json::Map<String, serde_json::Value>> {
-        let node = fields.get("metadata")?;
-        let path = path.field("metadata");
-        match self.json(node, &path) {
-            serde_json::Value::Object(map) => Some(map),
-            _ => {
-                let message = format!(
-                    "error parsing metadata: expected a map, found {}",
-                    node.kind()
-                );
-                self.error(node.place, &path, message);
-                None
-            }
-        }
-    }
-
     fn lease(&mut self, fields: &Fields<'_>, path: &Path<'_>) -> Option<LeaseFile> {
         let path = path.field("lease");
         let fields = self.fields(fields.get("lease")?, &path, &LEASE)?;
@@ -314,27 +295,6 @@ impl Reader<'_> {
             }
         }
         Some(lease)
-    }
-
-    /// YAML's plain scalars as the values they stand for.
-    fn json(&mut self, node: &Node, path: &Path<'_>) -> serde_json::Value {
-        match &node.value {
-            _ if node.is_null() => serde_json::Value::Null,
-            Value::Scalar { text, plain: true } => scalar::json(text),
-            Value::Scalar { text, .. } => (**text).into(),
-            Value::List(items) => items
-                .iter()
-                .enumerate()
-                .map(|(index, item)| self.json(item, &path.item(index)))
-                .collect(),
-            Value::Map(_) => self
-                .names(node, path, "metadata")
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(name, _, value)| (name.to_owned(), self.json(value, &path.field(name))))
-                .collect::<serde_json::Map<_, _>>()
-                .into(),
-        }
     }
 }
 
