@@ -7,13 +7,15 @@ mod coalesced;
 mod sockets;
 mod stores;
 mod tls;
+mod wishes;
 
 pub use self::stores::connect_store;
 use self::{
     admin::{StoredPlans, open_keys, serve_admin},
     sockets::{Listener, Socket, SocketFile, router, serve_grpc, serve_http},
-    stores::{note_idle_leases, open_store},
+    stores::open_store,
     tls::ServerTls,
+    wishes::Wishes,
 };
 use std::{io, sync::Arc, time::Duration};
 
@@ -36,12 +38,9 @@ use crate::{
     metrics::{Metrics, snapshot::SnapshotMetrics, traces::TraceMetrics},
     plan::{self, LoadError, ReloadStatus, SharedPlans},
     plan_store::PlanAdmin,
-    settings::{Address, Dialect, HealthNeeds, Settings, StatisticsSettings, StoreChoice, home_of},
+    settings::{Address, Dialect, HealthNeeds, Settings, StatisticsSettings, home_of},
     statistics::Statistics,
-    store::{
-        memory::kept::{KeepError, Keeping},
-        redis::checks::Needs,
-    },
+    store::memory::kept::{KeepError, Keeping},
     tls::TlsFileError,
     traces::{MaybeTraces, Traces, TracesError, TracesSettings},
     usage::{MOST_ROWS, Meter, Recorder, Retention, UsageStore},
@@ -203,14 +202,8 @@ impl Server {
             }
             (None, _) => None,
         };
-        let needs = Needs::of(&plans.load());
-        if needs.replicas > 0 && matches!(settings.store, StoreChoice::Memory) {
-            tracing::warn!(
-                "a rule says `durable`, which waits for replicas of Redis: with the memory store it has no effect"
-            );
-        }
-        let (store, kept) = open_store(&settings, needs).await?;
-        note_idle_leases(&store, &plans.load());
+        let wishes = Wishes::of(&plans, &settings.store);
+        let (store, kept) = open_store(&settings, wishes.needs()).await?;
         let store = Arc::new(store);
         let mut metrics = Metrics::new();
         if let Some((kept, _)) = &kept {
@@ -273,6 +266,11 @@ impl Server {
         };
         // There is something to scrape while plans are waited for.
         let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
+        let following = stop.clone().run_until_cancelled_owned(wishes.follow());
+        server.tasks.spawn(async move {
+            following.await;
+            Ok(())
+        });
         match settings.xds {
             Some(xds) => server.follow(xds, plans.clone()).await,
             None => server.watch(plans.clone()),

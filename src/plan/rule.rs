@@ -105,7 +105,12 @@ impl Durable {
 
 impl fmt::Display for Durable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} replicas within {} ms", self.replicas, self.within_ms)
+        let s = if self.replicas == 1 { "" } else { "s" };
+        write!(
+            f,
+            "{} replica{s} within {} ms",
+            self.replicas, self.within_ms
+        )
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::spawn_blocking;
+use tokio::{sync::watch, task::spawn_blocking};
 
 use super::{FIRST_CONNECTION, StartError};
 use crate::{
     clock::SystemClock,
-    plan::{Domain, Plans, Rule},
     settings::{Settings, StoreChoice},
     store::{
         MemoryStore, Store,
@@ -19,7 +18,7 @@ use crate::{
 /// The store, and where its buckets are kept and how often, if they are.
 pub async fn open_store(
     settings: &Settings,
-    needs: Needs,
+    needs: watch::Receiver<Needs>,
 ) -> Result<(Store, Option<(KeptBuckets, Duration)>), StartError> {
     let max_buckets = settings.max_buckets;
     if let (StoreChoice::Memory, Some(folder), Some(every)) = (
@@ -62,16 +61,5 @@ pub async fn connect_store(
             }
             store
         }
-    }
-}
-
-/// Says that nobody takes tokens ahead of a store that nobody shares.
-pub fn note_idle_leases(store: &Store, plans: &Plans) {
-    let mut rules = plans.domains().flat_map(Domain::rules);
-    let leased = |rule: &Arc<Rule>| rule.allowance.limits().any(|limit| limit.lease.is_some());
-    if matches!(store, Store::Memory(_))
-        && let Some(rule) = rules.find(|rule| leased(rule))
-    {
-        tracing::info!(domain = %rule.domain, rule = %rule.path, "`lease` has no effect with the memory store");
     }
 }

@@ -37,7 +37,7 @@ use smallvec::SmallVec;
 use tokio::{
     sync::{
         mpsc::{self, error::TrySendError},
-        oneshot,
+        oneshot, watch,
     },
     task::JoinHandle,
     time::timeout_at,
@@ -89,8 +89,8 @@ pub struct RedisSettings {
     pub max_local_buckets: usize,
     /// Whether what is remembered of overdrawn fixed windows refuses until they end: envoyproxy/ratelimit's local cache.
     pub local_cache: bool,
-    /// What the plans ask of it, for the checks after a connection is made.
-    pub needs: Needs,
+    /// What the plans ask of it, for the checks after a connection is made and when that changes.
+    pub needs: watch::Receiver<Needs>,
     /// The services that share buckets, and count as replicas of each other, have the same; empty for those that name none.
     pub group: Box<str>,
     /// Whether it only looks at buckets: it is no replica then, and no limit is divided by it.
@@ -110,7 +110,7 @@ impl RedisSettings {
             queue: 4_096,
             max_local_buckets: 100_000,
             local_cache: false,
-            needs: Needs::default(),
+            needs: watch::channel(Needs::default()).1,
             group: "".into(),
             looks_only: false,
             clock: None,

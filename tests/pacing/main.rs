@@ -4,5 +4,6 @@
 mod common;
 
 mod delay;
+mod kept;
 mod penalty;
 mod shop;

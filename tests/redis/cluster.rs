@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -82,6 +83,15 @@ impl Nodes {
         let replica = &self.servers[3];
         replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
         replica.wait_until_it_follows();
+    }
+
+    /// Waits until the fourth node has taken over from the one that it follows.
+    pub async fn takes_over(&self) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !self.servers[3].info("replication").contains("role:master") {
+            assert!(Instant::now() < end, "nobody takes over");
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until every node has met all others.
@@ -170,7 +180,7 @@ impl Nodes {
     }
 
     /// A subject on that primary, the `nth`.
-    fn subject_on(&self, index: usize, nth: usize) -> String {
+    pub fn subject_on(&self, index: usize, nth: usize) -> String {
         let subjects = (0..).map(|n| format!("s{n}"));
         let mut there = subjects.filter(|subject| self.slot(subject).1 == index);
         there.nth(nth).expect("endless")
@@ -243,6 +253,54 @@ async fn exact_over_slots_and_replicas_and_every_node_decides() {
         assert!(server.calls("evalsha") > 0);
     }
     assert_eq!(stores[0].stats().given_back.load(Relaxed), 0);
+}
+
+/// What servers have done for 3,000 takes, each of another subject: script calls, writes and seconds of their processors.
+async fn work(store: &Shards, servers: &[RedisServer], at_once: usize) -> Vec<(u64, u64, f64)> {
+    let limit = rule("5/day");
+    let counts = |server: &RedisServer| {
+        let cpu = server.info("cpu");
+        let field = |line: &str| {
+            line.strip_prefix("used_cpu_user_main_thread:")?
+                .parse()
+                .ok()
+        };
+        let cpu: f64 = cpu.lines().find_map(field).expect("Redis says");
+        (server.calls("evalsha"), server.calls("set"), cpu)
+    };
+    let before: Vec<_> = servers.iter().map(counts).collect();
+    let subjects: Vec<String> = (0..3_000).map(|n| format!("{at_once}/{n}")).collect();
+    for chunk in subjects.chunks(at_once) {
+        let asking = chunk
+            .iter()
+            .map(|subject| ask(store, one(&limit, subject, 1)));
+        let taken = join_all(asking).await;
+        assert!(taken.iter().all(|taken| taken.admitted && !taken.degraded));
+    }
+    let after = servers.iter().map(counts).zip(before);
+    after
+        .map(|(after, before)| (after.0 - before.0, after.1 - before.1, after.2 - before.2))
+        .collect()
+}
+
+/// What docs/redis.md says of throughput is printed here; the shares are what can be told from a busy machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_nodes_each_decides_a_third() {
+    let alone = [RedisServer::start()];
+    let nodes = Nodes::start(0).await;
+    let one = connected(patient_at(&alone[0].url())).await;
+    let three = connected(patient_at(&nodes.url())).await;
+    for at_once in [1, 30, 300] {
+        let one = work(&one, &alone, at_once).await;
+        let three = work(&three, &nodes.servers, at_once).await;
+        println!("{at_once} at once: {one:?} on one server, {three:?} on three");
+        // A correction may write, too.
+        assert!((3_000..3_200).contains(&one[0].1), "{one:?}");
+        for (calls, writes, _) in three {
+            assert!((800..1_300).contains(&writes), "{writes} of 3000");
+            assert!(calls <= writes, "{calls} calls for {writes} takes");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,12 +18,15 @@ use tollgate::{
 use crate::{
     ask::{ask, connected, item, one, patient, patient_at, rule},
     cluster::{self, Nodes},
+    common::wait_until,
+    faults::back,
     redis_server::RedisServer,
+    zones,
 };
 
 /// A limit whose replicas take `percent` of it ahead for `life_ms`.
 fn leased(text: &str, percent: u32, life_ms: u32) -> Arc<RuleLimit> {
-    let limit: Limit = text.parse().expect("a limit");
+    let limit = zones::limit(text);
     let lease = Lease::new(&limit, percent, life_ms);
     assert!(lease.is_some(), "{text}");
     let key_prefix = format!("leased/{text}#");
@@ -72,15 +75,15 @@ const LIMITS: [(&str, u32, u32); 5] = [
     ("30/2s fixed", 20, 300),
 ];
 
-fn step() -> impl Strategy<Value = Step> {
+fn step(limits: usize) -> impl Strategy<Value = Step> {
     let moves_us = prop_oneof![
         4 => 0..20_000_u64,
         2 => 0..500_000_u64,
         1 => 0..3_000_000_u64,
     ];
     let limits = prop_oneof![
-        4 => (0..LIMITS.len()).prop_map(|limit| vec![limit]),
-        1 => vec(0..LIMITS.len(), 2..4),
+        4 => (0..limits).prop_map(|limit| vec![limit]),
+        1 => vec(0..limits, 2..4),
     ];
     let asks = prop_oneof![
         3 => vec((0..3_usize, 1..4_u64), 1..10),
@@ -100,12 +103,19 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-/// What is over, of hits that passed at these times.
-fn over(limit: &Limit, passed: &[(u64, u64)]) -> Option<String> {
+/// What is over, of hits that passed at these times. Quotas go by the calendar of a zone, if one is named, from an hour on.
+fn over(limit: &Limit, zone: Option<(&str, i64)>, passed: &[(u64, u64)]) -> Option<String> {
     let period = u128::from(limit.period().micros());
+    let period_of = |(at, _): &(u64, u64)| match zone {
+        Some((zone, offset_s)) => {
+            zones::period_around(zone, offset_s, limit.period(), at.cast_signed()).0
+        }
+        None => (u128::from(*at) / period) as i64,
+    };
+    let periods: Vec<i64> = passed.iter().map(period_of).collect();
     for (first, (from, _)) in passed.iter().enumerate() {
         let mut sum = 0;
-        for (to, hits) in &passed[first..] {
+        for (place, (to, hits)) in passed.iter().enumerate().skip(first) {
             sum += u128::from(*hits);
             let most = match limit.kind() {
                 Kind::Bucket { burst } => {
@@ -113,7 +123,7 @@ fn over(limit: &Limit, passed: &[(u64, u64)]) -> Option<String> {
                     u128::from(burst)
                         + (u128::from(limit.count()) * u128::from(to - from)).div_ceil(period)
                 }
-                _ if u128::from(*from) / period != u128::from(*to) / period => break,
+                _ if periods[first] != periods[place] => break,
                 _ => u128::from(limit.count()),
             };
             if sum > most {
@@ -124,57 +134,149 @@ fn over(limit: &Limit, passed: &[(u64, u64)]) -> Option<String> {
     None
 }
 
-/// Three replicas, of which any may hold leases while any other asks; every interval is looked at.
+/// Three replicas, of which any may hold leases while any other asks.
+struct Replicas {
+    runtime: tokio::runtime::Runtime,
+    clock: Arc<ManualClock>,
+    stores: Vec<RedisStore>,
+    _server: RedisServer,
+}
+
+impl Replicas {
+    fn start() -> Self {
+        let server = RedisServer::start();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+            1_700_000_000_000_000,
+        )));
+        let settings = RedisSettings {
+            clock: Some(clock.clone()),
+            ..patient(&server)
+        };
+        let connect = |_| runtime.block_on(connected(settings.clone()));
+        let stores = (0..3).map(connect).collect();
+        Self {
+            runtime,
+            clock,
+            stores,
+            _server: server,
+        }
+    }
+
+    /// The hits of each limit that pass, and when.
+    fn play(
+        &self,
+        limits: &[Arc<RuleLimit>],
+        subject: &str,
+        steps: &[Step],
+    ) -> Result<Vec<Vec<(u64, u64)>>, TestCaseError> {
+        let mut passed = vec![Vec::new(); limits.len()];
+        for step in steps {
+            self.clock.advance(Duration::from_micros(step.moves_us));
+            let now = self.clock.now().as_micros();
+            for asks in step.asks.chunks(step.at_once) {
+                let answers = asks.iter().map(|(replica, hits)| {
+                    let items = step
+                        .limits
+                        .iter()
+                        .map(|limit| item(&limits[*limit], subject, Hits::Take(*hits)));
+                    let take = Take {
+                        items: items.collect(),
+                        dry: false,
+                    };
+                    ask(&self.stores[*replica], take)
+                });
+                let answers = self.runtime.block_on(join_all(answers));
+                for ((_, hits), answer) in asks.iter().zip(answers) {
+                    prop_assert!(!answer.degraded, "{:?}", self.stores[0].is_down());
+                    if answer.admitted {
+                        let limits = step.limits.iter();
+                        limits.for_each(|limit| passed[*limit].push((now, *hits)));
+                    }
+                }
+            }
+        }
+        Ok(passed)
+    }
+
+    fn have_decided_by_leases(&self, times: u64) {
+        for store in &self.stores {
+            let decisions = count(store, "decisions");
+            assert!(decisions > times, "only {decisions} decisions by leases");
+        }
+    }
+}
+
+/// Every interval is looked at.
 #[test]
 fn no_interval_admits_more_than_the_limit_over_all_replicas() {
-    let server = RedisServer::start();
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
-        1_700_000_000_000_000,
-    )));
-    let settings = RedisSettings {
-        clock: Some(clock.clone()),
-        ..patient(&server)
-    };
-    let replicas: Vec<_> = (0..3)
-        .map(|_| runtime.block_on(connected(settings.clone())))
-        .collect();
+    let replicas = Replicas::start();
     let limits = LIMITS.map(|(text, percent, life_ms)| leased(text, percent, life_ms));
     let case = std::cell::Cell::new(0);
     let config = ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::with_cases(150)
     };
-    proptest!(config, |(steps in vec(step(), 1..60))| {
+    proptest!(config, |(steps in vec(step(LIMITS.len()), 1..60))| {
         case.set(case.get() + 1);
-        clock.advance(Duration::from_secs(10));
-        let subject = case.get().to_string();
-        let mut passed = vec![Vec::new(); LIMITS.len()];
-        for step in steps {
-            clock.advance(Duration::from_micros(step.moves_us));
-            let now = clock.now().as_micros();
-            for asks in step.asks.chunks(step.at_once) {
-                let answers = asks.iter().map(|(replica, hits)| {
-                    let items = step.limits.iter().map(|limit| item(&limits[*limit], &subject, Hits::Take(*hits)));
-                    ask(&replicas[*replica], Take { items: items.collect(), dry: false })
-                });
-                let answers = runtime.block_on(join_all(answers));
-                for ((_, hits), answer) in asks.iter().zip(answers) {
-                    prop_assert!(!answer.degraded, "{:?}", replicas[0].is_down());
-                    if answer.admitted {
-                        step.limits.iter().for_each(|limit| passed[*limit].push((now, *hits)));
-                    }
-                }
-            }
-        }
+        replicas.clock.advance(Duration::from_secs(10));
+        let passed = replicas.play(&limits, &case.get().to_string(), &steps)?;
         for (limit, passed) in limits.iter().zip(&passed) {
-            prop_assert_eq!(over(&limit.limit, passed), None);
+            prop_assert_eq!(over(&limit.limit, None, passed), None);
         }
     });
-    for replica in &replicas {
-        let decisions = count(replica, "decisions");
-        assert!(decisions > 1_000, "only {decisions} decisions by leases");
-    }
+    replicas.have_decided_by_leases(1_000);
+}
+
+/// Limit, percent, life; zone and offset again, for the model.
+const ZONES: [(&str, u32, u32, &str, i64); 3] = [
+    (
+        "90/day calendar in Europe/Berlin offset 6h",
+        20,
+        400,
+        "Europe/Berlin",
+        6 * 3_600,
+    ),
+    (
+        "60/hour calendar in Asia/Kolkata",
+        30,
+        300,
+        "Asia/Kolkata",
+        0,
+    ),
+    (
+        "80/month calendar in America/New_York",
+        20,
+        300,
+        "America/New_York",
+        0,
+    ),
+];
+
+/// Each case begins a second before a period ends, day after day, so that those on which clocks change are among them.
+#[test]
+fn no_period_of_a_zone_admits_more_than_its_quota_over_all_replicas() {
+    let replicas = Replicas::start();
+    let limits = ZONES.map(|(text, percent, life_ms, _, _)| leased(text, percent, life_ms));
+    let case = std::cell::Cell::new(0);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(200)
+    };
+    proptest!(config, |(which in 0..ZONES.len(), steps in vec(step(ZONES.len()), 1..40))| {
+        case.set(case.get() + 1);
+        let now = replicas.clock.now().as_micros() + 2_000_000;
+        let (_, _, _, zone, offset_s) = ZONES[which];
+        let period = limits[which].limit.period();
+        let (_, end) = zones::period_around(zone, offset_s, period, now.cast_signed());
+        let wait = end.cast_unsigned() - 1_000_000 - replicas.clock.now().as_micros();
+        replicas.clock.advance(Duration::from_micros(wait));
+        let passed = replicas.play(&limits, &case.get().to_string(), &steps)?;
+        for ((limit, (_, _, _, zone, offset_s)), passed) in limits.iter().zip(ZONES).zip(&passed) {
+            prop_assert_eq!(over(&limit.limit, Some((zone, offset_s)), passed), None);
+        }
+    });
+    replicas.have_decided_by_leases(300);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -406,5 +508,153 @@ async fn a_cluster_is_leased_from_like_one_server() {
     }
     for replica in &replicas {
         assert!(replica.stats().lease_decisions.load(Relaxed) > 0);
+    }
+}
+
+/// Fills a bucket by hand, as `tollgate buckets reset` does.
+async fn fill(store: &RedisStore, limit: &Arc<RuleLimit>) -> u64 {
+    let items = [item(limit, "same", Hits::Give(u64::MAX))];
+    let gift = Take {
+        items: items.into_iter().collect(),
+        dry: false,
+    };
+    ask(store, gift).await.balances[0].remaining()
+}
+
+/// What replicas hold in leases was charged before, and is theirs to spend: on top of a full bucket it would be too much.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_filled_by_hand_holds_no_more_than_leases_leave() {
+    let server = RedisServer::start();
+    for text in ["1000/day calendar", "1000/day fixed", "1000/300 days"] {
+        let limit = leased(text, 40, 10_000);
+        let (holder, other) = (
+            connected(patient(&server)).await,
+            connected(patient(&server)).await,
+        );
+        for _ in 0..200 {
+            assert!(ask(&holder, one(&limit, "same", 1)).await.admitted);
+        }
+        assert!(count(&holder, "leased") > 200, "{text}");
+        let left = fill(&other, &limit).await;
+        assert!((500..1_000).contains(&left), "{text}: {left}");
+        // At first all that others may take, then what comes back.
+        let mut admitted = drain(&other, &one(&limit, "same", 1)).await;
+        assert!((500..1_000).contains(&admitted), "{text}: {admitted}");
+        other.give_back_leases(Duration::from_secs(10)).await;
+        holder.give_back_leases(Duration::from_secs(10)).await;
+        admitted += drain(&other, &one(&limit, "same", 1)).await;
+        assert!(admitted <= 1_000, "{text}: {admitted}");
+    }
+}
+
+/// An empty bucket is asked for a lease only now and then, so a replica hears of a gift from outside by its next request, and leases
+/// from it a quarter of `for` later at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_filled_by_hand_is_used_at_once_and_leased_from_soon() {
+    let server = RedisServer::start();
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_700_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient(&server)
+    };
+    for text in ["1000/day calendar", "1000/300 days"] {
+        let limit = leased(text, 20, 10_000);
+        let (busy, other) = (
+            connected(settings.clone()).await,
+            connected(settings.clone()).await,
+        );
+        let take = one(&limit, "same", 1);
+        assert_eq!(drain(&busy, &take).await, 1_000, "{text}");
+        // So long that all is known to be spent, and the last answer was that there is nothing.
+        clock.advance(Duration::from_millis(22_500));
+        assert!(!ask(&busy, take.clone()).await.admitted, "{text}");
+        assert_eq!(fill(&other, &limit).await, 1_000, "{text}");
+        for _ in 0..5 {
+            let taken = ask(&busy, take.clone()).await;
+            assert!(taken.admitted && !taken.degraded, "{text}: {taken:?}");
+        }
+        let leases = count(&busy, "leases");
+        clock.advance(Duration::from_millis(2_500));
+        let (until, mut admitted) = (Instant::now() + Duration::from_secs(10), 5);
+        while count(&busy, "leases") == leases {
+            assert!(Instant::now() < until, "{text}: no lease any more");
+            admitted += u64::from(ask(&busy, take.clone()).await.admitted);
+        }
+        admitted += drain(&busy, &take).await;
+        assert_eq!(admitted, 1_000, "{text}");
+    }
+}
+
+/// Three kinds of decisions in one quota: by leases, by Redis, and without it. Each hit that passed is charged once when Redis is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_outage_everything_that_passed_is_charged_and_only_that() {
+    let mut server =
+        RedisServer::start_with(|_| vec!["--appendonly", "yes", "--appendfsync", "always"]);
+    let limit = leased("1000/300 days", 10, 10_000);
+    let quota = leased("1000/month", 10, 10_000);
+    for limit in [limit, quota] {
+        let text = limit.limit.to_string();
+        let stores = [
+            connected(patient(&server)).await,
+            connected(patient(&server)).await,
+        ];
+        let take = one(&limit, "same", 1);
+        let mut passed = 0;
+        for store in &stores {
+            for _ in 0..200 {
+                assert!(ask(store, take.clone()).await.admitted, "{text}");
+                passed += 1;
+            }
+        }
+        for store in &stores {
+            wait_until("both count each other", async || store.replicas() == 2).await;
+            assert!(count(store, "leased") > 100, "{text}");
+            // So that no answer is lost, of which nobody could say what it did.
+            wait_until("the leases", async || store.queued() == 0).await;
+        }
+        server.kill();
+        let mut degraded = 0;
+        for store in &stores {
+            while store.is_down().is_none() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            loop {
+                let taken = ask(store, take.clone()).await;
+                degraded += u64::from(taken.admitted && taken.degraded);
+                passed += u64::from(taken.admitted);
+                if !taken.admitted {
+                    break;
+                }
+            }
+        }
+        assert!(degraded > 0, "{text}");
+        // What was charged before, leases among it, and for each of the two its half of the limit.
+        assert!(passed <= 400 + 2 * 100 + 2 * 500, "{text}: {passed}");
+        server.restart();
+        for store in &stores {
+            back(store).await;
+            store.give_back_leases(Duration::from_secs(10)).await;
+        }
+        let look = Take {
+            dry: true,
+            ..one(&limit, "same", 0)
+        };
+        let mut used = 0;
+        wait_until("what passed to be charged", async || {
+            let taken = ask(&stores[0], look.clone()).await;
+            used = 1_000 - taken.balances[0].left;
+            !taken.degraded && used.cast_unsigned() >= passed
+        })
+        .await;
+        // Leases on their way when Redis died, or over before it came back, are charged and lost.
+        let leases = 2 * 100;
+        let used = used.cast_unsigned();
+        assert!(used <= passed + leases, "{text}: {used} for {passed}");
+        // And from then on Redis has the last word: the bucket is in debt.
+        for store in &stores {
+            assert_eq!(drain(store, &take).await, 0, "{text}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! without a pause. `scripts/faults` makes the table of docs/reliability.md of what is printed here.
 
 mod load;
-mod proxy;
+pub mod proxy;
 mod several;
 mod single;
 
@@ -17,12 +17,13 @@ use envoy_types::pb::google::protobuf::UInt64Value;
 use serde_json::json;
 use tokio::time::sleep;
 use tollgate::proto::envoy::service::ratelimit::v3::{
-    RateLimitResponse, rate_limit_response::Code,
+    RateLimitResponse, rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
 };
+use tonic::transport::Endpoint;
 
 use self::load::{KEYS, LIMIT, Load, QUOTA, Told, is_degraded, subject};
 use crate::{
-    common::{Process, Tollgate, ask, client, request, tollgate_command},
+    common::{Process, Tollgate, ask, request, tollgate_command},
     redis_server::RedisServer,
 };
 
@@ -129,7 +130,7 @@ impl Run {
     /// Starts the service on `store`, and the load as soon as Redis decides.
     async fn start(name: &'static str, title: &'static str, store: &str) -> Self {
         let run = Self::start_cold(name, title, store, 1).await;
-        run.load.until_exact(Instant::now()).await;
+        run.begin().await;
         run
     }
 
@@ -163,6 +164,20 @@ impl Run {
         }
     }
 
+    /// Waits until Redis decides. Another service must have the plans.
+    async fn begin(&self) {
+        if let Some(target) = target() {
+            let look = look(&target, "five", self.name, 0).await;
+            let limit = look.and_then(|answer| answer.statuses.first()?.current_limit.clone());
+            assert!(
+                limit.is_some_and(|limit| limit.requests_per_unit == 5),
+                "{target} has not loaded tests/redis/outages/plans.yaml, or does not answer"
+            );
+        }
+        let exact = self.load.until_exact(Instant::now()).await;
+        assert!(exact.is_some(), "Redis does not come to decide");
+    }
+
     /// Waits until the fault is felt; of another service it is not known how that shows.
     async fn feel(&self) {
         if target().is_none() {
@@ -179,6 +194,8 @@ impl Run {
     /// Ends the load once Redis, well again since `moment`, decides everything; says and checks what was seen.
     async fn finish(mut self, moment: Instant, bounds: Bounds) {
         let back = self.load.until_exact(moment).await;
+        // Of another service it is not known how being without its store would show.
+        let back = back.filter(|_| target().is_none() || self.load.was_degraded());
         // What was admitted meanwhile comes due.
         sleep(Duration::from_millis(500)).await;
         let told = self.load.stop().await;
@@ -204,9 +221,11 @@ impl Run {
 struct Row {
     name: &'static str,
     title: &'static str,
-    back: Duration,
+    /// None if it did not come to that, or cannot be known.
+    back: Option<Duration>,
     restarts: usize,
-    uncharged: i64,
+    /// None where to look costs.
+    uncharged: Option<i64>,
     exact: bool,
     told: std::collections::HashMap<&'static str, Told>,
 }
@@ -246,9 +265,9 @@ impl Row {
             "longest_without_redis_ms": ms(free),
             "over": { "local": over("local"), "deny": over("deny"), "error": over("error") },
             "uncharged": self.uncharged,
-            "exact_after_s": self.back.as_secs_f64(),
+            "exact_after_s": self.back.map(|back| back.as_secs_f64()),
             "exact": self.exact,
-            "restarts": self.restarts,
+            "restarts": target().is_none().then_some(self.restarts),
         });
         println!("{row}");
         if let Ok(folder) = env::var("TOLLGATE_FAULTS_ROWS") {
@@ -275,29 +294,41 @@ impl Row {
         let over = self.told["local"].over();
         let most = 2 * LIMIT * KEYS as u64 + bounds.uncharged;
         assert!(over <= most, "local: {over} over");
-        let uncharged = self.uncharged.unsigned_abs();
+        let uncharged = self.uncharged.expect("to look costs nothing");
         assert!(
-            uncharged <= bounds.uncharged,
-            "{} uncharged",
-            self.uncharged
+            uncharged.unsigned_abs() <= bounds.uncharged,
+            "{uncharged} uncharged"
         );
         assert!(self.exact, "limits are not exact afterwards");
         assert_eq!(self.restarts, 0);
         // A dial has many steps, and the machine may spoil each.
         let goal = Duration::from_secs(1) + 20 * free;
-        assert!(self.back < goal, "{:?}, not {goal:?}", self.back);
+        let back = self.back.expect("Redis decides again");
+        assert!(back < goal, "{back:?}, not {goal:?}");
     }
 }
 
 async fn look(server: &str, rule: &str, subject: &str, hits: u64) -> Option<RateLimitResponse> {
     let mut question = request("faults", &[&[(rule, subject)]]);
     question.descriptors[0].hits_addend = Some(UInt64Value { value: hits });
-    let answer = ask(&mut client(server).await, question).await.ok()?;
+    // It may be gone.
+    let channel = Endpoint::from_shared(format!("http://{server}"))
+        .expect("an address")
+        .connect_lazy();
+    let mut client = RateLimitServiceClient::new(channel);
+    let answer = ask(&mut client, question).await.ok()?;
     (!is_degraded(&answer)).then_some(answer)
 }
 
-/// Hits of the quota that were admitted and that Redis has not been told of within a few seconds.
-async fn uncharged(server: &str, run: &str, told: &Told) -> i64 {
+/// Hits of the quota that were admitted and that Redis has not been told of within a few seconds; none if that is not told.
+async fn uncharged(server: &str, run: &str, told: &Told) -> Option<i64> {
+    if target().is_some() {
+        let first = look(server, "quota", run, 0).await?;
+        let second = look(server, "quota", run, 0).await?;
+        if first.statuses != second.statuses {
+            return None;
+        }
+    }
     let end = Instant::now() + Duration::from_secs(2);
     loop {
         let mut missing = 0;
@@ -309,7 +340,7 @@ async fn uncharged(server: &str, run: &str, told: &Told) -> i64 {
             missing += told.admitted(key) as i64 - taken;
         }
         if missing == 0 || Instant::now() > end {
-            return missing;
+            return Some(missing);
         }
         sleep(Duration::from_millis(50)).await;
     }
@@ -318,7 +349,7 @@ async fn uncharged(server: &str, run: &str, told: &Told) -> i64 {
 /// Whether a bucket that nobody has used admits what it holds, and no more.
 async fn admits_five(server: &str, run: &str) -> bool {
     for attempt in 0..10 {
-        let subject = format!("{run}-{attempt}");
+        let subject = subject(run, attempt);
         let mut admitted = Vec::new();
         for _ in 0..7 {
             let answer = look(server, "five", &subject, 1).await;

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    future::pending,
     time::{Duration, Instant},
 };
 
@@ -65,7 +66,7 @@ pub enum Check {
     Version,
     /// Whether it is a primary.
     Role,
-    /// Whether it has the replicas that rules wait for.
+    /// Whether it has the replicas that rules wait for, and lets us wait.
     Replicas,
     /// Whether it is of a cluster where the URL says so, and only there, and whether that cluster is well.
     Cluster,
@@ -176,16 +177,33 @@ impl RedisUrl {
     }
 }
 
-/// Looks at a server that was just connected to, and logs what was not found before.
-pub(super) async fn look(shared: &Shared, mut connection: MultiplexedConnection) {
+/// Looks at a server that was just connected to, and again whenever plans come to ask something else of it; for ever.
+pub(super) async fn keep_looking(shared: &Shared, mut connection: MultiplexedConnection) {
+    let mut needs = shared.settings.needs.clone();
+    loop {
+        let now = *needs.borrow_and_update();
+        look(shared, &mut connection, now).await;
+        if needs.changed().await.is_err() {
+            // Nobody is there to change them.
+            return pending().await;
+        }
+    }
+}
+
+/// Looks at a server, and logs what was not found before.
+async fn look(shared: &Shared, connection: &mut MultiplexedConnection, needs: Needs) {
     let clustered = shared.membership.is_some();
-    let asked = ask(&mut connection, shared.settings.needs, clustered);
+    let asked = ask(connection, needs, clustered);
     // One that does not answer is the breaker's business.
     let Ok(Ok((_, findings))) = timeout(DIAL_TIMEOUT, asked).await else {
         return;
     };
     let before = std::mem::replace(&mut *shared.findings.lock(), findings.clone());
-    let is_new = |finding: &&Finding| !before.iter().any(|known| known.check == finding.check);
+    // A clock's reading is never the same twice.
+    let same = |known: &Finding, found: &Finding| {
+        known.check == found.check && (found.check == Check::Clock || known.text == found.text)
+    };
+    let is_new = |found: &&Finding| !before.iter().any(|known| same(known, found));
     for finding in findings.iter().filter(is_new) {
         let (node, check) = (shared.node(), finding.check.name());
         if finding.check.warns() {
@@ -228,14 +246,27 @@ async fn ask(
             "it is a replica of {of}: what is taken here is lost when it copies its primary again; name the primary in --store"
         );
         found(Check::Role, text);
-    } else if let Some(replicas) = info.number("connected_slaves")
-        && replicas < u64::from(needs.replicas)
-    {
-        let text = format!(
-            "it has {replicas} replicas, and a rule with `durable` waits for {}: its decisions are late and marked; add replicas, or ask for fewer",
-            needs.replicas
-        );
-        found(Check::Replicas, text);
+    } else if needs.replicas > 0 {
+        let wanted = needs.replicas;
+        let mut lacks = Vec::new();
+        if let Some(replicas) = info.number("connected_slaves")
+            && replicas < u64::from(wanted)
+        {
+            lacks.push(format!(
+                "it has {replicas} replicas, and a rule with `durable` waits for {wanted}: its decisions are late and marked; add replicas, or ask for fewer"
+            ));
+        }
+        let mut refused = Vec::new();
+        // Waits for no replica, and so not at all.
+        let _: Option<u64> = allowed(connection, &["WAIT", "0", "1"], &mut refused).await?;
+        if !refused.is_empty() {
+            lacks.push(format!(
+                "this user may not run WAIT, and a rule with `durable` waits for {wanted} replicas: whether they have its charges is never known, and all its decisions are marked; grant +wait"
+            ));
+        }
+        if !lacks.is_empty() {
+            found(Check::Replicas, lacks.join("; and "));
+        }
     }
     match (info.get("cluster_enabled"), clustered) {
         (Some("1"), false) => {

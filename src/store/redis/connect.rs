@@ -50,10 +50,10 @@ pub async fn supervise(shared: Arc<Shared>, dialer: Arc<Dialer>) {
         };
         said.closed(&shared, &dialer);
         shared.breaker.close(wires.clone());
-        tokio::join!(
-            beat_while_closed(&shared, wires, &replica),
-            checks::look(&shared, first)
-        );
+        tokio::select! {
+            () = beat_while_closed(&shared, wires, &replica) => {}
+            () = checks::keep_looking(&shared, first) => {}
+        }
         said.opened(&shared);
     }
 }

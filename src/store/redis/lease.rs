@@ -6,7 +6,7 @@
 //!
 //! # Never over
 //! A quota counts per period: leased tokens are in its count, and are spent before the period ends. So no more than the quota
-//! passes in any period.
+//! passes in any period. A gift takes from the count what is not lent.
 //!
 //! A token bucket of burst B and rate r promises more: in any interval (a, b] at most B + r (b − a) pass. Tokens that were charged
 //! before a and are spent after it must not come on top of a bucket that has filled up meanwhile. So Redis remembers with the

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     RedisStore, Shared, Task,
+    breaker::Failure,
     dial::{DIAL_TIMEOUT, DialError, Dialer, connect},
     lane::{Asked, Reply, Way},
 };
@@ -130,11 +131,25 @@ impl Shared {
         wires.as_ref().map(|wires| wires.generation)
     }
 
-    /// A connection to the server that the lanes have.
-    async fn dial_for_fences(&self) -> Result<MultiplexedConnection, DialError> {
+    /// A connection to the server that the lanes have; none if the address leads to another one by now, whose replicas have
+    /// nothing of what the lanes charge.
+    async fn dial_for_fences(&self) -> Result<Option<MultiplexedConnection>, DialError> {
+        let wires = self.breaker.wires().borrow().clone();
+        let name = format!("fence={:032x}", rand::random::<u128>());
         let endpoint = self.dialer.as_deref().and_then(Dialer::last);
-        let endpoint = endpoint.ok_or(DialError::NoMap)?;
-        connect(&self.settings.url, &endpoint).await
+        let (Some(wires), Some(key), Some(endpoint)) = (wires, self.own_key(&name), endpoint)
+        else {
+            return Ok(None);
+        };
+        let mut dialled = connect(&self.settings.url, &endpoint).await?;
+        let mut mark = redis::cmd("SET");
+        mark.arg(&key).arg("").arg("EX").arg(FENCE_SECONDS);
+        mark.exec_async(&mut dialled).await?;
+        // Who has what was written there is that server, or a replica of it, which takes no charges.
+        let mut lane = wires.connections[0].clone();
+        let mut look = redis::cmd("MGET");
+        let found: (Option<String>,) = look.arg(&key).query_async(&mut lane).await?;
+        Ok(found.0.map(|_| dialled))
     }
 }
 
@@ -163,7 +178,7 @@ async fn serve(shared: Weak<Shared>, replicas: u8, mut waiters: mpsc::Receiver<W
         if let (None, Some(generation)) = (&wire, generation) {
             let dialled = timeout(DIAL_TIMEOUT, shared.dial_for_fences()).await;
             wire = match dialled {
-                Ok(Ok(connection)) => Some((generation, connection)),
+                Ok(Ok(Some(connection))) => Some((generation, connection)),
                 _ => None,
             };
         }
@@ -213,6 +228,8 @@ async fn fence(
     let asked = both.query_async::<(u64,)>(connection);
     match timeout(patience + DIAL_TIMEOUT, asked).await {
         Ok(Ok((reached,))) => Some(reached >= u64::from(replicas)),
+        // It may not wait, say: what the checks warn of. Another connection could do no more.
+        Ok(Err(error)) if Failure::of(&error).answered() => Some(false),
         _ => None,
     }
 }

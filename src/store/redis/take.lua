@@ -71,6 +71,9 @@ end
 -- By limit, its capacity without what is lent of it, where that lowers it.
 local unlent = {}
 
+-- By key of a quota that is leased from, how much of it is lent, and when that period began.
+local lent_of, lent_since = {}, {}
+
 -- How far a token bucket goes below zero.
 local function deepest_debt(limit)
   return data[limit] == PACED and data[limit + 7] or unlent[limit] or data[limit + 1]
@@ -410,6 +413,9 @@ local function open_books()
       return
     elseif gives then
       after = before > hits and before - hits or 0
+      -- What is lent stays charged: whoever has it may still spend it.
+      local lent = lent_of[key]
+      if lent and after < lent and lent_since[key] == at[key] then after = math.min(before, lent) end
     else
       after = before + hits
       if after > data[limit + 5] then after = data[limit + 5] end
@@ -729,9 +735,12 @@ if ARGV[3] and #ARGV % 2 == 1 then
       for i = at + 5, at + 4 + 4 * settled, 4 do
         settle(key, asked[i], asked[i + 2] + asked[i + 3])
         -- Another period owes nothing to this one.
-        if ok and start == asked[i + 1] then used = math.max(used - asked[i + 3], 0) end
+        if ok and start == asked[i + 1] then used = math.max(used - asked[i + 3], math.min(used, sum[key])) end
       end
-      if ok then values[key] = pack_numbers(used, start) end
+      if ok then
+        values[key] = pack_numbers(used, start)
+        lent_of[key], lent_since[key] = sum[key], start
+      end
     end
     if found[key] and settled > 0 then
       -- So that what takes write is told from what they leave: they may make it the same again as it was found.

@@ -149,25 +149,33 @@ impl Load {
 
     /// Waits until something was decided without the store.
     pub async fn until_degraded(&self) {
-        self.until("an answer without the store", |tally| tally.inexact)
-            .await;
+        let seen = self.until(|tally| tally.inexact).await;
+        assert!(seen, "waited in vain for an answer without the store");
     }
 
-    /// Waits until the store decides everything, and says how long after `moment` that began.
-    pub async fn until_exact(&self, moment: Instant) -> Duration {
+    /// Whether an answer has told that it was decided without the store.
+    pub fn was_degraded(&self) -> bool {
+        self.tally.lock().inexact
+    }
+
+    /// Waits until the store decides everything, and says how long after `moment` that began; none if it does not come to that.
+    pub async fn until_exact(&self, moment: Instant) -> Option<Duration> {
         self.tally.lock().begin();
-        self.until("the store to decide again", |tally| tally.exact.is_some())
-            .await;
-        let since = self.tally.lock().exact.expect("just seen");
-        since.saturating_duration_since(moment)
+        self.until(|tally| tally.exact.is_some()).await;
+        let since = self.tally.lock().exact?;
+        Some(since.saturating_duration_since(moment))
     }
 
-    async fn until(&self, what: &str, seen: impl Fn(&Tally) -> bool) {
+    /// Returns whether it was seen within half a minute.
+    async fn until(&self, seen: impl Fn(&Tally) -> bool) -> bool {
         let end = Instant::now() + Duration::from_secs(30);
         while !seen(&self.tally.lock()) {
-            assert!(Instant::now() < end, "waited in vain for {what}");
+            if Instant::now() > end {
+                return false;
+            }
             sleep(Duration::from_millis(2)).await;
         }
+        true
     }
 
     /// What each rule's client was told.
@@ -236,9 +244,12 @@ impl Asker {
     }
 }
 
-/// Whose bucket.
+/// Whose bucket. Another service may have seen an earlier run.
 pub fn subject(run: &str, key: usize) -> String {
-    format!("{run}-{key}")
+    match super::target() {
+        None => format!("{run}-{key}"),
+        Some(_) => format!("{run}-{}-{key}", std::process::id()),
+    }
 }
 
 pub fn is_degraded(response: &RateLimitResponse) -> bool {

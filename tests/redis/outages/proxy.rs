@@ -95,8 +95,13 @@ impl Proxy {
 
     /// From now on another server stands behind the address.
     pub fn lead_to(&self, target: u16) {
-        self.target.store(target, Relaxed);
+        self.lead_newcomers_to(target);
         self.tear();
+    }
+
+    /// The same for new connections only: those that are there stay.
+    pub fn lead_newcomers_to(&self, target: u16) {
+        self.target.store(target, Relaxed);
     }
 }
 

@@ -92,7 +92,7 @@ async fn replica_killed() {
     redis.restart();
     let title = "two replicas of ours, one killed (SIGKILL)";
     let mut run = Run::start_cold("replica_killed", title, &redis.url(), 2).await;
-    run.load.until_exact(Instant::now()).await;
+    run.begin().await;
     sleep(outage()).await;
     run.ours.remove(0).process.kill();
     run.servers.remove(0);

@@ -251,7 +251,7 @@ async fn renamed() {
     let ours = vec![super::serve(&store, &environment)];
     let title = "the name leads to another server, the old one killed";
     let run = Run::of("renamed", title, ours).await;
-    run.load.until_exact(Instant::now()).await;
+    run.begin().await;
     first.kill();
     run.endure().await;
     lead("127.0.0.2");
