@@ -1,6 +1,7 @@
 //! Builds everything from settings, serves, drains.
 
 mod admin;
+mod aged;
 mod authority;
 mod coalesced;
 mod sockets;
@@ -35,7 +36,7 @@ use crate::{
     home::{AuditLog, HomeError, follow as follow_home},
     limiter::{Limiter, Pacing},
     metrics::{Metrics, snapshot::SnapshotMetrics, traces::TraceMetrics},
-    plan::{self, LoadError, SharedPlans},
+    plan::{self, LoadError, ReloadStatus, SharedPlans},
     plan_store::PlanAdmin,
     settings::{Address, Dialect, HealthNeeds, Settings, StatisticsSettings, home_of},
     statistics::Statistics,
@@ -258,6 +259,13 @@ impl Server {
             sockets: Vec::new(),
             keeping,
         };
+        let [grpc_mover, http_mover, metrics_mover, debug_mover] = settings.dialect.movers();
+        let metrics_listener = match &wanted.metrics_listen {
+            Some(address) => server.bind_page(address, "metrics", metrics_mover).await?,
+            None => None,
+        };
+        // There is something to scrape while plans are waited for.
+        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
         let following = stop.clone().run_until_cancelled_owned(wishes.follow());
         server.tasks.spawn(async move {
             following.await;
@@ -267,9 +275,8 @@ impl Server {
             Some(xds) => server.follow(xds, plans.clone()).await,
             None => server.watch(plans.clone()),
         }
-        // All ports are opened before any serves, so that a start that fails has answered nobody.
+        // All other ports are opened before any of them serves, so that a start that fails has answered nobody.
         let mut listeners = Vec::new();
-        let [grpc_mover, http_mover, debug_mover] = settings.dialect.movers();
         for address in &settings.grpc_listen {
             listeners.push(server.bind(address, "gRPC", grpc_mover).await?);
         }
@@ -285,12 +292,8 @@ impl Server {
             )),
             None => None,
         };
-        let metrics_listener = match &wanted.metrics_listen {
-            Some(address) => Some(server.bind(address, "metrics", "--metrics-listen").await?),
-            None => None,
-        };
         let debug = match &settings.debug_listen {
-            Some(address) => Some(server.bind(address, "debug", debug_mover).await?),
+            Some(address) => server.bind_page(address, "debug", debug_mover).await?,
             None => None,
         };
         for listener in listeners {
@@ -302,11 +305,11 @@ impl Server {
                 listener.socket,
                 tls.clone().filter(|_| !plain),
                 router(routes.clone(), settings.connection_age),
+                settings.connection_age,
                 stop.clone(),
             ));
         }
         server.http = http.address;
-        let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
         let audit = place.clone().map(|place| Arc::new(AuditLog::of(place)));
         let buckets = Arc::new(BucketAdmin::new(limiter.clone(), audit.clone()));
         let app = pages::router(limiter, page, readiness.clone());
@@ -378,6 +381,7 @@ impl Server {
     }
 
     /// Keeps the plans as the control plane says; completes once there are plans, or at once where these may come later.
+    // Source: envoyproxy/ratelimit waits for the first update, be it good or bad.
     async fn follow(&mut self, xds: XdsSettings, plans: Arc<SharedPlans>) {
         let mut changes = plans.changes();
         let (stop, wait) = (self.stop.clone(), xds.plans_first);
@@ -386,12 +390,21 @@ impl Server {
             stop.run_until_cancelled(xds::run(xds, following)).await;
             Ok(())
         });
-        if wait {
-            tracing::info!("waiting for the first plans of the control plane");
+        if !wait {
+            return;
         }
-        while wait && !plans.load().loaded() {
-            changes.changed().await.expect("the plans are here");
-        }
+        let metrics = self.metrics.as_ref().map(tracing::field::display);
+        tracing::info!(
+            metrics,
+            "waiting for the first plans of the control plane, before ports open"
+        );
+        let dialect = self.dialect;
+        let came = |status: &ReloadStatus| {
+            let refused = status.stream.as_ref().is_some_and(|it| it.rejected > 0);
+            plans.load().loaded() || refused && dialect == Dialect::Reference
+        };
+        let came = changes.wait_for(came).await;
+        came.expect("the plans are here");
     }
 
     /// Hands what is counted to those who want it; answers the page of the HTTP address.
@@ -492,6 +505,22 @@ impl Server {
         })?;
         self.sockets.extend(file);
         Ok(listener)
+    }
+
+    /// The same for pages that it serves well without. Source: so does envoyproxy/ratelimit.
+    async fn bind_page(
+        &mut self,
+        address: &Address,
+        what: &'static str,
+        flag: &'static str,
+    ) -> Result<Option<Listener>, StartError> {
+        match self.bind(address, what, flag).await {
+            Err(error) if self.dialect == Dialect::Reference => {
+                tracing::error!("{error}; serving without");
+                Ok(None)
+            }
+            bound => bound.map(Some),
+        }
     }
 }
 

@@ -117,11 +117,16 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// What moves the ports of gRPC, HTTP and the debug pages: flags, or variables.
-    pub fn movers(self) -> [&'static str; 3] {
+    /// What moves the ports of gRPC, HTTP, metrics and the debug pages: flags, or variables.
+    pub fn movers(self) -> [&'static str; 4] {
         match self {
-            Self::Tollgate => ["--grpc-listen", "--http-listen", "--debug-listen"],
-            Self::Reference => ["GRPC_PORT", "PORT", "DEBUG_PORT"],
+            Self::Tollgate => [
+                "--grpc-listen",
+                "--http-listen",
+                "--metrics-listen",
+                "--debug-listen",
+            ],
+            Self::Reference => ["GRPC_PORT", "PORT", "PROMETHEUS_ADDR", "DEBUG_PORT"],
         }
     }
 }

@@ -10,7 +10,8 @@ mod control_plane;
 use std::{
     collections::BTreeSet,
     fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -511,11 +512,6 @@ fn what_cannot_be_honoured_ends_the_start_or_is_said() {
             "BACKEND_TYPE: memcache has no exact counters",
         ),
         (
-            "LIMIT_RESET_HEADER",
-            "two words",
-            "LIMIT_RESET_HEADER: `two words` is not the name of a header",
-        ),
-        (
             "REDIS_URL",
             "ftp://me:hunter2@host",
             "REDIS_URL: `ftp://…` is not a Redis URL",
@@ -528,19 +524,86 @@ fn what_cannot_be_honoured_ends_the_start_or_is_said() {
         assert!(!process.log().contains("hunter2"));
     }
     let mut runtime = Runtime::new();
-    runtime
-        .set("REDIS_TIMEOUT", "3s")
-        .set("REDIS_POOL_SIZE", "10")
-        .set("UNHEARD_OF", "1");
+    for (name, value) in [
+        ("REDIS_TIMEOUT", "3s"),
+        ("REDIS_POOL_SIZE", "10"),
+        ("RUNTIME_WATCH_ROOT", "false"),
+        ("LIMIT_RESET_HEADER", "two words"),
+        ("REDIS_SENTINEL_AUHT", "hush"),
+        ("UNHEARD_OF", "1"),
+    ] {
+        runtime.set(name, value);
+    }
     let mut tollgate = runtime.start();
-    tollgate
-        .process
-        .line_with("REDIS_TIMEOUT has no effect: a decision waits for Redis");
-    assert!(
-        !tollgate.process.log().contains("REDIS_POOL_SIZE"),
-        "it has its default"
-    );
-    assert!(!tollgate.process.log().contains("UNHEARD_OF"));
+    for told in [
+        "LIMIT_RESET_HEADER: `two words` is not the name of a header; it counts as RateLimit-Reset",
+        "REDIS_SENTINEL_AUHT is not known, did you mean REDIS_SENTINEL_AUTH?",
+        "set without effect: REDIS_TIMEOUT (a decision waits for Redis as long as TOLLGATE_STORE_TIMEOUT says); RUNTIME_WATCH_ROOT (",
+    ] {
+        tollgate.process.line_with(told);
+    }
+    for untold in ["REDIS_POOL_SIZE", "UNHEARD_OF", "hush"] {
+        assert!(!tollgate.process.log().contains(untold), "{untold}");
+    }
+}
+
+#[test]
+fn pages_whose_ports_are_taken_are_done_without() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    runtime
+        .set("DEBUG_PORT", &port)
+        .set("USE_PROMETHEUS", "true")
+        .set("PROMETHEUS_ADDR", &format!("127.0.0.1:{port}"))
+        .set("USE_STATSD", "false");
+    let mut tollgate = runtime.start();
+    for pages in ["debug", "metrics"] {
+        let told = format!("cannot listen on 127.0.0.1:{port} for {pages}: it is in use already");
+        tollgate.process.line_with(&told);
+    }
+    let health = http(&tollgate.http, "GET", "/healthcheck", "");
+    assert_eq!(health, (200, "OK".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn ports_open_with_the_first_update_unless_told_and_metrics_before() {
+    let plane = ControlPlane::start();
+    let mut runtime = Runtime::new();
+    for (name, value) in [
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        (
+            "CONFIG_GRPC_XDS_SERVER_URL",
+            &format!("dns:///{}", plane.address),
+        ),
+        ("CONFIG_GRPC_XDS_NODE_METADATA", "nonsense,zone=a"),
+        ("USE_PROMETHEUS", "true"),
+        ("PROMETHEUS_ADDR", "127.0.0.1:0"),
+        ("USE_STATSD", "false"),
+        ("LOG_LEVEL", "info"),
+    ] {
+        runtime.set(name, value);
+    }
+    let mut process = runtime.process();
+    let line = process.line_with("waiting for the first plans of the control plane");
+    let (_, metrics) = line.split_once("metrics=").unwrap();
+    let metrics = metrics.split_whitespace().next().unwrap();
+    let page = http(metrics, "GET", "/metrics", "");
+    assert_eq!(page.0, 200);
+    assert!(page.1.contains("tollgate_"), "{}", page.1);
+    assert!(!process.log().contains("(gRPC) on "));
+
+    let bad = RateLimitConfig::default();
+    plane.publish("1", &[bad]);
+    plane.refused("1").await;
+    let tollgate = Tollgate::from_process(process);
+    let error = user(&tollgate, "shop").await.unwrap_err();
+    assert_eq!(error.message(), "no rate limit configuration loaded");
+    let health = http(&tollgate.http, "GET", "/healthcheck", "");
+    assert_eq!(health, (200, "OK".to_owned()));
+    let page = http(metrics, "GET", "/metrics", "").1;
+    let refused = "ratelimit_service_config_load_error 1";
+    assert!(page.lines().any(|line| line == refused), "{page}");
 }
 
 #[tokio::test]
@@ -955,6 +1018,33 @@ async fn grpc_listens_on_a_socket_when_told() {
     let tollgate = runtime.set("GRPC_UDS", &path).start();
     assert_eq!(tollgate.grpc, format!("unix:{path}"));
     assert_eq!(limit(&tollgate, "shop").await, Some(2));
+}
+
+/// HTTP/2 by hand: what is looked at is what comes before the end.
+#[test]
+fn connections_of_an_age_are_told_to_end_before_they_are_cut() {
+    const GOAWAY: u8 = 7;
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    runtime
+        .set("GRPC_MAX_CONNECTION_AGE", "50ms")
+        .set("GRPC_MAX_CONNECTION_AGE_GRACE", "50ms");
+    let tollgate = runtime.start();
+    let mut stream = TcpStream::connect(&tollgate.grpc).unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .unwrap();
+    stream.write_all(&settings).unwrap();
+    let mut kinds = Vec::new();
+    let mut head = [0; 9];
+    // A client that neither answers nor goes is cut.
+    while stream.read_exact(&mut head).is_ok() {
+        kinds.push(head[3]);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).unwrap();
+    }
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
 }
 
 /// Where the reference answers badly, and `tests/conformance` marks its answer so.

@@ -12,6 +12,10 @@ use certificates::Authority;
 use common::{Process, Tollgate, ask, free_port, http, request, tollgate_command, wait_until};
 use control_plane::ControlPlane;
 use envoy_types::pb::google::protobuf::{self, Any, value::Kind};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpStream, UnixListener},
+};
 use tollgate::{
     proto::{
         envoy::service::ratelimit::v3::rate_limit_response::Code,
@@ -359,6 +363,24 @@ async fn may_open_no_port_before_the_first_plans() {
     plane.publish("2", &shop(3));
     let tollgate = Tollgate::from_process(process);
     assert_eq!(left(&tollgate, "shop").await, Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn finds_a_control_plane_by_its_socket() {
+    let plane = ControlPlane::start();
+    plane.publish("1", &shop(3));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plane.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let address = plane.address;
+    let passing = tokio::spawn(async move {
+        let (mut here, _) = listener.accept().await.unwrap();
+        let mut there = TcpStream::connect(address).await.unwrap();
+        let _ = copy_bidirectional(&mut here, &mut there).await;
+    });
+    let tollgate = start(&format!("unix://{}", path.display()), &["--xds-wait"]);
+    assert_eq!(left(&tollgate, "shop").await, Some(3));
+    passing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -270,9 +270,10 @@ impl Demo {
             .args(home.flags())
             // Nobody is left to drain for: Envoy is stopped first.
             .args(["--drain-delay", "0s"]);
-        // What the shell has for another service's admin API is none of the demo's.
+        // What the shell has for another service is none of the demo's, but for how it wants to read its log.
         for (name, _) in env::vars_os() {
-            if name.to_string_lossy().starts_with("TOLLGATE_ADMIN") {
+            let text = name.to_string_lossy();
+            if text.starts_with("TOLLGATE_") && !text.starts_with("TOLLGATE_LOG") {
                 command.env_remove(name);
             }
         }

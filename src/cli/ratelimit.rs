@@ -2,6 +2,7 @@
 //! set it up, and nothing else. docs/environment.md tells what becomes of each.
 
 pub mod environment;
+pub mod notices;
 pub mod tls_and_xds;
 pub mod translate;
 pub mod values;
@@ -42,10 +43,14 @@ fn prepared() -> Result<(crate::settings::Settings, Box<serve::ServeArgs>), Stri
         lines.join("\n")
     })?;
     super::start_logging(&log(&environment))?;
-    let settings =
-        translate::settings(&environment, native.settings()?).map_err(|error| error.to_string())?;
-    for notice in translate::notices(&environment) {
-        tracing::warn!("{notice}");
+    let mut notes = environment.notes.clone();
+    let settings = translate::settings(&environment, native.settings()?, &mut notes)
+        .map_err(|error| error.to_string())?;
+    let set = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    notes.extend(notices::misspelt(&set.collect()));
+    notes.extend(notices::without_effect(&environment));
+    for note in notes {
+        tracing::warn!("{note}");
     }
     Ok((settings, native))
 }

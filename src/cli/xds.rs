@@ -14,7 +14,7 @@ use crate::{
 /// A control plane in place of plan files.
 #[derive(Debug, Clone, Args)]
 pub struct XdsArgs {
-    /// Control plane to get plans from, instead of files: host:port
+    /// Control plane to get plans from, instead of files: host:port or unix:PATH
     #[arg(long, value_name = "ADDR", env = "TOLLGATE_XDS")]
     xds: Option<ControlPlane>,
     /// What to call this node there

@@ -99,7 +99,8 @@ pub struct SyntaxError {
 /// # Errors
 /// Text that is not YAML, is nested too deep, or grows too large through its aliases.
 pub fn parse(text: &str) -> Result<Document, SyntaxError> {
-    if let Some(index) = text.find(|c: char| c.is_control() && !"\t\n\r\u{85}".contains(c)) {
+    // What JSON, too, has only escaped.
+    if let Some(index) = text.find(|c| c < ' ' && !"\t\n\r".contains(c)) {
         return Err(SyntaxError {
             place: Place::after(&text[..index]),
             message: "control characters are not allowed".to_owned(),

@@ -23,7 +23,9 @@ use tokio_stream::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, Router, TcpIncoming};
 
-use super::{ServeError, authority::AnyAuthority, coalesced::Coalesced, tls::ServerTls};
+use super::{
+    ServeError, aged::Aged, authority::AnyAuthority, coalesced::Coalesced, tls::ServerTls,
+};
 use crate::settings::{Address, ConnectionAge};
 
 /// What is listened on.
@@ -98,14 +100,11 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// HTTP/2 as Envoy needs it.
+/// HTTP/2 as Envoy needs it. `age` is to be had by the connections, too, which [`serve_grpc`] cuts.
 pub fn router(routes: tonic::service::Routes, age: ConnectionAge) -> Router {
     let mut builder = tonic::transport::Server::builder();
     if let Some(limit) = age.limit {
         builder = builder.max_connection_age(limit);
-    }
-    if let Some(grace) = age.grace {
-        builder = builder.max_connection_age_grace(grace);
     }
     builder
         // Envoy resets every call that misses its timeout; with the default of 20 a stall of ours would close its connection.
@@ -120,6 +119,7 @@ pub async fn serve_grpc(
     socket: Socket,
     tls: Option<Arc<ServerTls>>,
     router: Router,
+    age: ConnectionAge,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let stopped = stop.clone().cancelled_owned();
@@ -129,19 +129,19 @@ pub async fn serve_grpc(
                 // A connection that cannot be told so is slower, not wrong.
                 let _ = stream.set_nodelay(true);
             });
-            serve_tls(listener, &tls, router, stop).await?;
+            serve_tls(listener, &tls, router, age, stop).await?;
         }
-        (Socket::Unix(listener), Some(tls)) => serve_tls(listener, &tls, router, stop).await?,
+        (Socket::Unix(listener), Some(tls)) => serve_tls(listener, &tls, router, age, stop).await?,
         (Socket::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let incoming = incoming.map(|accepted| accepted.map(connection));
+            let incoming = incoming.map(|accepted| accepted.map(|stream| connection(stream, age)));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
         }
         (Socket::Unix(listener), None) => {
             let incoming = UnixListenerStream::new(listener);
-            let incoming = incoming.map(|accepted| accepted.map(connection));
+            let incoming = incoming.map(|accepted| accepted.map(|stream| connection(stream, age)));
             router
                 .serve_with_incoming_shutdown(incoming, stopped)
                 .await?;
@@ -151,14 +151,18 @@ pub async fn serve_grpc(
 }
 
 /// What gRPC is spoken on.
-fn connection<S: AsyncWrite + Unpin>(stream: S) -> Coalesced<AnyAuthority<S>> {
-    Coalesced::new(AnyAuthority::new(stream))
+fn connection<S: AsyncWrite + Unpin>(
+    stream: S,
+    age: ConnectionAge,
+) -> Coalesced<AnyAuthority<Aged<S>>> {
+    Coalesced::new(AnyAuthority::new(Aged::new(stream, age)))
 }
 
 async fn serve_tls<L>(
     listener: L,
     tls: &ServerTls,
     router: Router,
+    age: ConnectionAge,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
@@ -166,7 +170,8 @@ where
 {
     let (ready, accepted) = mpsc::channel(1);
     let accepting = stop.run_until_cancelled(tls.accept(listener, ready));
-    let incoming = ReceiverStream::new(accepted).map(|stream| io::Result::Ok(connection(stream)));
+    let incoming =
+        ReceiverStream::new(accepted).map(|stream| io::Result::Ok(connection(stream, age)));
     let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let (served, _) = tokio::join!(serving, accepting);
     served

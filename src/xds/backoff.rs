@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// No wait is shorter, whatever the settings: a control plane that hangs up at once is not called in a loop.
-const SHORTEST: Duration = Duration::from_millis(50);
+pub const SHORTEST: Duration = Duration::from_millis(50);
 
 /// Waits that double from `initial` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq)]

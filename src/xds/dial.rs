@@ -1,15 +1,19 @@
 //! One connection to a control plane.
 
 use std::{
-    error::Error,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use http::Uri;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 use tokio_rustls::{
     TlsConnector,
+    client::TlsStream,
     rustls::{
         ClientConfig,
         pki_types::{InvalidDnsNameError, ServerName},
@@ -18,9 +22,9 @@ use tokio_rustls::{
 };
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
-use tower::{ServiceExt as _, service_fn};
+use tower::{BoxError, ServiceExt as _, service_fn};
 
-use super::{ControlPlane, XdsSettings};
+use super::{ControlPlane, TargetError, XdsSettings};
 use crate::tls::{ClientFiles, TlsFileError};
 
 /// Longest wait for a connection with its handshakes.
@@ -49,6 +53,9 @@ pub enum DialError {
         /// What is wrong with it.
         source: InvalidDnsNameError,
     },
+    /// The address is none.
+    #[error(transparent)]
+    Target(TargetError),
     /// Nobody is there, or the handshake failed.
     #[error("no connection")]
     Connect(#[from] tonic::transport::Error),
@@ -65,7 +72,7 @@ pub async fn dial(settings: &XdsSettings) -> Result<Channel, DialError> {
         None => None,
     };
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let uri = |scheme| format!("{scheme}://{server}").parse::<Uri>();
+    let uri = |scheme| format!("{scheme}://{}", server.authority()).parse::<Uri>();
     let uri = |scheme| uri(scheme).expect("an authority makes a URI");
     let endpoint = Endpoint::from(uri("http"))
         // What calls say they are for; the connection itself is made below.
@@ -74,8 +81,24 @@ pub async fn dial(settings: &XdsSettings) -> Result<Channel, DialError> {
         .http2_keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
         .keep_alive_while_idle(true);
-    let connector = service_fn(move |uri: Uri| connect(uri, tls.clone()));
-    Ok(endpoint.connect_with_connector(connector).await?)
+    Ok(match server {
+        ControlPlane::Tcp(_) => {
+            let connector = service_fn(move |uri: Uri| {
+                let tls = tls.clone();
+                async move { encrypted(tcp(uri).await?, tls).await }
+            });
+            endpoint.connect_with_connector(connector).await?
+        }
+        ControlPlane::Nowhere(error) => return Err(DialError::Target(error.clone())),
+        ControlPlane::Unix(path) => {
+            let path = path.clone();
+            let connector = service_fn(move |_: Uri| {
+                let (path, tls) = (path.clone(), tls.clone());
+                async move { encrypted(UnixStream::connect(path).await?, tls).await }
+            });
+            endpoint.connect_with_connector(connector).await?
+        }
+    })
 }
 
 #[derive(Clone)]
@@ -100,20 +123,22 @@ impl Tls {
     }
 }
 
-type Connection =
-    TokioIo<Either<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, tokio::net::TcpStream>>;
-
-async fn connect(uri: Uri, tls: Option<Tls>) -> Result<Connection, Box<dyn Error + Send + Sync>> {
+async fn tcp(uri: Uri) -> Result<TcpStream, BoxError> {
     let (after, every, times) = TCP_KEEPALIVE;
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(after));
     tcp.set_keepalive_interval(Some(every));
     tcp.set_keepalive_retries(Some(times));
-    let stream = tcp.oneshot(uri).await?.into_inner();
-    let stream = match tls {
+    Ok(tcp.oneshot(uri).await?.into_inner())
+}
+
+async fn encrypted<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    tls: Option<Tls>,
+) -> Result<TokioIo<Either<TlsStream<S>, S>>, BoxError> {
+    Ok(TokioIo::new(match tls {
         Some(tls) => Either::Left(tls.connector.connect(tls.name, stream).await?),
         None => Either::Right(stream),
-    };
-    Ok(TokioIo::new(stream))
+    }))
 }

@@ -21,6 +21,7 @@ use tonic::{Code, Request, Status};
 
 use super::{
     TYPE_URL, XdsSettings,
+    backoff::SHORTEST,
     dial::{DialError, dial},
     resource,
 };
@@ -45,14 +46,7 @@ enum StreamError {
 
 /// Keeps `plans` as the control plane says, for ever.
 pub async fn run(settings: XdsSettings, plans: Arc<SharedPlans>) {
-    let mut client = Client {
-        settings,
-        plans,
-        accepted: String::new(),
-        refused: None,
-        failures: 0,
-        said: String::new(),
-    };
+    let mut client = Client::new(settings, plans);
     loop {
         let Err(error) = client.stream().await;
         client.plans.tell_stream(|stream| stream.connected = false);
@@ -76,6 +70,17 @@ struct Client {
 }
 
 impl Client {
+    fn new(settings: XdsSettings, plans: Arc<SharedPlans>) -> Self {
+        Self {
+            settings,
+            plans,
+            accepted: String::new(),
+            refused: None,
+            failures: 0,
+            said: String::new(),
+        }
+    }
+
     /// Opens one stream and serves it to its end.
     async fn stream(&mut self) -> Result<std::convert::Infallible, StreamError> {
         let channel = dial(&self.settings).await?;
@@ -208,7 +213,7 @@ impl Client {
         let wait = self.settings.backoff.wait(self.failures, rand::random());
         self.failures = self.failures.saturating_add(1);
         match error {
-            StreamError::Dial(_) => wait.min(self.settings.connect_retry),
+            StreamError::Dial(_) => wait.min(self.settings.connect_retry.max(SHORTEST)),
             _ => wait,
         }
     }
@@ -237,4 +242,38 @@ fn shortened(text: &str) -> String {
     let fits = |(at, character): &(usize, char)| at + character.len_utf8() <= LONGEST_TEXT;
     let characters = text.char_indices().take_while(fits);
     characters.map(|(_, character)| character).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::rustls::pki_types::InvalidDnsNameError;
+
+    use super::*;
+    use crate::plan::LoadOptions;
+
+    /// Waits after connections that did not come about, with this longest wait.
+    fn redials(connect_retry: Duration) -> Vec<Duration> {
+        let settings = XdsSettings {
+            connect_retry,
+            ..XdsSettings::new("localhost:1".parse().unwrap())
+        };
+        let plans = SharedPlans::streamed(String::new(), LoadOptions::default());
+        let mut client = Client::new(settings, Arc::new(plans));
+        let refused = StreamError::Dial(DialError::Name {
+            name: String::new(),
+            source: InvalidDnsNameError,
+        });
+        (0..9).map(|_| client.wait(&refused)).collect()
+    }
+
+    #[test]
+    fn a_control_plane_that_is_away_is_not_called_in_a_loop() {
+        assert_eq!(redials(Duration::ZERO), [SHORTEST; 9]);
+        let longest = Duration::from_millis(100);
+        assert!(
+            redials(longest)
+                .iter()
+                .all(|wait| (SHORTEST..=longest).contains(wait))
+        );
+    }
 }

@@ -28,7 +28,7 @@ use tonic::{
     transport::{Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-use super::wait_until;
+use super::common::wait_until;
 
 /// A request that came, and what came with its stream.
 #[derive(Debug, Clone)]

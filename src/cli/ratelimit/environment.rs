@@ -1,8 +1,8 @@
 //! Every environment variable of envoyproxy/ratelimit, read and typed, with the default it has there.
 
-use std::{borrow::Cow, collections::BTreeSet, ffi::OsString, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, ffi::OsString, num::NonZeroU32, time::Duration};
 
-use super::values::{List, Pairs, Reader, VariableError, words};
+use super::values::{List, Millis, Pairs, Port, Reader, VariableError, words};
 
 words! {
     /// LOG_LEVEL
@@ -18,15 +18,11 @@ words! {
 }
 words! {
     /// BACKEND_TYPE
-    BackendType { Redis = "redis", Memcache = "memcache" }
+    BackendType { Redis = "redis" | "", Memcache = "memcache" }
 }
 words! {
     /// STATSD_PROTOCOL, of gostats, which sends the statistics
     StatsdProtocol { Tcp = "tcp", Udp = "udp" }
-}
-words! {
-    /// REDIS_SOCKET_TYPE
-    SocketType { Tcp = "tcp", Unix = "unix" }
 }
 words! {
     /// REDIS_TYPE
@@ -57,6 +53,8 @@ pub struct Environment {
     pub tracing: Tracing,
     /// The variables that are set to something else than their default.
     pub changed: BTreeSet<Cow<'static, str>>,
+    /// What is not taken as it is written, and what is done instead.
+    pub notes: Vec<String>,
 }
 
 /// Where it listens.
@@ -64,11 +62,11 @@ pub struct Environment {
 #[allow(missing_docs, reason = "the variables' names")]
 pub struct Listen {
     pub host: String,
-    pub port: u16,
+    pub port: Port,
     pub debug_host: String,
-    pub debug_port: u16,
+    pub debug_port: Port,
     pub grpc_host: String,
-    pub grpc_port: u16,
+    pub grpc_port: Port,
     /// The path of a socket, which takes the place of host and port; empty for none.
     pub grpc_uds: String,
     pub grpc_max_connection_age: Duration,
@@ -106,10 +104,11 @@ pub struct PlanFiles {
 #[allow(missing_docs, reason = "the variables' names")]
 pub struct Xds {
     pub node_id: String,
-    pub node_metadata: Pairs<'='>,
+    /// `key=value,key=value`; what has no `=` is passed over.
+    pub node_metadata: String,
     pub server_url: String,
     pub server_connect_retry_interval: Duration,
-    pub client_additional_headers: Pairs<':'>,
+    pub client_additional_headers: Pairs,
     pub server_use_tls: bool,
     pub client_tls_cert: String,
     pub client_tls_key: String,
@@ -119,8 +118,8 @@ pub struct Xds {
     pub backoff_max_interval: Duration,
     pub backoff_random_factor: f64,
     pub backoff_jitter: bool,
-    /// In bytes; empty for gRPC's own.
-    pub max_msg_size: String,
+    /// In bytes; 0 for gRPC's own.
+    pub max_msg_size: i64,
 }
 
 /// What answers show, and what holds for all rules.
@@ -141,8 +140,8 @@ pub struct Answers {
 #[allow(missing_docs, reason = "the variables' names")]
 pub struct Counting {
     pub backend_type: BackendType,
-    pub expiration_jitter_max_seconds: u64,
-    pub local_cache_size_in_bytes: u64,
+    pub expiration_jitter_max_seconds: i64,
+    pub local_cache_size_in_bytes: i64,
     pub near_limit_ratio: f64,
     pub cache_key_prefix: String,
     pub stop_cache_key_increment_when_overlimit: bool,
@@ -154,11 +153,11 @@ pub struct Counting {
 pub struct Stats {
     pub use_statsd: bool,
     pub statsd_host: String,
-    pub statsd_port: u16,
+    pub statsd_port: Port,
     pub statsd_protocol: StatsdProtocol,
     pub use_dog_statsd: bool,
     pub mogrifiers: Vec<Mogrifier>,
-    pub extra_tags: Pairs<':'>,
+    pub extra_tags: Pairs,
     pub flush_interval: Duration,
     pub disabled: bool,
     pub use_prometheus: bool,
@@ -176,23 +175,24 @@ pub struct Mogrifier {
     pub of: String,
     pub pattern: String,
     pub name: String,
-    pub tags: Pairs<':'>,
+    pub tags: Pairs,
 }
 
 /// A Redis: `REDIS_` or `REDIS_PERSECOND_`.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "the variables' names")]
 pub struct Redis {
-    pub socket_type: SocketType,
+    /// Of a single Redis: `tcp` or `unix`.
+    pub socket_type: String,
     pub r#type: RedisType,
     pub url: String,
-    pub pool_size: u64,
+    pub pool_size: i64,
     pub auth: String,
     pub sentinel_auth: String,
     pub tls: bool,
     pub pipeline_window: Duration,
-    pub pipeline_limit: u64,
-    pub cluster_pipeline_parallelism: u64,
+    pub pipeline_limit: i64,
+    pub cluster_pipeline_parallelism: i64,
     pub timeout: Duration,
     pub pool_on_empty_behavior: String,
 }
@@ -219,7 +219,7 @@ pub struct Memcache {
     pub host_port: List,
     pub srv: String,
     pub srv_refresh: Duration,
-    pub max_idle_conns: u64,
+    pub max_idle_conns: i64,
     pub tls: bool,
     pub tls_client_cert: String,
     pub tls_client_key: String,
@@ -251,8 +251,7 @@ pub struct Otlp {
     pub certificate: String,
     pub client_certificate: String,
     pub client_key: String,
-    /// In milliseconds.
-    pub timeout: u64,
+    pub timeout: Millis,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -268,6 +267,7 @@ impl Environment {
         match reader.errors.is_empty() {
             true => Ok(Self {
                 changed: reader.changed,
+                notes: reader.notes,
                 ..environment
             }),
             false => Err(reader.errors),
@@ -286,7 +286,7 @@ impl Environment {
             listen: listen(from),
             grpc_tls: grpc_tls(from),
             log_level: from.read("LOG_LEVEL", LogLevel::Warn),
-            log_format: from.read("LOG_FORMAT", LogFormat::Text),
+            log_format: from.read_or("LOG_FORMAT", LogFormat::Text, "text"),
             plans: plans(from),
             xds: xds(from),
             answers: answers(from),
@@ -301,6 +301,7 @@ impl Environment {
             memcache: memcache(from),
             tracing: tracing(from),
             changed: BTreeSet::new(),
+            notes: Vec::new(),
         }
     }
 }
@@ -308,11 +309,11 @@ impl Environment {
 fn listen(from: &mut Reader<'_>) -> Listen {
     Listen {
         host: from.text("HOST", "0.0.0.0"),
-        port: from.read("PORT", 8080),
+        port: from.read("PORT", Port(8080)),
         debug_host: from.text("DEBUG_HOST", "0.0.0.0"),
-        debug_port: from.read("DEBUG_PORT", 6070),
+        debug_port: from.read("DEBUG_PORT", Port(6070)),
         grpc_host: from.text("GRPC_HOST", "0.0.0.0"),
-        grpc_port: from.read("GRPC_PORT", 8081),
+        grpc_port: from.read("GRPC_PORT", Port(8081)),
         grpc_uds: from.text("GRPC_UDS", ""),
         grpc_max_connection_age: from.read("GRPC_MAX_CONNECTION_AGE", 24 * 3600 * SECOND),
         grpc_max_connection_age_grace: from.read("GRPC_MAX_CONNECTION_AGE_GRACE", 3600 * SECOND),
@@ -347,7 +348,7 @@ fn plans(from: &mut Reader<'_>) -> PlanFiles {
 fn xds(from: &mut Reader<'_>) -> Xds {
     Xds {
         node_id: from.text("CONFIG_GRPC_XDS_NODE_ID", "default"),
-        node_metadata: from.read("CONFIG_GRPC_XDS_NODE_METADATA", Pairs::default()),
+        node_metadata: from.text("CONFIG_GRPC_XDS_NODE_METADATA", ""),
         server_url: from.text("CONFIG_GRPC_XDS_SERVER_URL", "localhost:18000"),
         server_connect_retry_interval: from
             .read("CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL", 3 * SECOND),
@@ -364,7 +365,7 @@ fn xds(from: &mut Reader<'_>) -> Xds {
         backoff_max_interval: from.read("XDS_CLIENT_BACKOFF_MAX_INTERVAL", 60 * SECOND),
         backoff_random_factor: from.read("XDS_CLIENT_BACKOFF_RANDOM_FACTOR", 0.5),
         backoff_jitter: from.read("XDS_CLIENT_BACKOFF_JITTER", true),
-        max_msg_size: from.text("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", ""),
+        max_msg_size: from.read("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", 0),
     }
 }
 
@@ -393,16 +394,24 @@ fn counting(from: &mut Reader<'_>) -> Counting {
 }
 
 fn stats(from: &mut Reader<'_>) -> Stats {
+    let use_dog_statsd = from.read("USE_DOG_STATSD", false);
+    let disabled = from.read("DISABLE_STATS", false);
+    let List(mogrifiers) = from.read("USE_DOG_STATSD_MOGRIFIERS", List::default());
+    // The reference does not look at them where nobody is told.
+    let told = use_dog_statsd && !disabled;
     Stats {
         use_statsd: from.read("USE_STATSD", true),
         statsd_host: from.text("STATSD_HOST", "localhost"),
-        statsd_port: from.read("STATSD_PORT", 8125),
-        statsd_protocol: from.read("STATSD_PROTOCOL", StatsdProtocol::Tcp),
-        use_dog_statsd: from.read("USE_DOG_STATSD", false),
-        mogrifiers: mogrifiers(from),
+        statsd_port: from.read("STATSD_PORT", Port(8125)),
+        statsd_protocol: from.read_or("STATSD_PROTOCOL", StatsdProtocol::Tcp, "tcp"),
+        use_dog_statsd,
+        mogrifiers: match told {
+            true => self::mogrifiers(from, mogrifiers),
+            false => Vec::new(),
+        },
         extra_tags: from.read("EXTRA_TAGS", Pairs::default()),
         flush_interval: from.read("STATS_FLUSH_INTERVAL", 10 * SECOND),
-        disabled: from.read("DISABLE_STATS", false),
+        disabled,
         use_prometheus: from.read("USE_PROMETHEUS", false),
         prometheus_addr: from.text("PROMETHEUS_ADDR", ":9090"),
         prometheus_path: from.text("PROMETHEUS_PATH", "/metrics"),
@@ -419,8 +428,7 @@ impl Mogrifier {
     }
 }
 
-fn mogrifiers(from: &mut Reader<'_>) -> Vec<Mogrifier> {
-    let List(names) = from.read("USE_DOG_STATSD_MOGRIFIERS", List::default());
+fn mogrifiers(from: &mut Reader<'_>, names: Vec<String>) -> Vec<Mogrifier> {
     let mogrifier = |name: String| {
         let mut mogrifier = Mogrifier {
             of: name,
@@ -439,7 +447,7 @@ fn mogrifiers(from: &mut Reader<'_>) -> Vec<Mogrifier> {
 fn redis(from: &mut Reader<'_>, prefix: &str, socket: &str) -> Redis {
     let name = |rest: &str| format!("{prefix}{rest}");
     Redis {
-        socket_type: from.read(name("SOCKET_TYPE"), SocketType::Unix),
+        socket_type: from.text(name("SOCKET_TYPE"), "unix"),
         r#type: from.read(name("TYPE"), RedisType::Single),
         url: from.text(name("URL"), socket),
         pool_size: from.read(name("POOL_SIZE"), 10),
@@ -464,8 +472,12 @@ fn redis_start(from: &mut Reader<'_>) -> RedisStart {
         startup_initial_interval: from.read("REDIS_STARTUP_INITIAL_INTERVAL", SECOND),
         startup_max_interval: from.read("REDIS_STARTUP_MAX_INTERVAL", 30 * SECOND),
         startup_max_elapsed_time: from.read("REDIS_STARTUP_MAX_ELAPSED_TIME", Duration::ZERO),
-        close_connection_on_readonly_error: from
-            .read("REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR", false),
+        // The reference knows it since a while only.
+        close_connection_on_readonly_error: from.read_or(
+            "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
+            false,
+            "true",
+        ),
     }
 }
 
@@ -496,9 +508,14 @@ fn tracing(from: &mut Reader<'_>) -> Tracing {
 }
 
 fn otlp(from: &mut Reader<'_>) -> Otlp {
+    // Source: OpenTelemetry's specification: a variable that is set to nothing is not set.
+    let mut text = |name| from.text(name, "").trim().to_owned();
     let mut either = |traces, both| {
-        let both = from.text(both, "");
-        from.text(traces, &both)
+        let both = text(both);
+        match text(traces) {
+            none if none.is_empty() => both,
+            traces => traces,
+        }
     };
     Otlp {
         certificate: either(
@@ -513,11 +530,12 @@ fn otlp(from: &mut Reader<'_>) -> Otlp {
             "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
             "OTEL_EXPORTER_OTLP_CLIENT_KEY",
         ),
-        endpoint: from.text("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
-        traces_endpoint: from.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ""),
+        endpoint: text("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        traces_endpoint: text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
         timeout: {
-            let both = from.read("OTEL_EXPORTER_OTLP_TIMEOUT", 10_000);
-            from.read("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", both)
+            let usual = Millis(NonZeroU32::new(10_000).expect("it is not 0"));
+            let both = from.read_or("OTEL_EXPORTER_OTLP_TIMEOUT", usual, usual.0);
+            from.read_or("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", both, both.0)
         },
     }
 }

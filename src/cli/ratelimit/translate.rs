@@ -1,15 +1,14 @@
-//! The one translation of envoyproxy/ratelimit's environment into our settings, and what it has to say about it.
+//! The one translation of envoyproxy/ratelimit's environment into our settings.
 
 mod statistics;
 mod traces;
 
-use std::{borrow::Cow, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use super::{
-    environment::{
-        Answers, BackendType, ConfigType, Environment, PlanFiles, Redis, RedisType, SocketType,
-    },
+    environment::{Answers, BackendType, Environment, PlanFiles, Redis, RedisStart, RedisType},
     tls_and_xds,
+    values::Port,
 };
 use crate::{
     plan::{
@@ -31,15 +30,12 @@ pub enum EnvironmentError {
         variables: &'static str,
         source: AddressError,
     },
-    #[error("{variable}: `{value}` is not the name of a header")]
-    Header {
-        variable: &'static str,
-        value: String,
-    },
     #[error("BACKEND_TYPE: memcache has no exact counters; set it to redis, and REDIS_URL")]
     Memcache,
     #[error("STATS_FLUSH_INTERVAL must be longer than nothing, like 10s")]
     FlushInterval,
+    #[error("{variable}: USE_DOG_STATSD_MOGRIFIERS needs it")]
+    Mogrifier { variable: String },
     #[error("{variable}: {source}")]
     Pattern {
         variable: String,
@@ -55,8 +51,6 @@ pub enum EnvironmentError {
         variable: &'static str,
         reason: String,
     },
-    #[error("REDIS_TLS_CLIENT_CERT and REDIS_TLS_CLIENT_KEY go together")]
-    HalfIdentity,
 }
 
 impl EnvironmentError {
@@ -67,73 +61,46 @@ impl EnvironmentError {
     }
 }
 
-/// Variables that have no effect here where they are set, and why.
-const NO_EFFECT: &[(&str, &str)] = &[
-    (
-        "RUNTIME_IGNOREDOTFILES",
-        "names that begin with a dot are never read",
-    ),
-    (
-        "EXPIRATION_JITTER_MAX_SECONDS",
-        "buckets expire on their own when they are full",
-    ),
-    (
-        "REDIS_POOL_SIZE",
-        "two connections carry all decisions, in batches",
-    ),
-    ("REDIS_PIPELINE_WINDOW", "batches form without waiting"),
-    ("REDIS_PIPELINE_LIMIT", "batches have a fixed bound"),
-    (
-        "REDIS_CLUSTER_PIPELINE_PARALLELISM",
-        "nodes are asked at once",
-    ),
-    (
-        "REDIS_TIMEOUT",
-        "a decision waits for Redis as long as TOLLGATE_STORE_TIMEOUT says",
-    ),
-    (
-        "REDIS_POOL_ON_EMPTY_BEHAVIOR",
-        "no call waits for a connection of its own",
-    ),
-    ("REDIS_STARTUP_INITIAL_INTERVAL", "starting needs no Redis"),
-    ("REDIS_STARTUP_MAX_INTERVAL", "starting needs no Redis"),
-    ("REDIS_STARTUP_MAX_ELAPSED_TIME", "starting needs no Redis"),
-];
-
-/// The settings that `environment` asks for; what it has no variable for is as in `native`.
+/// The settings that `environment` asks for; what it has no variable for is as in `native`. What the reference starts with and
+/// cannot be done as it is said goes to `notes`, with what is done instead.
 ///
 /// # Errors
 /// [`EnvironmentError`], for what cannot be honoured and would be wrong to leave out.
-pub fn settings(environment: &Environment, native: Settings) -> Result<Settings, EnvironmentError> {
+pub fn settings(
+    environment: &Environment,
+    native: Settings,
+    notes: &mut Vec<String>,
+) -> Result<Settings, EnvironmentError> {
     if environment.counting.backend_type == BackendType::Memcache {
         return Err(EnvironmentError::Memcache);
     }
     let listen = &environment.listen;
     let grpc = match &*listen.grpc_uds {
         "" => address(
-            "GRPC_HOST and GRPC_PORT",
+            ["GRPC_HOST", "GRPC_PORT"],
             &listen.grpc_host,
             listen.grpc_port,
         )?,
         path => Address::Unix(path.into()),
     };
     let debug = address(
-        "DEBUG_HOST and DEBUG_PORT",
+        ["DEBUG_HOST", "DEBUG_PORT"],
         &listen.debug_host,
         listen.debug_port,
-    )?;
-    let xds = tls_and_xds::xds(environment)?;
+    );
+    let debug = debug.map_err(|error| notes.push(format!("{error}; there are no debug pages")));
+    let xds = tls_and_xds::xds(environment, notes);
     Ok(Settings {
         plans: Sources {
             paths: match xds {
                 Some(_) => Vec::new(),
-                None => folder(&environment.plans).into_iter().collect(),
+                None => folder(&environment.plans, notes).into_iter().collect(),
             },
             options: LoadOptions {
                 every_file: true,
                 last_wins: true,
                 merge_domains: environment.plans.merge_domain_config,
-                response: response(&environment.answers)?,
+                response: response(&environment.answers, notes),
                 counting: counting(environment, native.plans.options.counting),
                 modes: Modes {
                     shadow: environment.answers.shadow_mode,
@@ -143,15 +110,15 @@ pub fn settings(environment: &Environment, native: Settings) -> Result<Settings,
             },
         },
         wait_for_plans: true,
-        local_cache: environment.counting.local_cache_size_in_bytes > 0,
+        local_cache: environment.counting.local_cache_size_in_bytes != 0,
         xds,
         grpc_listen: vec![grpc],
-        grpc_tls: tls_and_xds::grpc_tls(&environment.grpc_tls)?,
-        http_listen: address("HOST and PORT", &listen.host, listen.port)?,
-        debug_listen: Some(debug),
-        store: StoreChoice::Redis(Box::new(stores(environment)?)),
-        statistics: statistics::settings(environment)?,
-        traces: traces::settings(&environment.tracing)?,
+        grpc_tls: tls_and_xds::grpc_tls(&environment.grpc_tls, notes)?,
+        http_listen: address(["HOST", "PORT"], &listen.host, listen.port)?,
+        debug_listen: debug.ok(),
+        store: StoreChoice::Redis(Box::new(stores(environment, notes)?)),
+        statistics: statistics::settings(environment, notes)?,
+        traces: traces::settings(&environment.tracing, notes)?,
         dialect: Dialect::Reference,
         health_needs: HealthNeeds {
             plans: listen.healthy_with_at_least_one_config_loaded,
@@ -179,24 +146,18 @@ fn counting(environment: &Environment, native: Counting) -> Counting {
     }
 }
 
-/// What whoever set the environment should know: which of the variables that are set have no effect.
-pub fn notices(environment: &Environment) -> Vec<String> {
-    let mut notices: Vec<String> = NO_EFFECT
-        .iter()
-        .filter(|(name, _)| environment.changed.contains(&Cow::Borrowed(*name)))
-        .map(|(name, why)| format!("{name} has no effect: {why}"))
-        .collect();
-    let plans = &environment.plans;
-    if plans.config_type == ConfigType::File && plans.runtime_subdirectory.is_empty() {
-        notices.push("RUNTIME_SUBDIRECTORY is not set, so no plan file is read".to_owned());
-    }
-    notices
-}
-
-fn address(variables: &'static str, host: &str, port: u16) -> Result<Address, EnvironmentError> {
-    host_and_port(host, port)
-        .parse()
-        .map_err(|source| EnvironmentError::Address { variables, source })
+fn address(
+    [host_variable, port_variable]: [&'static str; 2],
+    host: &str,
+    port: Port,
+) -> Result<Address, EnvironmentError> {
+    let port = port.get();
+    let port = port.map_err(|reason| EnvironmentError::value(port_variable, reason))?;
+    let parsed = host_and_port(host, port).parse();
+    parsed.map_err(|source| EnvironmentError::Address {
+        variables: host_variable,
+        source,
+    })
 }
 
 /// `HOST:PORT`; an empty host is every address, as Go has it.
@@ -212,24 +173,50 @@ fn some_time(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
 }
 
-/// The folder of plan files. Source: envoyproxy/ratelimit: without a subdirectory it has no configuration, which is not an
-/// error.
-fn folder(plans: &PlanFiles) -> Option<PathBuf> {
-    let root = PathBuf::from(&plans.runtime_root);
-    (!plans.runtime_subdirectory.is_empty()).then(|| {
-        root.join(&plans.runtime_subdirectory)
-            .join(&plans.runtime_appdirectory)
-    })
+/// The folder of plan files. Source: envoyproxy/ratelimit as run: without a subdirectory it has no configuration unless
+/// RUNTIME_WATCH_ROOT is false, without an appdirectory never, and neither is an error.
+fn folder(plans: &PlanFiles, notes: &mut Vec<String>) -> Option<PathBuf> {
+    let (within, below) = (&plans.runtime_subdirectory, &plans.runtime_appdirectory);
+    let missing = if within.is_empty() && plans.runtime_watch_root {
+        "RUNTIME_SUBDIRECTORY"
+    } else if below.is_empty() {
+        "RUNTIME_APPDIRECTORY"
+    } else {
+        return Some(PathBuf::from(&plans.runtime_root).join(within).join(below));
+    };
+    notes.push(format!("{missing} is not set, so no plan file is read"));
+    None
 }
 
 /// Nothing is shown that the variables do not ask for; a plan file may ask for more.
-fn response(answers: &Answers) -> Result<ResponseOptions, EnvironmentError> {
-    let headers = LimitHeaders {
-        limit: header("LIMIT_LIMIT_HEADER", &answers.limit_limit_header)?,
-        remaining: header("LIMIT_REMAINING_HEADER", &answers.limit_remaining_header)?,
-        reset: header("LIMIT_RESET_HEADER", &answers.limit_reset_header)?,
+fn response(answers: &Answers, notes: &mut Vec<String>) -> ResponseOptions {
+    let mut header = |variable, name: &str, usual: &str| {
+        let is_name = http::HeaderName::from_bytes(name.as_bytes()).is_ok();
+        if !is_name {
+            notes.push(format!(
+                "{variable}: `{name}` is not the name of a header; it counts as {usual}"
+            ));
+        }
+        if is_name { name } else { usual }.into()
     };
-    Ok(ResponseOptions {
+    let headers = LimitHeaders {
+        limit: header(
+            "LIMIT_LIMIT_HEADER",
+            &answers.limit_limit_header,
+            "RateLimit-Limit",
+        ),
+        remaining: header(
+            "LIMIT_REMAINING_HEADER",
+            &answers.limit_remaining_header,
+            "RateLimit-Remaining",
+        ),
+        reset: header(
+            "LIMIT_RESET_HEADER",
+            &answers.limit_reset_header,
+            "RateLimit-Reset",
+        ),
+    };
+    ResponseOptions {
         retry_after: false,
         ratelimit: false,
         x_ratelimit: false,
@@ -246,108 +233,68 @@ fn response(answers: &Answers) -> Result<ResponseOptions, EnvironmentError> {
         warning_header: "".into(),
         overage_header: "".into(),
         ..ResponseOptions::default()
-    })
-}
-
-fn header(variable: &'static str, name: &str) -> Result<Box<str>, EnvironmentError> {
-    match http::HeaderName::from_bytes(name.as_bytes()) {
-        Ok(_) => Ok(name.into()),
-        Err(_) => Err(EnvironmentError::Header {
-            variable,
-            value: name.to_owned(),
-        }),
     }
 }
 
 /// The Redis of all limits, and that of limits per second if there is one.
-fn stores(environment: &Environment) -> Result<RedisChoice, EnvironmentError> {
-    let files = &environment.redis_start;
-    let named = |file: &str| (!file.is_empty()).then(|| PathBuf::from(file));
-    let identity = match (named(&files.tls_client_cert), named(&files.tls_client_key)) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        _ => return Err(EnvironmentError::HalfIdentity),
-    };
-    let tls = Tls {
-        ca: named(&files.tls_cacert),
-        identity,
-        skip_hostname_verification: files.tls_skip_hostname_verification,
-    };
-    let url = |variable, redis: &Redis| {
+fn stores(
+    environment: &Environment,
+    notes: &mut Vec<String>,
+) -> Result<RedisChoice, EnvironmentError> {
+    let per_second = environment.redis_per_second.as_ref();
+    let wants_tls = environment.redis.tls || per_second.is_some_and(|redis| redis.tls);
+    let tls = wants_tls.then(|| redis_tls(&environment.redis_start, notes));
+    let url = |[url, socket_type]: [&'static str; 2], redis: &Redis| {
         let said = ReferenceRedis {
             kind: match redis.r#type {
                 RedisType::Single => ReferenceKind::Single,
                 RedisType::Sentinel => ReferenceKind::Sentinel,
                 RedisType::Cluster => ReferenceKind::Cluster,
             },
-            unix: redis.socket_type == SocketType::Unix,
+            // Source: envoyproxy/ratelimit gives it to Go's net.Dial, but for sentinels and clusters.
+            unix: match &*redis.socket_type.to_lowercase() {
+                "unix" => true,
+                "tcp" | "tcp4" | "tcp6" => false,
+                _ if redis.r#type != RedisType::Single => false,
+                _ => {
+                    let reason = format!("`{}` is not one of tcp, unix", redis.socket_type);
+                    return Err(EnvironmentError::value(socket_type, reason));
+                }
+            },
             url: &redis.url,
             auth: &redis.auth,
             sentinel_auth: &redis.sentinel_auth,
-            tls: redis.tls.then(|| tls.clone()),
+            tls: tls.clone().filter(|_| redis.tls),
         };
-        RedisUrl::from_reference(&said)
-            .map_err(|source| EnvironmentError::RedisUrl { variable, source })
+        RedisUrl::from_reference(&said).map_err(|source| EnvironmentError::RedisUrl {
+            variable: url,
+            source,
+        })
     };
-    let per_second = environment.redis_per_second.as_ref();
     Ok(RedisChoice {
-        main: url("REDIS_URL", &environment.redis)?,
+        main: url(["REDIS_URL", "REDIS_SOCKET_TYPE"], &environment.redis)?,
         per_second: per_second
-            .map(|redis| url("REDIS_PERSECOND_URL", redis))
+            .map(|redis| {
+                let variables = ["REDIS_PERSECOND_URL", "REDIS_PERSECOND_SOCKET_TYPE"];
+                url(variables, redis)
+            })
             .transpose()?,
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stores_of(variables: &[(&str, &str)]) -> Result<RedisChoice, EnvironmentError> {
-        let lookup = |name: &str| {
-            let found = variables.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| (*value).into())
-        };
-        stores(&Environment::read(&lookup).unwrap())
-    }
-
-    #[test]
-    fn both_redis_are_found() {
-        let tcp = ("REDIS_SOCKET_TYPE", "tcp");
-        let url = |text: &str| text.parse::<RedisUrl>().unwrap();
-        let found = stores_of(&[]).unwrap();
-        let socket = url("redis+unix:///var/run/nutcracker/ratelimit.sock");
-        assert_eq!((found.main, found.per_second), (socket, None));
-        let found = stores_of(&[
-            tcp,
-            ("REDIS_URL", "redis:6379"),
-            ("REDIS_AUTH", "me:p@ss"),
-            ("REDIS_PERSECOND", "true"),
-            ("REDIS_PERSECOND_SOCKET_TYPE", "tcp"),
-            ("REDIS_PERSECOND_TYPE", "cluster"),
-            ("REDIS_PERSECOND_URL", "a:1,b:2"),
-            ("REDIS_PERSECOND_TLS", "true"),
-            ("REDIS_TLS_CACERT", "/ca.crt"),
-        ])
-        .unwrap();
-        assert_eq!(found.main, url("redis://me:p%40ss@redis:6379"));
-        let cluster = url("rediss+cluster://a:1,b:2?ca=/ca.crt");
-        assert_eq!(found.per_second, Some(cluster));
-    }
-
-    #[test]
-    fn half_an_identity_is_none() {
-        let error = stores_of(&[("REDIS_TLS_CLIENT_CERT", "/c")]).unwrap_err();
-        assert!(
-            error.to_string().contains("REDIS_TLS_CLIENT_KEY"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn every_variable_without_effect_is_one() {
-        let names = Environment::names();
-        for (name, _) in NO_EFFECT {
-            assert!(names.contains(*name), "{name}");
-        }
+fn redis_tls(files: &RedisStart, notes: &mut Vec<String>) -> Tls {
+    let identity = tls_and_xds::identity(
+        ["REDIS_TLS_CLIENT_CERT", "REDIS_TLS_CLIENT_KEY"],
+        &files.tls_client_cert,
+        &files.tls_client_key,
+        notes,
+    );
+    Tls {
+        ca: (!files.tls_cacert.is_empty()).then(|| files.tls_cacert.clone().into()),
+        identity: identity.map(|files| (files.cert, files.key)),
+        skip_hostname_verification: files.tls_skip_hostname_verification,
     }
 }
+
+#[cfg(test)]
+mod tests;

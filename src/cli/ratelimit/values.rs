@@ -2,7 +2,9 @@
 //!
 //! Source: envoyproxy/ratelimit reads them with kelseyhightower/envconfig, that is by Go's `strconv` and `time`.
 
-use std::{borrow::Cow, collections::BTreeSet, ffi::OsString, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeSet, ffi::OsString, fmt, num::NonZeroU32, time::Duration,
+};
 
 /// Reads variables one by one.
 pub struct Reader<'v> {
@@ -13,6 +15,8 @@ pub struct Reader<'v> {
     pub changed: BTreeSet<Cow<'static, str>>,
     /// What cannot be read.
     pub errors: Vec<VariableError>,
+    /// What is not taken as it is written, and what is done instead.
+    pub notes: Vec<String>,
 }
 
 /// A variable whose value cannot be read.
@@ -35,10 +39,11 @@ impl<'v> Reader<'v> {
             names: BTreeSet::new(),
             changed: BTreeSet::new(),
             errors: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
-    /// The value of the variable `name`; the default where it is not set, or cannot be read, which is noted.
+    /// The value of the variable `name`; the default where it is not set, or cannot be read, which is an error.
     pub fn read<T: GoValue>(&mut self, name: impl Into<Cow<'static, str>>, default: T) -> T {
         let name = name.into();
         self.names.insert(name.clone());
@@ -46,6 +51,10 @@ impl<'v> Reader<'v> {
             return default;
         };
         let value = value.to_string_lossy().into_owned();
+        if T::below_zero(&value) {
+            let note = format!("{name}: `{value}` is less than nothing, and counts as 0");
+            self.notes.push(note);
+        }
         match T::parse(&value) {
             Some(read) if read == default => default,
             Some(read) => {
@@ -58,6 +67,34 @@ impl<'v> Reader<'v> {
                     value,
                     expected: T::expected(),
                 });
+                default
+            }
+        }
+    }
+
+    /// The same for what no value keeps the reference from starting: where it cannot be read, the default is taken, which `instead`
+    /// names, and that is noted. Set to nothing is not set.
+    pub fn read_or<T: GoValue>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        instead: impl fmt::Display,
+    ) -> T {
+        self.names.insert(name.into());
+        let value = (self.lookup)(name).unwrap_or_default();
+        let value = value.to_string_lossy();
+        match (value.trim(), T::parse(value.trim())) {
+            ("", _) => default,
+            (_, Some(read)) => {
+                if read != default {
+                    self.changed.insert(name.into());
+                }
+                read
+            }
+            (value, None) => {
+                let expected = T::expected();
+                let note = format!("{name}: `{value}` is not {expected}; it counts as {instead}");
+                self.notes.push(note);
                 default
             }
         }
@@ -76,6 +113,11 @@ pub trait GoValue: PartialEq + Sized {
 
     /// For messages: "a port".
     fn expected() -> Cow<'static, str>;
+
+    /// Whether the text says less than 0 where nothing is less.
+    fn below_zero(_: &str) -> bool {
+        false
+    }
 }
 
 impl GoValue for String {
@@ -102,10 +144,11 @@ impl GoValue for bool {
     }
 }
 
-impl GoValue for u64 {
+impl GoValue for i64 {
     // Base 0 of strconv.ParseInt: the prefix tells the base, and `_` may part digits.
     fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix('+').unwrap_or(text).replace('_', "");
+        let (sign, digits) = signed(text);
+        let digits = digits.replace('_', "");
         let (digits, base) = match digits.as_bytes() {
             [b'0', b'x' | b'X', ..] => (&digits[2..], 16),
             [b'0', b'o' | b'O', ..] => (&digits[2..], 8),
@@ -114,17 +157,41 @@ impl GoValue for u64 {
             _ => (&*digits, 10),
         };
         let plain = digits.bytes().all(|digit| digit.is_ascii_alphanumeric());
-        Self::from_str_radix(digits, base).ok().filter(|_| plain)
+        let read = Self::from_str_radix(&format!("{sign}{digits}"), base);
+        read.ok().filter(|_| plain)
     }
 
     fn expected() -> Cow<'static, str> {
-        "a whole number from 0".into()
+        "a whole number".into()
     }
 }
 
-impl GoValue for u16 {
+/// The sign and the rest.
+fn signed(text: &str) -> (&str, &str) {
+    match text.as_bytes() {
+        [b'+' | b'-', ..] => text.split_at(1),
+        _ => ("", text),
+    }
+}
+
+/// A port. Any number is read: one that is no port does no harm where nobody listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Port(pub i64);
+
+impl Port {
+    /// The port, if it is one.
+    ///
+    /// # Errors
+    /// What it should be.
+    pub fn get(self) -> Result<u16, String> {
+        let port = self.0.try_into();
+        port.map_err(|_| format!("`{}` is not {}", self.0, Self::expected()))
+    }
+}
+
+impl GoValue for Port {
     fn parse(text: &str) -> Option<Self> {
-        u64::parse(text)?.try_into().ok()
+        i64::parse(text).map(Self)
     }
 
     fn expected() -> Cow<'static, str> {
@@ -132,9 +199,23 @@ impl GoValue for u16 {
     }
 }
 
+/// Milliseconds, as OpenTelemetry's `OTEL_EXPORTER_OTLP_TIMEOUT` has them; not 0, which would leave no time at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Millis(pub NonZeroU32);
+
+impl GoValue for Millis {
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
+
+    fn expected() -> Cow<'static, str> {
+        "a number of milliseconds".into()
+    }
+}
+
 impl GoValue for f64 {
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().filter(|number: &Self| number.is_finite())
+        text.parse().ok()
     }
 
     fn expected() -> Cow<'static, str> {
@@ -143,8 +224,9 @@ impl GoValue for f64 {
 }
 
 impl GoValue for Duration {
+    // Where Go takes a time that is less than nothing, it does what it does with none.
     fn parse(text: &str) -> Option<Self> {
-        let mut rest = text.strip_prefix('+').unwrap_or(text);
+        let (sign, mut rest) = signed(text);
         if rest == "0" {
             return Some(Self::ZERO);
         }
@@ -161,7 +243,16 @@ impl GoValue for Duration {
                 break;
             }
         }
-        Some(Self::from_nanos(nanos))
+        Some(match sign {
+            "-" => Self::ZERO,
+            _ => Self::from_nanos(nanos),
+        })
+    }
+
+    fn below_zero(text: &str) -> bool {
+        text.starts_with('-')
+            && Self::parse(text).is_some()
+            && Self::parse(&text[1..]) != Some(Self::ZERO)
     }
 
     fn expected() -> Cow<'static, str> {
@@ -203,12 +294,12 @@ fn parts(number: &str, unit: u64) -> Option<u64> {
 
 /// Names and texts, in the order written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pairs<const SEPARATOR: char>(pub Vec<(String, String)>);
+pub struct Pairs(pub Vec<(String, String)>);
 
-impl<const SEPARATOR: char> GoValue for Pairs<SEPARATOR> {
+impl GoValue for Pairs {
     fn parse(text: &str) -> Option<Self> {
         let pair = |pair: &str| {
-            let (name, value) = pair.split_once(SEPARATOR)?;
+            let (name, value) = pair.split_once(':')?;
             Some((name.to_owned(), value.to_owned()))
         };
         match text.trim() {
@@ -218,7 +309,7 @@ impl<const SEPARATOR: char> GoValue for Pairs<SEPARATOR> {
     }
 
     fn expected() -> Cow<'static, str> {
-        format!("a list of pairs: write name{SEPARATOR}value,name{SEPARATOR}value").into()
+        "a list of pairs: write name:value,name:value".into()
     }
 }
 
@@ -228,7 +319,7 @@ pub struct List(pub Vec<String>);
 
 impl GoValue for List {
     fn parse(text: &str) -> Option<Self> {
-        let items = text.split(',').filter(|item| !item.is_empty());
+        let items = text.split(',').filter(|item| !item.trim().is_empty());
         Some(Self(items.map(str::to_owned).collect()))
     }
 
@@ -254,7 +345,8 @@ macro_rules! words {
             }
 
             fn expected() -> std::borrow::Cow<'static, str> {
-                let words: &[&str] = &[$($($text),+),+];
+                let mut words = vec![$($($text),+),+];
+                words.retain(|word| !word.is_empty());
                 format!("one of {}", words.join(", ")).into()
             }
         }
@@ -279,6 +371,8 @@ mod tests {
             ("0", 0),
             ("0s", 0),
             ("0s1ns", 1),
+            ("+1s", 1_000_000_000),
+            ("-1s", 0),
         ] {
             assert_eq!(
                 Duration::parse(text),
@@ -293,7 +387,7 @@ mod tests {
             ".s",
             "1d",
             "10 s",
-            "-1s",
+            "--1s",
             "1s2",
             "1..5s",
             "99999999999h",
@@ -311,22 +405,24 @@ mod tests {
         );
         assert_eq!(["", "yes", "tRUE", "2"].map(bool::parse), [None; 4]);
         assert_eq!(
-            ["8081", "0x10", "010", "1_000", "0"].map(u64::parse),
-            [Some(8_081), Some(16), Some(8), Some(1_000), Some(0)]
+            ["8081", "0x10", "010", "1_000", "0", "-0x10"].map(i64::parse),
+            [8_081, 16, 8, 1_000, 0, -16].map(Some)
         );
         assert_eq!(
-            ["", "-1", "1.5", "++1", "0x", "9x"].map(u64::parse),
+            ["", "--1", "1.5", "++1", "0x", "9x"].map(i64::parse),
             [None; 6]
         );
-        assert_eq!(u16::parse("65536"), None);
+        for (number, port) in [("65535", Some(65_535)), ("65536", None), ("-1", None)] {
+            assert_eq!(Port::parse(number).unwrap().get().ok(), port);
+        }
     }
 
     #[test]
     fn pairs_are_parted_at_commas() {
-        let pairs = Pairs::<':'>::parse("a:b,c:d:e").unwrap();
+        let pairs = Pairs::parse("a:b,c:d:e").unwrap();
         let expected = [("a", "b"), ("c", "d:e")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(pairs.0, expected);
-        assert_eq!(Pairs::<':'>::parse(" "), Some(Pairs::default()));
-        assert_eq!(Pairs::<'='>::parse("a:b"), None);
+        assert_eq!(Pairs::parse(" "), Some(Pairs::default()));
+        assert_eq!(Pairs::parse("a=b"), None);
     }
 }

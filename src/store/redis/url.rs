@@ -401,27 +401,29 @@ impl Query {
     }
 }
 
+/// What may follow the question mark of a URL.
+pub(super) const PARAMETERS: [&str; 11] = [
+    "db",
+    "username",
+    "password",
+    "password_file",
+    "sentinel_username",
+    "sentinel_password",
+    "sentinel_password_file",
+    "ca",
+    "cert",
+    "key",
+    "skip_hostname_verification",
+];
+
 fn unknown(name: &str) -> String {
-    const KNOWN: [&str; 11] = [
-        "db",
-        "username",
-        "password",
-        "password_file",
-        "sentinel_username",
-        "sentinel_password",
-        "sentinel_password_file",
-        "ca",
-        "cert",
-        "key",
-        "skip_hostname_verification",
-    ];
     // What is unknown may be half of a password with a `?` in it, so it is not repeated.
-    let near = KNOWN
+    let near = PARAMETERS
         .into_iter()
         .find(|known| strsim::osa_distance(known, name) <= 2);
     match near {
         Some(near) => format!("unknown parameter, did you mean `{near}`?"),
-        None => format!("unknown parameter, known are {}", KNOWN.join(", ")),
+        None => format!("unknown parameter, known are {}", PARAMETERS.join(", ")),
     }
 }
 
@@ -461,7 +463,7 @@ impl fmt::Debug for Password {
 }
 
 impl Endpoint {
-    /// `host`, `host:port`, `[address]` or `[address]:port`.
+    /// `host`, `host:port`, `[address]`, `[address]:port`, or `:port` of this machine.
     ///
     /// # Errors
     /// What is wrong, without the text.
@@ -473,9 +475,11 @@ impl Endpoint {
             }
             None => text.split_once(':').unwrap_or((text, "")),
         };
-        if host.is_empty() {
-            return Err("a host is missing".to_owned());
-        }
+        let host = match (host, port) {
+            ("", "") => return Err("a host is missing".to_owned()),
+            ("", _) => "localhost",
+            (host, _) => host,
+        };
         let port = match port {
             "" => default_port,
             port => port

@@ -1,16 +1,25 @@
 //! Where traces go.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use http::Uri;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use super::EnvironmentError;
 use crate::{
-    cli::ratelimit::{environment::Tracing, tls_and_xds::identity},
+    cli::ratelimit::{
+        environment::{Otlp, Tracing},
+        tls_and_xds::identity,
+    },
     tls::ClientFiles,
     traces::{OtlpProtocol, ServiceName, TracesSettings, exact_endpoint, random_instance},
 };
 
 /// None unless they are switched on.
-pub(super) fn settings(tracing: &Tracing) -> Result<Option<TracesSettings>, EnvironmentError> {
+pub(super) fn settings(
+    tracing: &Tracing,
+    notes: &mut Vec<String>,
+) -> Result<Option<TracesSettings>, EnvironmentError> {
     if !tracing.enabled {
         return Ok(None);
     }
@@ -24,30 +33,28 @@ pub(super) fn settings(tracing: &Tracing) -> Result<Option<TracesSettings>, Envi
             return Err(EnvironmentError::value("TRACING_EXPORTER_PROTOCOL", reason));
         }
     };
-    let base = match &*otlp.endpoint {
-        "" => protocol.usual_endpoint(),
-        said => said,
+    let mut tls = ClientFiles {
+        ca: (!otlp.certificate.is_empty()).then(|| otlp.certificate.clone().into()),
+        identity: identity(
+            [
+                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+            ],
+            &otlp.client_certificate,
+            &otlp.client_key,
+            notes,
+        ),
+        server_name: None,
     };
-    let (variable, endpoint) = match &*otlp.traces_endpoint {
-        "" => ("OTEL_EXPORTER_OTLP_ENDPOINT", protocol.endpoint(base)),
-        exact => ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", exact_endpoint(exact)),
-    };
+    let endpoint = endpoint(otlp, protocol, notes);
+    if endpoint.scheme_str() == Some("https") {
+        leave_out_what_does_not_load(&mut tls, notes);
+    }
     Ok(Some(TracesSettings {
-        endpoint: endpoint.map_err(|reason| EnvironmentError::value(variable, reason))?,
+        endpoint,
         protocol,
-        tls: ClientFiles {
-            ca: (!otlp.certificate.is_empty()).then(|| otlp.certificate.clone().into()),
-            identity: identity(
-                [
-                    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-                    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-                ],
-                &otlp.client_certificate,
-                &otlp.client_key,
-            )?,
-            server_name: None,
-        },
-        timeout: Duration::from_millis(otlp.timeout),
+        tls,
+        timeout: Duration::from_millis(otlp.timeout.0.get().into()),
         service: ServiceName {
             name: tracing.service_name.clone(),
             namespace: tracing.service_namespace.clone(),
@@ -58,4 +65,45 @@ pub(super) fn settings(tracing: &Tracing) -> Result<Option<TracesSettings>, Envi
         },
         sampling: tracing.sampling_rate,
     }))
+}
+
+/// Where spans go. Source: OpenTelemetry's Go SDK, which goes on with the usual place after what it cannot read.
+fn endpoint(otlp: &Otlp, protocol: OtlpProtocol, notes: &mut Vec<String>) -> Uri {
+    let usual = protocol.usual_endpoint();
+    let (variable, said, read) = match (&*otlp.traces_endpoint, &*otlp.endpoint) {
+        ("", "") => ("", usual, protocol.endpoint(usual)),
+        ("", base) => ("OTEL_EXPORTER_OTLP_ENDPOINT", base, protocol.endpoint(base)),
+        (exact, _) => (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            exact,
+            exact_endpoint(exact),
+        ),
+    };
+    read.unwrap_or_else(|reason| {
+        notes.push(format!(
+            "{variable}: `{said}`: {reason}; it counts as {usual}"
+        ));
+        let usual = protocol.endpoint(usual);
+        usual.expect("the usual endpoint is one")
+    })
+}
+
+/// Source: the same SDK logs what it cannot read of these, and goes on without.
+fn leave_out_what_does_not_load(tls: &mut ClientFiles, notes: &mut Vec<String>) {
+    let mut loads = |files: &ClientFiles, instead| {
+        let loaded = files.load(&[&TLS13, &TLS12], SystemTime::now());
+        loaded
+            .map_err(|error| notes.push(format!("OTEL_EXPORTER_OTLP: {error}; {instead}")))
+            .is_ok()
+    };
+    let ca = ClientFiles {
+        identity: None,
+        ..tls.clone()
+    };
+    if ca.ca.is_some() && !loads(&ca, "the system's authorities are trusted") {
+        tls.ca = None;
+    }
+    if tls.identity.is_some() && !loads(tls, "no certificate is shown") {
+        tls.identity = None;
+    }
 }
