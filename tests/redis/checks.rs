@@ -1,8 +1,5 @@
 //! What is found out about a Redis when it is connected to, and by `tollgate check --store`.
 
-#[path = "../common/control_plane.rs"]
-mod control_plane;
-
 use std::time::Duration;
 
 use tollgate::{
@@ -18,12 +15,12 @@ use tollgate::{
     },
 };
 
-use self::control_plane::ControlPlane;
 use crate::{
     ask::{connected, patient},
     auth::RIGHTS,
     cluster::Nodes,
     common::{Process, Tollgate, plans, tollgate_command, wait_until},
+    control_plane::ControlPlane,
     fake::{Fake, Says},
     redis_server::RedisServer,
 };

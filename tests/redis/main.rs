@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/control_plane.rs"]
+mod control_plane;
 #[path = "../common/redis_server.rs"]
 mod redis_server;
 #[path = "../common/zones.rs"]
