@@ -260,9 +260,7 @@ async fn ask(
         // Waits for no replica, and so not at all.
         let _: Option<u64> = allowed(connection, &["WAIT", "0", "1"], &mut refused).await?;
         if !refused.is_empty() {
-            lacks.push(format!(
-                "this user may not run WAIT, and a rule with `durable` waits for {wanted} replicas: whether they have its charges is never known, and all its decisions are marked; grant +wait"
-            ));
+            lacks.push("this user may not run WAIT, and a rule with `durable` waits for replicas: whether they have its charges is never known, and all its decisions are marked; grant +wait".to_owned());
         }
         if !lacks.is_empty() {
             found(Check::Replicas, lacks.join("; and "));

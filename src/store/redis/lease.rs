@@ -28,7 +28,8 @@
 //! # Under
 //! A request may be refused for tokens that lie in leases: per replica `portion` at most, for as long as `for`; a replica that
 //! dies takes its own along, for 9/4 of `for`, and then they are refilled. Those of a quota are lost until its period ends. A
-//! refusal while tokens are lent is never remembered by the deny cache.
+//! refusal while tokens are lent is never remembered by the deny cache. A replica that was granted nothing asks again a quarter of `for` later;
+//! until then Redis decides its requests, so that a gift is used at once.
 //!
 //! `row.rs` is one bucket's leases here, `wire.rs` what `take.lua` reads and tells of them, `spend.rs` decides a take from them.
 

@@ -71,8 +71,8 @@ end
 -- By limit, its capacity without what is lent of it, where that lowers it.
 local unlent = {}
 
--- By key of a quota that is leased from, how much of it is lent, and when that period began.
-local lent_of, lent_since = {}, {}
+-- If buckets may be leased from: by key of a quota, how much of it is lent, and when that period began.
+local lent_of, lent_since
 
 -- How far a token bucket goes below zero.
 local function deepest_debt(limit)
@@ -414,7 +414,7 @@ local function open_books()
     elseif gives then
       after = before > hits and before - hits or 0
       -- What is lent stays charged: whoever has it may still spend it.
-      local lent = lent_of[key]
+      local lent = lent_of and lent_of[key]
       if lent and after < lent and lent_since[key] == at[key] then after = math.min(before, lent) end
     else
       after = before + hits
@@ -627,6 +627,7 @@ local close_leases
 if ARGV[3] and #ARGV % 2 == 1 then
   local asked = unpack_numbers(ARGV[#ARGV])
   local read_spent = open_periods()
+  lent_of, lent_since = {}, {}
   -- By key: what Redis held, when each lease ends, its tokens, their sum.
   local found, ends, lent, sum = {}, {}, {}, {}
 
