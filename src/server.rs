@@ -267,10 +267,7 @@ impl Server {
         // There is something to scrape while plans are waited for.
         let page = server.export(metrics, reference, &settings.statistics, metrics_listener);
         let following = stop.clone().run_until_cancelled_owned(wishes.follow());
-        server.tasks.spawn(async move {
-            following.await;
-            Ok(())
-        });
+        run_beside(&mut server.tasks, following);
         match settings.xds {
             Some(xds) => server.follow(xds, plans.clone()).await,
             None => server.watch(plans.clone()),
@@ -343,11 +340,8 @@ impl Server {
         }
         if settings.health_needs != HealthNeeds::default() {
             let health = follow(server.health.clone(), readiness);
-            let stop = stop.clone();
-            server.tasks.spawn(async move {
-                stop.run_until_cancelled_owned(health).await;
-                Ok(())
-            });
+            let following = stop.clone().run_until_cancelled_owned(health);
+            run_beside(&mut server.tasks, following);
         }
         if let (Some(recorder), Some(usage)) = (recorder, &settings.usage) {
             let flushes = recorder.run(usage.flush_interval, stop.clone());
@@ -361,9 +355,8 @@ impl Server {
         }
         for tls in tls.into_iter().chain(admin_tls) {
             let stop = stop.clone();
-            server.tasks.spawn(async move {
-                stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await;
-                Ok(())
+            run_beside(&mut server.tasks, async move {
+                stop.run_until_cancelled_owned(tls.keep_fresh(POLL)).await
             });
         }
         Ok(server)
@@ -385,11 +378,8 @@ impl Server {
     async fn follow(&mut self, xds: XdsSettings, plans: Arc<SharedPlans>) {
         let mut changes = plans.changes();
         let (stop, wait) = (self.stop.clone(), xds.plans_first);
-        let following = plans.clone();
-        self.tasks.spawn(async move {
-            stop.run_until_cancelled(xds::run(xds, following)).await;
-            Ok(())
-        });
+        let following = stop.run_until_cancelled_owned(xds::run(xds, plans.clone()));
+        run_beside(&mut self.tasks, following);
         if !wait {
             return;
         }
@@ -426,10 +416,7 @@ impl Server {
         }
         if let (Some(reference), Some(statsd)) = (reference, &wanted.statsd) {
             let reports = export::statsd::report(reference, statsd.clone(), self.stop.clone());
-            self.tasks.spawn(async move {
-                reports.await;
-                Ok(())
-            });
+            run_beside(&mut self.tasks, reports);
         }
         page
     }
@@ -524,6 +511,17 @@ impl Server {
     }
 }
 
+/// Runs what cannot fail beside the rest; the end of the server waits for it.
+fn run_beside<T>(
+    tasks: &mut JoinSet<Result<(), ServeError>>,
+    task: impl Future<Output = T> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        task.await;
+        Ok(())
+    });
+}
+
 /// What makes spans, if they are wanted, and its task.
 fn send_traces(
     wanted: Option<&TracesSettings>,
@@ -537,10 +535,7 @@ fn send_traces(
     let counts = TraceMetrics::default();
     counts.register(metrics);
     let (traces, sending) = Traces::open(wanted, counts, stop.clone())?;
-    tasks.spawn(async move {
-        sending.await;
-        Ok(())
-    });
+    run_beside(tasks, sending);
     Ok(Some(Arc::new(traces)))
 }
 

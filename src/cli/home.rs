@@ -7,9 +7,8 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigArgs, counting::CountingArgs, store::StoreArgs};
 use crate::{
-    home::{Actor, Place},
+    home::{Actor, Place, Table},
     key_store::KeyAdmin,
-    keys::KeyTable,
     plan::{SharedPlans, Sources},
     plan_store::PlanTable,
     settings::{StoreChoice, home_of},
@@ -134,20 +133,16 @@ async fn plans_in_force(
     place: Option<Place>,
 ) -> Result<Arc<SharedPlans>, String> {
     let documents = match place {
-        Some(place) => {
-            let table = place.open::<PlanTable>().refresh(&Arc::default()).await;
-            let table = table.map_err(|error| super::chain(&error))?;
-            table.unwrap_or_default().documents()
-        }
+        Some(place) => table_in::<PlanTable>(place).await?.documents(),
         None => Vec::new(),
     };
     let plans = SharedPlans::open_with(sources, documents);
     Ok(Arc::new(plans.map_err(|error| error.to_string())?))
 }
 
-/// The API keys that `place` keeps.
-pub async fn stored_keys(place: Place) -> Result<KeyTable, String> {
-    let read = place.open::<KeyTable>().refresh(&Arc::default()).await;
+/// The newest table of that kind that `place` keeps.
+pub async fn table_in<T: Table>(place: Place) -> Result<T, String> {
+    let read = place.open::<T>().refresh(&Arc::default()).await;
     let table = read.map_err(|error| super::chain(&error))?;
     Ok(table.unwrap_or_default())
 }

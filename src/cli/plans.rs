@@ -13,7 +13,7 @@ use serde_json::json;
 use self::stored::{GetArgs, HistoryArgs, PutArgs, ResetArgs, RollbackArgs};
 use super::{
     counting::CountingArgs,
-    home::{HomeArgs, PlaceArgs, stored_keys},
+    home::{HomeArgs, PlaceArgs, table_in},
 };
 use crate::{
     keys::KeyTable,
@@ -136,7 +136,7 @@ impl DiffArgs {
         let old = load(&self.old, &self.counting)?;
         let new = load(&self.new, &self.counting)?;
         let stored = match self.place.place()? {
-            Some(place) => Some(stored_keys(place).await?),
+            Some(place) => Some(table_in(place).await?),
             None => None,
         };
         let count = stored.as_ref().map(KeyTable::len);

@@ -189,11 +189,7 @@ impl SharedPlans {
         if self.sources.paths.is_empty() {
             return Ok(false);
         }
-        let before = self.load_full();
-        self.replace(|notes| {
-            let files = gather(&self.sources, before.files(), notes);
-            with_documents(&self.documents.load(), files)
-        })
+        self.replace(|before, notes| self.read(before, &self.documents.load(), notes))
     }
 
     /// Whether plans come from files, so that documents can stand in their place.
@@ -221,20 +217,27 @@ impl SharedPlans {
         let plans = Arc::clone(self);
         let load = move || {
             let before = plans.load_full();
-            let all = |notes: &mut Notes| {
-                let files = gather(&plans.sources, before.files(), notes);
-                with_documents(&documents, files)
-            };
+            let all = |notes: &mut Notes| plans.read(&before, &documents, notes);
             Plans::try_load(all, &plans.sources.options)
         };
         let loaded = tokio::task::spawn_blocking(load).await;
         loaded.unwrap_or_else(|fault| Err(fault_of_ours(&fault)))
     }
 
-    fn replace(&self, gather: impl FnOnce(&mut Notes) -> Vec<Source>) -> Result<bool, LoadError> {
+    /// The files as they are now, with `documents` in the place of those of their domains.
+    fn read(&self, before: &Plans, documents: &[Document], notes: &mut Notes) -> Vec<Source> {
+        with_documents(documents, gather(&self.sources, before.files(), notes))
+    }
+
+    /// Puts in force what `read` finds, told which plans are.
+    fn replace(
+        &self,
+        read: impl FnOnce(&Plans, &mut Notes) -> Vec<Source>,
+    ) -> Result<bool, LoadError> {
         let _alone = self.reloading.lock();
         let before = self.load_full();
-        match Plans::load_if_changed(gather, &self.sources.options, &before) {
+        let all = |notes: &mut Notes| read(&before, notes);
+        match Plans::load_if_changed(all, &self.sources.options, &before) {
             Ok(None) => {
                 self.now_good();
                 Ok(false)
@@ -266,7 +269,8 @@ impl SharedPlans {
         self: &Arc<Self>,
         gather: impl FnOnce(&mut Notes) -> Vec<Source> + Send + 'static,
     ) -> Result<bool, LoadError> {
-        self.aside(|plans| plans.replace(gather)).await
+        self.aside(|plans| plans.replace(|_, notes| gather(notes)))
+            .await
     }
 
     /// Tells how it stands with the control plane.

@@ -33,6 +33,17 @@ fn leased(text: &str, percent: u32, life_ms: u32) -> Arc<RuleLimit> {
     Arc::new(RuleLimit::new(limit, None, &key_prefix, text).leased(lease))
 }
 
+/// A clock that the test moves, and settings with it.
+fn by_hand(server: &RedisServer) -> (Arc<ManualClock>, RedisSettings) {
+    let start = Timestamp::from_micros(1_700_000_000_000_000);
+    let clock = Arc::new(ManualClock::at(start));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient(server)
+    };
+    (clock, settings)
+}
+
 fn count(store: &RedisStore, what: &str) -> u64 {
     let stats = store.stats();
     match what {
@@ -158,13 +169,7 @@ impl Replicas {
     fn start() -> Self {
         let server = RedisServer::start();
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-        let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
-            1_700_000_000_000_000,
-        )));
-        let settings = RedisSettings {
-            clock: Some(clock.clone()),
-            ..patient(&server)
-        };
+        let (clock, settings) = by_hand(&server);
         let connect = |_| runtime.block_on(connected(settings.clone()));
         let stores = (0..3).map(connect).collect();
         Self {
@@ -364,13 +369,7 @@ async fn a_replica_that_dies_takes_its_leases_along_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_replica_had_is_there_again_after_nine_quarters_of_its_lease() {
     let server = RedisServer::start();
-    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
-        1_700_000_000_000_000,
-    )));
-    let settings = RedisSettings {
-        clock: Some(clock.clone()),
-        ..patient(&server)
-    };
+    let (clock, settings) = by_hand(&server);
     let limit = leased("100/hour", 20, 400);
     let take = one(&limit, "same", 1);
     let (dying, other) = (
@@ -564,13 +563,7 @@ async fn a_bucket_filled_by_hand_holds_no_more_than_leases_leave() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_filled_by_hand_is_used_at_once_and_leased_from_soon() {
     let server = RedisServer::start();
-    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
-        1_700_000_000_000_000,
-    )));
-    let settings = RedisSettings {
-        clock: Some(clock.clone()),
-        ..patient(&server)
-    };
+    let (clock, settings) = by_hand(&server);
     for text in ["1000/day calendar", "1000/300 days"] {
         let limit = leased(text, 20, 10_000);
         let (busy, other) = (
