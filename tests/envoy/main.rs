@@ -17,6 +17,7 @@ mod beyond;
 mod changes;
 mod demo;
 mod keys;
+mod lifecycle;
 mod limits;
 mod outages;
 mod pacing;
