@@ -19,6 +19,7 @@ mod demo;
 mod keys;
 mod lifecycle;
 mod limits;
+mod odd;
 mod outages;
 mod pacing;
 mod reference;
