@@ -24,5 +24,6 @@ mod outages;
 mod pacing;
 mod reference;
 mod replicas;
+mod secrets;
 mod tools;
 mod usage;
