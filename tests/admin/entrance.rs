@@ -2,7 +2,9 @@
 
 use std::{io::Write as _, os::fd::AsRawFd as _};
 
+use prost_reflect::DescriptorPool;
 use serde_json::Value;
+use tollgate::proto::DESCRIPTORS;
 
 use super::{BEARER, FILE, KEYED};
 use crate::common::home::{Home, admin_address, call, exchange};
@@ -49,6 +51,85 @@ async fn whatever_the_admin_api_refuses_it_refuses_with_a_problem_document() {
     let grpc = [BEARER, ("content-type", "application/grpc")];
     let (head, _) = exchange(&address, &grpc, "POST /tollgate.admin.v9.KeyService/X", "");
     assert!(head.contains("grpc-status: 12"), "{head}");
+}
+
+#[tokio::test]
+async fn no_page_and_no_method_does_or_tells_anything_without_the_token() {
+    let home = Home::new(KEYED);
+    let (_tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);
+    home.json(&["keys", "create", "--tier", "free", "--id", "k"]);
+    let state = || {
+        let looks = [
+            &["keys", "show", "k"][..],
+            &["plans", "history"],
+            &["audit"],
+        ];
+        looks.map(|look| home.json(look))
+    };
+    let before = state();
+    let pages = [
+        "GET /v1/keys",
+        "POST /v1/keys",
+        "GET /v1/keys/k",
+        "PATCH /v1/keys/k",
+        "DELETE /v1/keys/k",
+        "POST /v1/keys/k/disable",
+        "POST /v1/keys/k/enable",
+        "POST /v1/keys/k/rotate",
+        "POST /v1/keys:import",
+        "GET /v1/plans",
+        "GET /v1/plans/shop",
+        "PUT /v1/plans/shop",
+        "DELETE /v1/plans/shop",
+        "GET /v1/plans/shop/history",
+        "POST /v1/plans/shop/rollback",
+        "POST /v1/buckets/show",
+        "POST /v1/buckets/reset",
+        "POST /v1/buckets/grant",
+        "GET /v1/audit",
+        "GET /v1/usage",
+    ];
+    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
+    let methods: Vec<String> = pool
+        .services()
+        .filter(|service| service.full_name().starts_with("tollgate.admin."))
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+        .map(|method| {
+            format!(
+                "POST /{}/{}",
+                method.parent_service().full_name(),
+                method.name()
+            )
+        })
+        .collect();
+    assert_eq!(methods.len(), 20);
+    let wrong: [&[(&str, &str)]; 5] = [
+        &[],
+        &[("authorization", "Bearer s3cret-token-of-ad")],
+        &[("authorization", "Basic s3cret-token-of-ada")],
+        // The name is no part of the token, and the first header counts.
+        &[("authorization", "Bearer ada s3cret-token-of-ada")],
+        &[("authorization", "Bearer x"), BEARER],
+    ];
+    for headers in wrong {
+        for line in pages {
+            let (status, body) = call(&address, headers, line, r#"{"tier":"free"}"#);
+            assert_eq!(status, 401, "{line} {headers:?}");
+            let told = "the admin API needs its token: authorization: Bearer TOKEN";
+            assert_eq!(body["detail"], told);
+        }
+        let grpc = [headers, &[("content-type", "application/grpc")]].concat();
+        for line in &methods {
+            // An empty message.
+            let (head, body) = exchange(&address, &grpc, line, "\0\0\0\0\0");
+            assert!(
+                head.contains("grpc-status: 16"),
+                "{line} {headers:?}: {head}"
+            );
+            assert_eq!(body, "");
+        }
+    }
+    assert_eq!(state(), before);
 }
 
 #[test]
