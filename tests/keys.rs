@@ -271,6 +271,21 @@ fn what_cannot_be_is_refused_with_the_reason() {
             2,
             "`yesterday` is no time",
         ),
+        (
+            &["create", "--tier", "free", "--expires", "2020-01-01"],
+            1,
+            "a key that ended at 2020-01-01T00:00:00Z would open nothing",
+        ),
+        (
+            &["rotate", "ada", "--overlap", "soon"],
+            2,
+            "`soon` is no length of time: write 24h, or 0s for none",
+        ),
+        (
+            &["update", "ada"],
+            2,
+            "required arguments were not provided",
+        ),
     ] {
         let (got, out, err) = keys(&home, args);
         assert_eq!(got, code, "{args:?}: {out}{err}");
@@ -611,6 +626,16 @@ async fn the_admin_api_does_what_the_command_does() {
         409
     );
     assert_eq!(call("POST", "/v1/keys", r#"{"tier":"gold"}"#).0, 400);
+    let ended = r#"{"tier":"free","expires_at":"2020-01-01"}"#;
+    assert_eq!(call("POST", "/v1/keys", ended).0, 400);
+    let soon = call("POST", "/v1/keys/ada/rotate", r#"{"overlap":"soon"}"#);
+    assert_eq!(
+        (soon.0, &soon.1["detail"]),
+        (
+            400,
+            &json!("overlap: `soon` is no length of time: write 24h, or 0s for none")
+        )
+    );
     assert_eq!(call("POST", "/v1/keys", r#"{"teir":"free"}"#).0, 400);
     assert_eq!(call("POST", "/v1/keys", &"x".repeat(1 << 20)).0, 413);
     assert_eq!(call("GET", "/v1/keys/nobody", "").0, 404);

@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 use super::{Keys, OVERLAP, error::Problem};
 use crate::{
     home::Actor,
-    key_store::{KeyChange, KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry},
+    key_store::{
+        KeyChange, KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry, parse_overlap,
+    },
     limit::Limit,
 };
 
@@ -269,9 +271,7 @@ async fn rotate(
 ) -> Result<Json<KeyWithSecret>, Problem> {
     let body: RotateBody = read_or_default(&body)?;
     let overlap = match body.overlap {
-        Some(text) => {
-            humantime::parse_duration(&text).map_err(|error| bad(format!("overlap: {error}")))?
-        }
+        Some(text) => parse_overlap(&text).map_err(|error| bad(format!("overlap: {error}")))?,
         None => OVERLAP,
     };
     let (record, secret) = keys
