@@ -31,7 +31,14 @@ struct Site {
 
 impl Site {
     async fn start(plans: &str, change: impl FnOnce(&mut EnvoyConfig)) -> Self {
-        let redis = RedisServer::start();
+        Self::start_on(RedisServer::start(), plans, change).await
+    }
+
+    async fn start_on(
+        redis: RedisServer,
+        plans: &str,
+        change: impl FnOnce(&mut EnvoyConfig),
+    ) -> Self {
         let home = Home::in_redis(plans, &redis.url());
         let replicas = [home.serve(&[]), home.serve(&[])];
         let upstream = Upstream::fast_stats();
@@ -266,4 +273,18 @@ async fn the_rate_limit_service_alone_finds_the_tier_of_a_key() {
         site.answer(nobodys, "/public/stats", 429).await;
     }
     site.answer(premium, "/public/stats", 200).await;
+}
+
+#[tokio::test]
+async fn replicas_that_start_without_redis_let_in_whom_files_know_and_judge_nobody_else() {
+    let mut site = Site::start_on(RedisServer::reserve(), PLANS, |_| {}).await;
+    site.opens("demo-free-key").await;
+    // It may be a key of the store: that is no 403.
+    site.answer("nobodys-secret-0123456789", "/secure/stats", 503)
+        .await;
+    site.answer("", "/secure/stats", 403).await;
+    site.redis.restart();
+    site.is_refused("nobodys-secret-0123456789").await;
+    let made = site.secret(&["create", "--tier", "free", "--id", "ada"]);
+    site.opens(made).await;
 }
