@@ -127,7 +127,7 @@ async fn started_as_ratelimit_it_meters_in_the_redis_of_its_variables() {
         .env("RUNTIME_SUBDIRECTORY", "shop")
         .env("REDIS_URL", redis.url())
         .env("TOLLGATE_STORE_TIMEOUT", "2s")
-        .env("TOLLGATE_USAGE", "true")
+        .env("TOLLGATE_USAGE", "1")
         .env("TOLLGATE_ADMIN_LISTEN", "127.0.0.1:0")
         .env("TOLLGATE_ADMIN_TOKEN", "ada s3cret-token-of-ada");
     let mut tollgate = Tollgate::from_process(Process::start(&mut command));
