@@ -28,7 +28,11 @@ use super::{
 use crate::{
     clock::micros,
     descriptor::Hits,
-    store::{Item, StoreError, Take, Taken, key::TAGS, seen::News},
+    store::{
+        Item, StoreError, Take, Taken,
+        key::{BucketKey, TAGS},
+        seen::News,
+    },
 };
 
 /// Most takes per batch.
@@ -232,19 +236,32 @@ async fn send(
     mut jobs: Vec<Job>,
     late: &mut JoinSet<()>,
 ) {
-    let clustered = shared.membership.is_some();
     jobs.extend(shared.next_correction().map(Job::correction));
-    let unanswered: SmallVec<[(Batch, Call); 1]> = if clustered {
-        let calls = by_slot(jobs)
-            .into_iter()
-            .map(|jobs| exchange(shared, index, wires, jobs));
-        join_all(calls).await.into_iter().flatten().collect()
-    } else {
-        exchange(shared, index, wires, jobs)
-            .await
-            .into_iter()
-            .collect()
-    };
+    let mut unanswered = Vec::new();
+    match &shared.membership {
+        None => match exchange(shared, index, wires, jobs).await {
+            Exchanged::Late(batch, call) => unanswered.push((batch, call)),
+            Exchanged::Done | Exchanged::Apart(_) => {}
+        },
+        Some(membership) => {
+            let mut groups = match membership.spans_slots() {
+                true => together(jobs),
+                false => by_slot(jobs),
+            };
+            // What must go apart after all goes by slot, which is never again apart.
+            while !groups.is_empty() {
+                let calls = std::mem::take(&mut groups).into_iter();
+                let calls = calls.map(|jobs| exchange(shared, index, wires, jobs));
+                for exchanged in join_all(calls).await {
+                    match exchanged {
+                        Exchanged::Done => {}
+                        Exchanged::Late(batch, call) => unanswered.push((batch, call)),
+                        Exchanged::Apart(jobs) => groups.extend(by_slot(jobs)),
+                    }
+                }
+            }
+        }
+    }
     if late.len() >= LATE_BATCHES {
         unanswered
             .iter()
@@ -256,7 +273,11 @@ async fn send(
         late.spawn(async move {
             for (batch, call) in unanswered {
                 match timeout(LATE, call).await {
-                    Ok(answer) => give_up(&shared, batch.settle(&shared, generation, answer)),
+                    Ok(answer) => match batch.settle(&shared, generation, answer) {
+                        Settled::Answered => {}
+                        Settled::Apart(jobs) => give_up(&shared, jobs, shared.unavailable()),
+                        Settled::AnotherTime(jobs) => give_up(&shared, jobs, shared.without_time()),
+                    },
                     Err(_) => batch.forget(&shared),
                 }
             }
@@ -264,44 +285,60 @@ async fn send(
     }
 }
 
-/// Sends one batch and answers everyone, unless that takes so long that Redis counts as unwell: then the batch comes back with
-/// its call, which may still be answered.
-async fn exchange(
-    shared: &Shared,
-    index: usize,
-    wires: &Wires,
-    jobs: Vec<Job>,
-) -> Option<(Batch, Call)> {
+/// What became of a batch.
+enum Exchanged {
+    /// Everyone has an answer.
+    Done,
+    /// It takes so long that Redis counts as unwell; the call may still be answered.
+    Late(Box<Batch>, Call),
+    /// Nothing was taken: these cannot be asked together.
+    Apart(Vec<Job>),
+}
+
+/// Sends one batch and answers everyone it can.
+async fn exchange(shared: &Shared, index: usize, wires: &Wires, jobs: Vec<Job>) -> Exchanged {
     let asking = jobs.iter().any(|job| job.way.asking);
     let mut jobs = jobs;
     for _ in 0..CLOCKS {
-        let batch = Batch::new(shared, jobs)?;
+        let Some(batch) = Batch::new(shared, jobs) else {
+            return Exchanged::Done;
+        };
         let connection = wires.connections[index].clone();
         let mut call: Call = Box::pin(call(connection, batch.command.clone(), asking));
         match timeout(shared.patience(), &mut call).await {
             Ok(answer) => match batch.settle(shared, wires.generation, answer) {
-                unasked if unasked.is_empty() => return None,
-                unasked => jobs = unasked,
+                Settled::Answered => return Exchanged::Done,
+                Settled::Apart(unasked) => return Exchanged::Apart(unasked),
+                Settled::AnotherTime(unasked) => jobs = unasked,
             },
             Err(_) => {
                 let reason = format!("no answer within {:?}", shared.patience());
                 shared.trip(wires.generation, &reason);
-                return Some((batch, call));
+                return Exchanged::Late(Box::new(batch), call);
             }
         }
     }
-    give_up(shared, jobs);
-    None
+    give_up(shared, jobs, shared.without_time());
+    Exchanged::Done
 }
 
-/// Tells those who wait that Redis' clock was never where it was thought to be.
-fn give_up(shared: &Shared, jobs: Vec<Job>) {
+/// Tells those who wait why nothing was taken for them.
+fn give_up(shared: &Shared, jobs: Vec<Job>, error: StoreError) {
+    let error = Undecided::Failed(error);
     for job in jobs {
-        shared.not_sent(job, &Undecided::Failed(shared.without_time()));
+        shared.not_sent(job, &error);
     }
 }
 
-/// Jobs as a cluster takes them in one call: those whose keys carry one tag, in the order in which they came.
+/// Jobs as one node takes them in one call: all but those whose slots are on their way.
+fn together(mut jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let alone = jobs.extract_if(.., |job| job.way.alone);
+    let mut groups: Vec<_> = alone.map(|job| vec![job]).collect();
+    groups.push(jobs);
+    groups
+}
+
+/// Jobs whose keys carry one tag in one call, in the order in which they came.
 fn by_slot(jobs: Vec<Job>) -> Vec<Vec<Job>> {
     let mut groups: Vec<Vec<Job>> = Vec::new();
     let mut places = [None; TAGS];
@@ -319,6 +356,16 @@ fn by_slot(jobs: Vec<Job>) -> Vec<Vec<Job>> {
         }
     }
     groups
+}
+
+/// How a batch was answered.
+enum Settled {
+    /// Whole.
+    Answered,
+    /// Not at all: a key is not on this node, or its server does not let a script read what it was not told of.
+    Apart(Vec<Job>),
+    /// Not at all: Redis' clock is elsewhere than thought.
+    AnotherTime(Vec<Job>),
 }
 
 /// A batch that is sent.
@@ -339,15 +386,20 @@ impl Batch {
         }
         let request = Request::encode(&wanted(&jobs), &asks, || shared.redis_time());
         let mut command = redis::cmd("EVALSHA");
-        command
-            .arg(script().script.get_hash())
-            .arg(request.keys.len());
-        for (job, item) in &request.keys {
-            let item = match jobs.get(*job) {
-                Some(job) => &job.asked.take.items[*item],
-                None => &asks[*job - jobs.len()].item,
-            };
-            command.arg(item.key.as_bytes());
+        command.arg(script().script.get_hash());
+        let keys = request.keys.iter().map(|(job, item)| match jobs.get(*job) {
+            Some(job) => &job.asked.take.items[*item].key,
+            None => &asks[*job - jobs.len()].item.key,
+        });
+        let mut tags = keys.clone().map(BucketKey::tag);
+        let first = tags.next();
+        if shared.membership.is_some() && tags.any(|tag| Some(tag) != first) {
+            // Redis takes no keys of several slots, so they go as arguments.
+            command.arg(0).arg("slots");
+        }
+        command.arg(keys.len());
+        for key in keys {
+            command.arg(key.as_bytes());
         }
         match &shared.settings.clock {
             Some(clock) => command.arg(clock.now().as_micros()),
@@ -376,18 +428,20 @@ impl Batch {
         self.asks.iter().for_each(|ask| shared.leases.lost(ask));
     }
 
-    /// Answers everyone. What comes back must be asked again: Redis' clock was elsewhere than thought, and nothing was taken.
+    /// Answers everyone, unless nothing was taken and they must be asked again.
     fn settle(
         self,
         shared: &Shared,
         generation: u64,
         answer: Result<Value, RedisError>,
-    ) -> Vec<Job> {
+    ) -> Settled {
+        if let (Ok(Value::Nil), Some(membership)) = (&answer, &shared.membership) {
+            membership.parts_slots();
+            return Settled::Apart(self.not_heard(shared));
+        }
         match answer {
             Ok(value) if self.was_outside(shared, &value) => {
-                let asks = self.asks.into_iter();
-                asks.for_each(|ask| shared.leases.not_heard(ask));
-                return self.jobs;
+                return Settled::AnotherTime(self.not_heard(shared));
             }
             Ok(value) => self.answered(shared, generation, value),
             Err(error) => {
@@ -404,7 +458,13 @@ impl Batch {
                 }
             }
         }
-        Vec::new()
+        Settled::Answered
+    }
+
+    fn not_heard(self, shared: &Shared) -> Vec<Job> {
+        let asks = self.asks.into_iter();
+        asks.for_each(|ask| shared.leases.not_heard(ask));
+        self.jobs
     }
 
     /// Whether Redis' clock was elsewhere than thought, which is remembered.
