@@ -1,13 +1,14 @@
 //! Buckets in a Redis that replicas share: exact over all of them, one script call per batch of takes.
 //!
 //! `url.rs` says where Redis is (`reference.rs` as envoyproxy/ratelimit says it), `dial.rs` reaches it, `connect.rs` keeps it
-//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `batch.rs` is what `take.lua` reads and writes, `lane.rs` sends it,
+//! reached, `checks.rs` looks at what it says of itself and `breaker.rs` says whether it is used now. `lane.rs` gathers takes, `call.rs` sends them, `batch.rs` is what `take.lua` reads and writes,
 //! `replicated.rs` waits until replicas of Redis have it.
 //! `fallback.rs` decides without it and `ledger.rs` remembers what Redis must be told of that afterwards. Refusals that are certain
 //! never leave the process: [`Seen`], and `lease.rs` spends what was taken ahead. `cluster.rs` knows the nodes of a cluster, `shards.rs` decides over several servers.
 
 mod batch;
 mod breaker;
+mod call;
 pub mod checks;
 mod cluster;
 mod connect;
