@@ -336,6 +336,10 @@ async fn all_or_nothing_over_slots() {
         let fits: Vec<bool> = taken.balances.iter().map(|balance| balance.fits).collect();
         assert_eq!(fits, [true, number < 10, true]);
     }
+    // The tightest is asked first, so there was nothing to give back.
+    for store in &stores {
+        assert_eq!(store.stats().given_back.load(Relaxed), 0);
+    }
     // At once: never over, and what is refused leaves no trace.
     let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 1));
     let take = several(&[

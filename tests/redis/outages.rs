@@ -296,7 +296,7 @@ impl Row {
             let over = self.told[rule].over();
             assert!(over <= bounds.over, "{rule}: {over} over");
         }
-        // The balance last seen, one replica's share, which is all, and answers that were lost.
+        // The balance last seen, the shares of all replicas, which make one, and answers that were lost.
         let over = self.told["local"].over();
         let most = 2 * LIMIT * KEYS as u64 + bounds.uncharged;
         assert!(over <= most, "local: {over} over");

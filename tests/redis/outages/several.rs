@@ -97,6 +97,21 @@ async fn replica_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_two() {
+    let mut redis = durable_redis();
+    redis.restart();
+    let title = "Redis killed and restarted under two replicas of ours";
+    let run = Run::start_cold("killed_under_two", title, &redis.url(), 2).await;
+    run.begin().await;
+    let know = |ours: &Tollgate| ours.metric("tollgate_replicas") == 2.0;
+    wait_until("each to know the other", async || run.ours.iter().all(know)).await;
+    redis.kill();
+    run.endure().await;
+    redis.restart();
+    run.finish(Instant::now(), Bounds::broken(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stands_still_slows_nobody_else() {
     let nodes = Nodes::start(0).await;
     let plans = Path::new("tests/redis/outages/plans.yaml");

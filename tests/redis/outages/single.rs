@@ -278,6 +278,26 @@ async fn renamed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callers_deadline_is_met_though_redis_is_silent_and_has_longer() {
+    let (_folder, plans) = plans("domain: shop\ndescriptors: [{ key: k, limits: [1000/day] }]");
+    let redis = RedisServer::start();
+    let args = ["--store", &redis.url(), "--store-timeout", "60s"];
+    let ours = Tollgate::start(&plans, &args);
+    let mut client = ours.client().await;
+    redis.signal(Signal::SIGSTOP);
+    let mut in_time = 0;
+    for _ in 0..20 {
+        let mut question = tonic::Request::new(request("shop", &[&[("k", "v")]]));
+        // The client gives up then; on a busy machine the answer may just have missed it.
+        question.set_timeout(Duration::from_millis(100));
+        let answer = client.should_rate_limit(question).await;
+        in_time += u32::from(answer.is_ok_and(|answer| is_degraded(answer.get_ref())));
+    }
+    assert!(in_time > 0);
+    redis.signal(Signal::SIGCONT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_decided_without_redis_says_so_unless_told_not_to() {
     let limit = "descriptors: [{ key: k, limits: [5/day] }]";
     let (_folder, plans) = plans(&format!(
