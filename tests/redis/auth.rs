@@ -7,7 +7,7 @@ use tollgate::store::RedisStore;
 
 use crate::{
     ask::{admitted_until_refused, ask, connected, one, patient_at, rule},
-    common::wait_until,
+    common::{Tollgate, plans, tollgate_command, wait_until},
     faults::{back, down},
     redis_server::RedisServer,
 };
@@ -103,6 +103,30 @@ async fn an_acl_user_follows_its_file_from_password_to_password() {
     }
     let taken = ask(&store, one(&limit, "a", 0)).await;
     assert_eq!(taken.balances[0].remaining(), 100 - 33);
+}
+
+#[tokio::test]
+async fn the_flag_names_the_file_too() {
+    let server = RedisServer::start();
+    let file = server.folder().join("password");
+    fs::write(&file, "s3cret").expect("the folder is there");
+    let url = server.url();
+    server.send("CONFIG SET requirepass s3cret");
+    let (_folder, plans) = plans("domain: shop\ndescriptors: [{ key: k, limits: [5/day] }]");
+    let file = file.display().to_string();
+    let args = ["--store", &url, "--store-password-file", &file];
+    let ours = Tollgate::start(&plans, &args);
+    assert_eq!(ours.metric("tollgate_store_up"), 1.0);
+    let output = tollgate_command()
+        .args(["serve", "--store", "memory", "--store-password-file", &file])
+        .output()
+        .expect("tollgate runs");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("--store-password-file goes with a Redis in --store"),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
