@@ -291,6 +291,13 @@ fn what_cannot_be_is_refused_with_the_reason() {
         assert_eq!(got, code, "{args:?}: {out}{err}");
         assert!(err.contains(message), "{args:?}: {err}");
     }
+    let mut elsewhere = tollgate_command();
+    elsewhere
+        .args(["keys", "list", "--state-dir", "/nowhere/at/all", "--config"])
+        .arg(&home.config);
+    let (code, _, err) = finished(&mut elsewhere);
+    let told = "note: /nowhere/at/all is not there, so nothing is kept in it yet\n";
+    assert_eq!((code, err.as_str()), (0, told));
     let mut homeless = tollgate_command();
     homeless
         .args(["keys", "list", "--config"])
