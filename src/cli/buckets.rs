@@ -108,15 +108,16 @@ pub async fn run(args: BucketsArgs) -> ExitCode {
 }
 
 async fn act(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
-    match args.home.choice()? {
+    match args.home.served.place.choice()? {
         StoreChoice::Redis(_) if !args.admin.named() => on_redis(args, deed).await,
         _ => by_admin_api(args, deed).await,
     }
 }
 
 async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
-    let (choice, place) = (args.home.choice()?, args.home.place()?);
-    let plans = args.home.plans_and_keys().await?;
+    let served = &args.home.served;
+    let (choice, place) = (served.place.choice()?, served.place.place()?);
+    let plans = served.plans_and_keys().await?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
@@ -139,7 +140,7 @@ async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failu
 async fn by_admin_api(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
     let domain = match &args.domain {
         Some(domain) => domain.clone(),
-        None => super::domain(None, &args.home.plans().await?.load())?,
+        None => super::domain(None, &args.home.served.plans().await?.load())?,
     };
     let descriptors = args.descriptors.iter().map(|entries| pb::BucketDescriptor {
         entries: entries
