@@ -32,7 +32,7 @@ pub struct BucketsArgs {
 enum BucketsCommand {
     /// Show what buckets hold
     Show(NamedArgs),
-    /// Make buckets full
+    /// Make buckets full, and end penalties
     Reset(NamedArgs),
     /// Give tokens to buckets, at most up to full
     Grant(GrantArgs),
@@ -182,6 +182,7 @@ fn view(bucket: pb::Bucket) -> BucketView {
         before: bucket.before,
         remaining: bucket.remaining,
         reset_after_seconds: bucket.reset_after_seconds,
+        penalised_seconds: bucket.penalised_seconds,
     }
 }
 
@@ -195,6 +196,7 @@ fn table(views: &[BucketView], deed: Deed) -> String {
             before,
             remaining,
             reset_after_seconds,
+            penalised_seconds,
         } = view;
         let was = match deed {
             Deed::Show => String::new(),
@@ -204,7 +206,13 @@ fn table(views: &[BucketView], deed: Deed) -> String {
             0.0 => "full".to_owned(),
             seconds => format!("full in {seconds} s"),
         };
-        format!("({descriptor}) → {rule}: {limit}: {remaining} of {capacity} left{was}; {full}")
+        let penalty = match penalised_seconds {
+            0.0 => String::new(),
+            seconds => format!("; refused by its penalty for {seconds} s"),
+        };
+        format!(
+            "({descriptor}) → {rule}: {limit}: {remaining} of {capacity} left{was}; {full}{penalty}"
+        )
     });
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -24,3 +24,4 @@ mod reference;
 mod replicas;
 mod tools;
 mod usage;
+mod usage_plans;
