@@ -15,6 +15,7 @@ mod answers;
 mod authority;
 mod beyond;
 mod changes;
+mod coverage;
 mod demo;
 mod keys;
 mod limits;
