@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     client::{Client, all_at_once, another_home, by_status},
+    common::wait_until,
     stack::Pair,
 };
 
@@ -60,4 +61,20 @@ async fn a_penalised_address_stays_refused_though_its_bucket_has_refilled() {
     }
     let mut neighbour = Client::connect_from(another_home(2), pair.envoy.edge).await;
     assert_eq!(neighbour.get("/public/stats", &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_does_not_stop_is_kept_out_longer_each_time() {
+    let plans = of_addresses("{ limit: 20/second burst 1, penalty: { after: 1, for: 1s } }");
+    let pair = Pair::start(&plans, &[], |_| {}).await;
+    // The first lasts a second and the second two, so who is told to wait for three has the third.
+    wait_until("the third penalty", async || {
+        let answers = all_at_once(pair.envoy.edge, 30, "/public/stats", &[]).await;
+        let mut waits = answers
+            .iter()
+            .filter_map(|answer| answer.header("retry-after"));
+        waits.any(|wait| wait.parse::<u64>().is_ok_and(|wait| wait >= 3))
+    })
+    .await;
+    assert!(pair.metric("tollgate_penalties_total") >= 3.0);
 }
