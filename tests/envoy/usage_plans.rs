@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{
     client::{Answer, Client, another_home},
-    common::{home::call_as, wait_until},
+    common::{home::call_as, wait_for, wait_until},
     stack::Pair,
 };
 
@@ -162,6 +162,16 @@ async fn hard_limits_refuse_soft_ones_are_marked_and_metered_and_shadow_ones_are
         let overage = answer.header("x-ratelimit-overage");
         assert_eq!(overage, marked.then_some("\"api_key:3/2 years\""));
     }
+    let log = wait_for("the access log", || {
+        let log = pair.envoy.access_log();
+        (log.len() == answers.len()).then_some(log)
+    });
+    let told = log.iter().map(|line| &line["ratelimit"]["overage"]);
+    assert_eq!(
+        told.filter(|overage| !overage.is_null()).count(),
+        3,
+        "{log:?}"
+    );
     let rule = r#"{domain="stats-api",rule="api_key"}"#;
     assert_eq!(
         pair.metric(&format!("tollgate_overage_hits_total{rule}")),
