@@ -191,3 +191,106 @@ async fn an_address_under_a_penalty_is_shown_and_let_go() {
         assert!(!penalised(&told["buckets"][0]));
     }
 }
+
+#[tokio::test]
+async fn a_quota_is_raised_live_and_the_same_call_passes() {
+    let key: &[&str] = &["--tier", "free", "--id", "ada"];
+    let (pair, [ada]) = Pair::start_with_keys(PLANS, &[], &[key], |_| {}).await;
+    let mut client = pair.envoy.client().await;
+    for _ in 0..5 {
+        assert_eq!(status(&mut client, ada).await, 200);
+    }
+    assert_eq!(status(&mut client, ada).await, 429, "the sixth");
+    let raised = PLANS.replace("5/day", "5000/day");
+    let put = |text: &str| {
+        pair.home
+            .json(&["plans", "put", &pair.home.draft("draft", text)])
+    };
+    put(&raised);
+    becomes(200, &mut client, ada).await;
+    // And back: what is used stays used.
+    pair.home.json(&["plans", "reset"]);
+    becomes(429, &mut client, ada).await;
+}
+
+const OF_ADDRESSES: &str = r#"
+domain: stats-api
+descriptors:
+  - { key: tier, value: anonymous, descriptors: [{ key: ip, limits: ["3/day sliding"] }] }
+"#;
+
+/// Asks until the answers are so: a change may take a second to reach every replica.
+async fn until_passes(client: &mut Client, passes: bool) {
+    wait_until("another answer", async || {
+        let answer = client.get("/public/stats", &[]).await;
+        assert!(matches!(answer.status, 200 | 429), "{}", answer.status);
+        (answer.status == 200) == passes
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_address_is_helped_and_stopped_and_plans_go_back_to_an_earlier_version() {
+    let pair = Pair::start(OF_ADDRESSES, &[], |_| {}).await;
+    let (here, there) = (another_home(21), another_home(22));
+    let mut client = Client::connect_from(here, pair.envoy.edge).await;
+    let mut other = Client::connect_from(there, pair.envoy.edge).await;
+    for client in [&mut client, &mut other] {
+        assert_eq!(
+            client.statuses("/public/stats", 4).await,
+            [200, 200, 200, 429]
+        );
+    }
+    let named = ["--descriptor", "tier=anonymous,ip=127.0.0.21"];
+    let buckets = |args: &[&str]| pair.home.json(&[&["buckets"], args, &named].concat())[0].clone();
+    assert_eq!(buckets(&["show"])["remaining"], 0);
+    assert_eq!(buckets(&["reset"])["remaining"], 3);
+    until_passes(&mut client, true).await;
+    assert_eq!(
+        other.get("/public/stats", &[]).await.status,
+        429,
+        "nobody else is helped"
+    );
+    let left = buckets(&["show"])["remaining"].as_i64().unwrap();
+    assert!((0..3).contains(&left), "{left}");
+    buckets(&["grant", "--hits", "2"]);
+
+    // Stopped by a document, let in again by the version before it.
+    let put = |text: &str| {
+        pair.home
+            .json(&["plans", "put", &pair.home.draft("draft", text)])
+    };
+    assert_eq!(
+        put(&OF_ADDRESSES.replace("3/day", "1000/day"))["version"],
+        1
+    );
+    until_passes(&mut client, true).await;
+    until_passes(&mut other, true).await;
+    let denied = format!("{OF_ADDRESSES}deny: {{ cidr: [127.0.0.21/32] }}\n");
+    assert_eq!(put(&denied.replace("3/day", "1000/day"))["version"], 2);
+    until_passes(&mut client, false).await;
+    until_passes(&mut other, true).await;
+    let rolled = pair.home.json(&["plans", "rollback", "1"]);
+    assert_eq!(rolled["version"], 3);
+    until_passes(&mut client, true).await;
+
+    // Who did what, newest first.
+    let audit = pair.home.json(&["audit"]);
+    let told: Vec<_> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "plans.rollback",
+            "plans.put",
+            "plans.put",
+            "buckets.grant",
+            "buckets.reset"
+        ]
+    );
+    assert_eq!(pair.metric("tollgate_degraded_total"), 0.0);
+}

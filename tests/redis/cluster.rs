@@ -6,12 +6,15 @@ use std::{
 };
 
 use futures::future::join_all;
+use nix::sys::signal::Signal;
 use tokio::{
+    runtime::Runtime,
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use tollgate::{
+    clock::{ManualClock, Timestamp},
     descriptor::Hits,
     home::{Actor, Place},
     key_store::{KeyAdmin, NewKey},
@@ -25,6 +28,7 @@ use tollgate::{
 use crate::{
     ask::{item, one, patient_at, rule},
     auth::RIGHTS,
+    common::wait_until,
     redis_server::{RedisServer, free_port},
 };
 
@@ -83,6 +87,7 @@ impl Nodes {
         let replica = &self.servers[3];
         replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
         replica.wait_until_it_follows();
+        self.servers[0].wait_until_followed();
     }
 
     /// Waits until the fourth node has taken over from the one that it follows.
@@ -298,7 +303,9 @@ async fn of_three_nodes_each_decides_a_third() {
         assert!((3_000..3_200).contains(&one[0].1), "{one:?}");
         for (calls, writes, _) in three {
             assert!((800..1_300).contains(&writes), "{writes} of 3000");
-            assert!(calls <= writes, "{calls} calls for {writes} takes");
+            // A call is about all that waits for its node, whatever the tags.
+            let most = if at_once > 1 { writes / 2 } else { writes };
+            assert!(calls <= most, "{calls} calls for {writes} takes");
         }
     }
 }
@@ -330,6 +337,10 @@ async fn all_or_nothing_over_slots() {
         assert_eq!(remaining, [100 - used, 10 - used, 100 - used]);
         let fits: Vec<bool> = taken.balances.iter().map(|balance| balance.fits).collect();
         assert_eq!(fits, [true, number < 10, true]);
+    }
+    // The tightest is asked first, so there was nothing to give back.
+    for store in &stores {
+        assert_eq!(store.stats().given_back.load(Relaxed), 0);
     }
     // At once: never over, and what is refused leaves no trace.
     let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 1));
@@ -377,6 +388,52 @@ async fn a_caller_that_goes_away_leaves_no_half_taken_request() {
     }
 }
 
+/// To the microsecond, as docs/accuracy.md has it. Time is moved; who dies is a runtime, of which nothing runs on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_between_take_and_gift_is_there_after_its_refill_or_in_the_next_period() {
+    let nodes = Nodes::start(0).await;
+    // 6,400 seconds before the day ends.
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_700_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient_at(&nodes.url())
+    };
+    let store = connected(settings.clone()).await;
+    let (bucket, quota) = (rule("5/day"), rule("5/day calendar"));
+    let refusing = rule("9/hour");
+    let (taken, empty) = (nodes.subject_on(0, 0), nodes.subject_on(1, 0));
+    let take = several(&[(&bucket, &taken), (&quota, &taken), (&refusing, &empty)]);
+    assert!(ask(&store, one(&refusing, &empty, 9)).await.admitted);
+    let left = async || {
+        let bucket = left(&store, &bucket, &taken).await;
+        (bucket, left(&store, &quota, &taken).await)
+    };
+
+    // It has seen no bucket, so it takes from those of five first.
+    let dying = Runtime::new().expect("a runtime");
+    let other = dying.spawn(connected(settings)).await.expect("connected");
+    nodes.servers[1].signal(Signal::SIGSTOP);
+    let asking = dying.spawn(async move { ask(&other, take).await });
+    wait_until("one of five to be taken", async || left().await == (4, 4)).await;
+    dying.shutdown_background();
+    assert!(asking.await.is_err());
+    nodes.servers[1].signal(Signal::SIGCONT);
+    assert!(!ask(&store, one(&refusing, &empty, 1)).await.admitted);
+
+    let moment = Duration::from_micros(1);
+    clock.advance(Duration::from_secs(6_400) - moment);
+    assert_eq!(left().await, (4, 4), "nobody is left to give it back");
+    clock.advance(moment);
+    assert_eq!(left().await, (4, 5), "another day has begun");
+    // A fifth of a day after the take.
+    clock.advance(Duration::from_secs(17_280 - 6_400) - moment);
+    assert_eq!(left().await, (4, 5));
+    clock.advance(moment);
+    assert_eq!(left().await, (5, 5));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
     let nodes = Nodes::start(1).await;
@@ -385,8 +442,9 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
         connected(patient_at(&nodes.url())).await,
     ];
     let (rate, quota) = (rule("1000000/year"), rule("900000/year"));
-    let moving = nodes.subject_on(0, 0);
+    let (moving, staying) = (nodes.subject_on(0, 0), nodes.subject_on(0, 1));
     let slot = nodes.slot(&moving).0;
+    assert_ne!(nodes.slot(&staying).0, slot);
     let (stop, stopped) = watch::channel(false);
     let mut load = JoinSet::new();
     for number in 0..8 {
@@ -394,13 +452,17 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
         let take = several(&[(&rate, &moving), (&quota, &moving)]);
         let fresh = quota.clone();
         let moving = moving.clone();
+        let beside = one(&rate, &staying, 1);
         load.spawn(async move {
             let mut passed = 0;
             while !*stopped.borrow() {
                 // Two buckets, which part on the way, and one of them alone.
                 for take in [take.clone(), one(&fresh, &moving, 1)] {
-                    let taken = ask(&store, take).await;
-                    assert!(taken.admitted && !taken.degraded, "{taken:?}");
+                    // In one call with what is asked of another slot, as long as both are there.
+                    let both = [ask(&store, take), ask(&store, beside.clone())];
+                    for taken in join_all(both).await {
+                        assert!(taken.admitted && !taken.degraded, "{taken:?}");
+                    }
                 }
                 passed += 1;
                 sleep(Duration::from_millis(2)).await;
@@ -418,6 +480,8 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
     let passed: u64 = load.join_all().await.into_iter().sum();
     println!("{passed} takes while the slot moved");
     assert_eq!(left(&stores[0], &rate, &moving).await, 1_000_000 - passed);
+    let staying = left(&stores[0], &rate, &staying).await;
+    assert_eq!(staying, 1_000_000 - 2 * passed);
     assert_eq!(
         left(&stores[1], &quota, &moving).await,
         900_000 - 2 * passed

@@ -1,4 +1,6 @@
--- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch.
+-- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch. Where a cluster has them in several
+-- slots there are no KEYS: "slots", the number of keys, then the keys stand before what else is in ARGV. If one of them is not on this
+-- node, nothing is done, and the reply is nil.
 -- ARGV[1]  time in microseconds since the epoch, or "" for Redis TIME (tests pass a time; production passes "")
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
 -- ARGV[3]  and ARGV[4], if the limits of time zones are in the batch: from when, and before when, their bounds hold; at another
@@ -12,7 +14,8 @@
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
 --   tokens    tokens, fraction, denominator, at_us, ends_s    calendar, fixed   used, start_us
 --   sliding   [slot, hits, slot, hits, …], oldest first    penalty   strikes, since_us, last_us, until_us
--- Behind the first two stand the leases taken from the bucket, if any: ends_us, tokens, ends_us, tokens, …, oldest first.
+-- Behind the first two stand the leases taken from the bucket, if any: ends_us, tokens, ends_us, tokens, …, oldest first; before
+-- them, in a quota that a gift has filled up, when that was.
 -- A token bucket says when its key expires, since a write that leaves the expiry as it is costs Redis a sixth less.
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; (a - a % b) / b divides them without rounding. What
 -- is stored under a key but is not a bucket counts as a full one, and is replaced when something is taken. A refusal writes
@@ -28,17 +31,27 @@ local EXACT = 9007199254740992                      -- 2^53
 local DAY_US = 86400000000
 
 local call, pcall, unpack_numbers, pack_numbers = redis.call, pcall, cmsgpack.unpack, cmsgpack.pack
-local data = unpack_numbers(ARGV[2])
+local keys, args, values = KEYS, ARGV, {}
+if ARGV[1] == "slots" then
+  keys, args = {}, { unpack(ARGV, ARGV[2] + 3) }
+  for i = 1, ARGV[2] do
+    -- A command of a script may not span slots, and finds out whether a slot is here.
+    local found = redis.pcall("MGET", ARGV[i + 2])
+    if found.err then return false end
+    keys[i], values[i] = ARGV[i + 2], found[1]
+  end
+end
+
+local data = unpack_numbers(args[2])
 local now
-if ARGV[1] == "" then
+if args[1] == "" then
   local time = call("TIME")
   now = time[1] * 1000000 + time[2]
 else
-  now = tonumber(ARGV[1])
+  now = tonumber(args[1])
 end
-if ARGV[4] and (now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4])) then return pack_numbers({ now }) end
+if args[4] and (now < tonumber(args[3]) or now >= tonumber(args[4])) then return pack_numbers({ now }) end
 
-local values = {}
 for first = 1, #KEYS, 1000 do
   local last = math.min(first + 999, #KEYS)
   local chunk = call("MGET", unpack(KEYS, first, last))
@@ -71,8 +84,9 @@ end
 -- By limit, its capacity without what is lent of it, where that lowers it.
 local unlent = {}
 
--- If buckets may be leased from: by key of a quota, how much of it is lent, and when that period began.
-local lent_of, lent_since
+-- If buckets may be leased from: by key of a quota, how much of it is lent, when that period began, and when a gift last filled
+-- it up.
+local lent_of, lent_since, filled_at
 
 -- How far a token bucket goes below zero.
 local function deepest_debt(limit)
@@ -117,7 +131,7 @@ local function store(key, value, life)
     text = string.format("%.0f", life)
     lives[life] = text
   end
-  call("SET", KEYS[key], value, "EX", text)
+  call("SET", keys[key], value, "EX", text)
 end
 
 local function write_tokens(key, limit, tokens, part, time, expires)
@@ -128,7 +142,7 @@ local function write_tokens(key, limit, tokens, part, time, expires)
     full_at = time + (missing * parts / rate + 1) * data[limit + 2]
   end
   if expires * 1000000 > full_at then
-    return call("SET", KEYS[key], pack_numbers(tokens, part, parts, time, expires), "KEEPTTL")
+    return call("SET", keys[key], pack_numbers(tokens, part, parts, time, expires), "KEEPTTL")
   end
   local life = life_until(full_at)
   store(key, pack_numbers(tokens, part, parts, time, (now - now % 1000000) / 1000000 + life), life)
@@ -176,7 +190,7 @@ local function open_periods()
       used = used + hits
       if used > most then used = most end
       -- The first write of the period has said when the key expires.
-      if goes_on then call("SET", KEYS[key], pack_numbers(used, start), "KEEPTTL") else write_spent(key, limit, used, start) end
+      if goes_on then call("SET", keys[key], pack_numbers(used, start), "KEEPTTL") else write_spent(key, limit, used, start) end
     end
     reply[told + 1], reply[told + 2], reply[told + 3] = admitted, used, start
     told = told + 3
@@ -415,7 +429,9 @@ local function open_books()
       after = before > hits and before - hits or 0
       -- What is lent stays charged: whoever has it may still spend it.
       local lent = lent_of and lent_of[key]
-      if lent and after < lent and lent_since[key] == at[key] then after = math.min(before, lent) end
+      if lent and before - hits < lent and lent_since[key] == at[key] then
+        after, filled_at[key] = math.min(before, lent), now
+      end
     else
       after = before + hits
       if after > data[limit + 5] then after = data[limit + 5] end
@@ -613,7 +629,7 @@ local function open_books()
   end
 
   local function write_all()
-    for key = 1, #KEYS do
+    for key = 1, #keys do
       if dirty[key] then write(key) end
     end
   end
@@ -624,22 +640,24 @@ end
 -- Leases: before the takes their buckets are brought up to now, with what replicas tell of them; after the takes what is asked
 -- for is taken, and buckets that takes have written get their leases back. Proof and words: lease.rs.
 local close_leases
-if ARGV[3] and #ARGV % 2 == 1 then
-  local asked = unpack_numbers(ARGV[#ARGV])
+if args[3] and #args % 2 == 1 then
+  local asked = unpack_numbers(args[#args])
   local read_spent = open_periods()
-  lent_of, lent_since = {}, {}
+  lent_of, lent_since, filled_at = {}, {}, {}
   -- By key: what Redis held, when each lease ends, its tokens, their sum.
   local found, ends, lent, sum = {}, {}, {}, {}
 
   local function read_leases(value, own)
     if own == 5 then read_tokens(value) else read_spent(value) end
-    local all, dates, tokens = { unpack_numbers(value) }, {}, {}
+    local all, dates, tokens, filled = { unpack_numbers(value) }, {}, {}, 0
+    if (#all - own) % 2 == 1 then filled = table.remove(all, own + 1) end
+    if filled % 1 ~= 0 then error("not a lease") end
     for i = own + 1, #all, 2 do
       local date, count = all[i], all[i + 1]
       if date % 1 + count % 1 ~= 0 or date < 0 or date >= EXACT or count <= 0 or count >= EXACT then error("not a lease") end
       dates[#dates + 1], tokens[#tokens + 1] = date, count
     end
-    return dates, tokens
+    return dates, tokens, filled
   end
 
   local function drop_first(key)
@@ -692,15 +710,15 @@ if ARGV[3] and #ARGV % 2 == 1 then
 
   -- What Redis holds; a value of another kind of Redis' counts as none.
   local function stored(key)
-    return call("MGET", KEYS[key])[1]
+    return call("MGET", keys[key])[1]
   end
 
   local function write_leases(key)
-    local all = {}
+    local all = { filled_at[key] > 0 and filled_at[key] or nil }
     for i = 1, #ends[key] do
       if lent[key][i] > 0 then all[#all + 1], all[#all + 2] = ends[key][i], lent[key][i] end
     end
-    if #all > 0 then call("SET", KEYS[key], stored(key) .. pack_numbers(unpack(all)), "KEEPTTL") end
+    if #all > 0 then call("SET", keys[key], stored(key) .. pack_numbers(unpack(all)), "KEEPTTL") end
   end
 
   local rows, capacities, at = {}, {}, 1
@@ -709,12 +727,12 @@ if ARGV[3] and #ARGV % 2 == 1 then
     local is_tokens = data[limit] == TOKENS
     if not ends[key] then
       local value, ok = values[key], false
-      found[key], ends[key], lent[key], sum[key] = value, {}, {}, 0
+      found[key], ends[key], lent[key], sum[key], filled_at[key] = value, {}, {}, 0, 0
       if value then
-        local dates, tokens
-        ok, dates, tokens = pcall(read_leases, value, is_tokens and 5 or 2)
+        local dates, tokens, filled
+        ok, dates, tokens, filled = pcall(read_leases, value, is_tokens and 5 or 2)
         if ok then
-          ends[key], lent[key] = dates, tokens
+          ends[key], lent[key], filled_at[key] = dates, tokens, filled
           for i = 1, #tokens do sum[key] = sum[key] + tokens[i] end
         end
       end
@@ -735,8 +753,10 @@ if ARGV[3] and #ARGV % 2 == 1 then
       if values[key] then ok, used, start = pcall(read_spent, values[key]) end
       for i = at + 5, at + 4 + 4 * settled, 4 do
         settle(key, asked[i], asked[i + 2] + asked[i + 3])
-        -- Another period owes nothing to this one.
-        if ok and start == asked[i + 1] then used = math.max(used - asked[i + 3], math.min(used, sum[key])) end
+        -- Another period owes nothing to this one, nor does what was forgotten when a gift filled it up: that gift was its return.
+        if ok and start == asked[i + 1] and asked[i] > filled_at[key] then
+          used = math.max(used - asked[i + 3], math.min(used, sum[key]))
+        end
       end
       if ok then
         values[key] = pack_numbers(used, start)
@@ -746,7 +766,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
     if found[key] and settled > 0 then
       -- So that what takes write is told from what they leave: they may make it the same again as it was found.
       found[key] = values[key]
-      call("SET", KEYS[key], found[key], "KEEPTTL")
+      call("SET", keys[key], found[key], "KEEPTTL")
     end
     at = at + 5 + 4 * settled
   end
@@ -770,7 +790,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
     if not ok or start + data[limit + 3] <= now then return 0, 0, 0 end
     local granted = math.max(math.min(portion, capacity - used), 0)
     if granted > 0 then add(key, date, granted) end
-    if changed then call("SET", KEYS[key], pack_numbers(used + granted, start), "KEEPTTL") end
+    if changed then call("SET", keys[key], pack_numbers(used + granted, start), "KEEPTTL") end
     return granted, used + granted, start
   end
 
