@@ -68,7 +68,7 @@ pub struct ServedArgs {
 #[derive(Debug, Clone, Args)]
 pub struct HomeArgs {
     #[command(flatten)]
-    served: ServedArgs,
+    pub served: ServedArgs,
     /// Who does it, for the audit log, which adds this machine's name [default: $USER]
     #[arg(long = "as", value_name = "NAME")]
     by: Option<String>,
@@ -87,7 +87,8 @@ pub enum Output {
 }
 
 impl ServedArgs {
-    fn sources(&self) -> Sources {
+    /// The plan files, which need not be readable.
+    pub fn sources(&self) -> Sources {
         self.counting.sources(self.config.sources())
     }
 
@@ -107,31 +108,6 @@ impl ServedArgs {
 }
 
 impl HomeArgs {
-    /// The store that is named.
-    pub fn choice(&self) -> Result<StoreChoice, String> {
-        self.served.place.choice()
-    }
-
-    /// Where what is made at run time is kept, if anywhere.
-    pub fn place(&self) -> Result<Option<Place>, String> {
-        self.served.place.place()
-    }
-
-    /// The plan files, which need not be readable.
-    pub fn sources(&self) -> Sources {
-        self.served.sources()
-    }
-
-    /// As [`ServedArgs::plans`].
-    pub async fn plans(&self) -> Result<Arc<SharedPlans>, String> {
-        self.served.plans().await
-    }
-
-    /// As [`ServedArgs::plans_and_keys`].
-    pub async fn plans_and_keys(&self) -> Result<Arc<SharedPlans>, String> {
-        self.served.plans_and_keys().await
-    }
-
     /// Who gives the command.
     pub fn actor(&self) -> Actor {
         let set = |name| env::var(name).ok().filter(|value| !value.is_empty());

@@ -48,7 +48,7 @@ pub enum PlanError {
         domain: String,
     },
     /// No domain was named, and there is not just one.
-    #[error("say which domain: {}", if known.is_empty() { "none has stored plans" } else { known })]
+    #[error("name a domain that has stored plans: {}", if known.is_empty() { "there is none" } else { known })]
     WhichDomain {
         /// Those that have stored plans.
         known: String,
