@@ -446,3 +446,29 @@ async fn what_was_charged_without_redis_is_told_to_it_though_it_was_refused() {
     assert_eq!(ask(&store, take(0)).await.balances[0].left, -8);
     assert_eq!(store.stats().trips.load(Relaxed), trips);
 }
+
+/// Nobody asks any more: what was admitted is charged all the same, and soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_buckets_are_charged_back_at_once_and_those_beyond_are_counted() {
+    let mut server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let limit = rule("5/day");
+    server.kill();
+    down(&store).await;
+    for subject in 0..10_100 {
+        let taken = ask(&store, one(&limit, &subject.to_string(), 2)).await;
+        assert!(taken.admitted && taken.degraded);
+    }
+    assert_eq!(store.stats().not_charged.load(Relaxed), 100);
+    server.restart();
+    back(&store).await;
+    let began = Instant::now();
+    let charged = || -> u64 { redis::from_redis_value(server.send("DBSIZE")).expect("a number") };
+    // The replica itself has a key.
+    while charged() < 10_000 + 1 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{}", charged());
+        sleep(Duration::from_millis(10)).await;
+    }
+    println!("charged back within {:?}", began.elapsed());
+    settles_at(&server, &limit, "0", 3).await;
+}
