@@ -260,6 +260,26 @@ async fn a_full_redis_and_a_changed_password_are_named_and_survived() {
     assert!(back(&store).await < Duration::from_secs(1));
 }
 
+/// What keeps a primary that was cut off from deciding beside its successor.
+#[tokio::test]
+async fn a_primary_that_misses_its_replicas_is_not_used() {
+    let server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let limit = rule("100/day");
+    assert!(!ask(&store, one(&limit, "a", 1)).await.degraded);
+    server.send("CONFIG SET min-replicas-to-write 1");
+    let taken = ask(&store, one(&limit, "a", 1)).await;
+    assert!(taken.degraded && taken.admitted);
+    assert!(
+        down(&store).await.contains("NOREPLICAS"),
+        "{:?}",
+        store.is_down()
+    );
+    server.send("CONFIG SET min-replicas-to-write 0");
+    back(&store).await;
+    settles_at(&server, &limit, "a", 98).await;
+}
+
 #[tokio::test]
 async fn without_redis_each_item_answers_by_its_own_policy_and_all_or_nothing_holds() {
     let server = RedisServer::reserve();
