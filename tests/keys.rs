@@ -271,6 +271,21 @@ fn what_cannot_be_is_refused_with_the_reason() {
             2,
             "`yesterday` is no time",
         ),
+        (
+            &["create", "--tier", "free", "--expires", "2020-01-01"],
+            1,
+            "a key that ended at 2020-01-01T00:00:00Z would open nothing",
+        ),
+        (
+            &["rotate", "ada", "--overlap", "soon"],
+            2,
+            "`soon` is no length of time: write 24h, or 0s for none",
+        ),
+        (
+            &["update", "ada"],
+            2,
+            "required arguments were not provided",
+        ),
     ] {
         let (got, out, err) = keys(&home, args);
         assert_eq!(got, code, "{args:?}: {out}{err}");
@@ -601,7 +616,7 @@ async fn the_admin_api_does_what_the_command_does() {
     let (status, made) = call(
         "POST",
         "/v1/keys",
-        r#"{"tier":"free","id":"ada","owner":"Ada","expires_at":"90d"}"#,
+        r#"{"tier":"free","id":"ada","owner":"Ada","labels":{"team":"web"},"expires_at":"90d"}"#,
     );
     assert_eq!(status, 201, "{made}");
     let secret = made["secret"].as_str().unwrap();
@@ -611,9 +626,46 @@ async fn the_admin_api_does_what_the_command_does() {
         409
     );
     assert_eq!(call("POST", "/v1/keys", r#"{"tier":"gold"}"#).0, 400);
+    let ended = r#"{"tier":"free","expires_at":"2020-01-01"}"#;
+    assert_eq!(call("POST", "/v1/keys", ended).0, 400);
+    let soon = call("POST", "/v1/keys/ada/rotate", r#"{"overlap":"soon"}"#);
+    assert_eq!(
+        (soon.0, &soon.1["detail"]),
+        (
+            400,
+            &json!("overlap: `soon` is no length of time: write 24h, or 0s for none")
+        )
+    );
     assert_eq!(call("POST", "/v1/keys", r#"{"teir":"free"}"#).0, 400);
     assert_eq!(call("POST", "/v1/keys", &"x".repeat(1 << 20)).0, 413);
     assert_eq!(call("GET", "/v1/keys/nobody", "").0, 404);
+    for (body, told) in [
+        (r#"["free"]"#, "expected a key, as {\"tier\":\"free\"}"),
+        ("5", "expected a key, as {\"tier\":\"free\"}"),
+    ] {
+        let (status, refused) = call("POST", "/v1/keys", body);
+        assert!(
+            status == 400 && refused["detail"].as_str().unwrap().contains(told),
+            "{refused}"
+        );
+    }
+    for (body, told) in [
+        (
+            r#"{"tier":null}"#,
+            "tier: a key always has one; leave it out to keep it",
+        ),
+        (
+            r#"{"expires_at":"soon"}"#,
+            "`soon` is no time: write 90d, or 2027-01-31T12:00:00Z",
+        ),
+    ] {
+        let (status, refused) = call("PATCH", "/v1/keys/ada", body);
+        assert_eq!((status, &refused["detail"]), (400, &json!(told)));
+    }
+    let listed = |label: &str| call("GET", &format!("/v1/keys?label={label}"), "");
+    assert_eq!(listed("team=web").1["keys"][0]["id"], "ada");
+    assert_eq!(listed("team=app").1["keys"], json!([]));
+    assert_eq!(listed("team").0, 400);
     let (_, listed) = call("GET", "/v1/keys?owner=Ada", "");
     assert_eq!(listed["keys"][0]["id"], "ada");
     assert!(!listed.to_string().contains(secret));

@@ -5,7 +5,7 @@ mod print;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use self::print::{print_key, print_list, print_made, print_revoked};
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     home::Actor,
-    key_store::{KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey, parse_expiry},
+    key_store::{KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey, parse_expiry, parse_overlap},
     limit::Limit,
 };
 
@@ -67,7 +67,7 @@ struct RotateArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// How long the secret of before still opens; 0s to end it now
-    #[arg(long, value_name = "D", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "24h", value_parser = parse_overlap)]
     overlap: Duration,
 }
 
@@ -97,6 +97,7 @@ struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["tier", "owner", "labels", "limits", "tier_limits", "expires"]))]
 struct UpdateArgs {
     #[command(flatten)]
     change: ChangeArgs,

@@ -16,7 +16,11 @@ use tollgate::{
 };
 
 use crate::{
-    common::{Tollgate, ask, plans, request, tollgate_command},
+    common::{
+        Process, Tollgate, ask,
+        home::{admin_address, call_as},
+        plans, ratelimit_command, request, tollgate_command,
+    },
     redis_server::RedisServer,
 };
 
@@ -107,6 +111,62 @@ async fn two_replicas_add_up_exactly_after_both_have_stopped() {
             "{report}"
         );
     }
+}
+
+/// The service in the place of envoyproxy/ratelimit keeps usage in its Redis, and tells it and fills buckets for who has the token.
+#[tokio::test]
+async fn started_as_ratelimit_it_meters_in_the_redis_of_its_variables() {
+    let redis = RedisServer::start();
+    let root = tempfile::tempdir().unwrap();
+    let config = root.path().join("shop/config");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("shop.yaml"), PLANS).unwrap();
+    let mut command = ratelimit_command();
+    command
+        .env("RUNTIME_ROOT", root.path())
+        .env("RUNTIME_SUBDIRECTORY", "shop")
+        .env("REDIS_URL", redis.url())
+        .env("TOLLGATE_STORE_TIMEOUT", "2s")
+        .env("TOLLGATE_USAGE", "1")
+        .env("TOLLGATE_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("TOLLGATE_ADMIN_TOKEN", "ada s3cret-token-of-ada");
+    let mut tollgate = Tollgate::from_process(Process::start(&mut command));
+    let address = admin_address(&mut tollgate);
+    let mut client = tollgate.client().await;
+    for _ in 0..3 {
+        let asked = request("shop", &[&[("api_key", "ada")]]);
+        ask(&mut client, asked).await.unwrap();
+    }
+    let ask_admin = |line: &str, body: &str| {
+        let (status, body) = call_as(&address, Some("s3cret-token-of-ada"), line, body);
+        assert_eq!(status, 200, "{line}: {body}");
+        body
+    };
+    let bucket =
+        r#"{"domain":"shop","descriptors":[{"entries":[{"key":"api_key","value":"ada"}]}]}"#;
+    let filled = ask_admin("POST /v1/buckets/reset", bucket);
+    assert_eq!(filled["buckets"][0]["before"], 997, "{filled}");
+    let told = ask_admin("GET /v1/usage", "");
+    assert_eq!(
+        told["rows"][0]["admitted"], 3,
+        "what is not kept yet: {told}"
+    );
+    let audit = ask_admin("GET /v1/audit", "");
+    assert_eq!(audit["entries"][0]["action"], "buckets.reset", "{audit}");
+
+    tollgate.process.signal(Signal::SIGTERM);
+    tollgate.process.wait();
+    let mut command = tollgate_command();
+    command.args(["usage", "--by", "month", "--output", "json", "--store"]);
+    let output = command.arg(redis.url()).arg("--config").arg(&config);
+    let output = output.output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = &report["rows"][0];
+    assert_eq!(
+        (row["key"].as_str(), row["admitted"].as_i64()),
+        (Some("ada"), Some(3)),
+        "{report}"
+    );
 }
 
 #[tokio::test]
