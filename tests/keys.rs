@@ -585,7 +585,8 @@ async fn a_route_that_names_a_domain_is_opened_by_that_domains_keys_only() {
         .replace("in-the-file", "elsewhere");
     fs::write(home.config.join("other.yaml"), other).unwrap();
     let tollgate = home.serve(&[]);
-    for (domain, open) in [("shop", true), ("other", false)] {
+    // A domain that no plan has is a mistake of the route, and opens to nobody.
+    for (domain, open) in [("shop", true), ("other", false), ("shpo", false)] {
         let mut request = http_request("/", &[("x-api-key", "demo-free-key")]);
         let attributes = request.attributes.as_mut().unwrap();
         attributes

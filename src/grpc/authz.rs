@@ -118,9 +118,19 @@ impl Authorization for Service {
     }
 }
 
-/// Whose keys open, and how they are asked for: those of the domain that the route names, else those of all.
+/// Whose keys open.
+enum Keys<'p> {
+    /// Those of all domains: the route names none.
+    All,
+    /// Those of the domain that the route names.
+    Of(&'p Domain),
+    /// No plan has the domain that the route names, so none does.
+    None,
+}
+
+/// Whose keys open, and how they are asked for.
 struct Scope<'p> {
-    domain: Option<&'p Domain>,
+    keys: Keys<'p>,
     authentication: &'p Authentication,
     /// Where the request comes from, as Envoy takes it.
     address: Option<IpAddr>,
@@ -129,10 +139,15 @@ struct Scope<'p> {
 impl<'p> Scope<'p> {
     fn of(plans: &'p Plans, attributes: &AttributeContext) -> Self {
         let named = attributes.context_extensions.get(DOMAIN);
-        let domain = named.and_then(|name| plans.domain(name));
-        let own = domain.and_then(|domain| domain.authentication());
+        let keys = named.map_or(Keys::All, |name| {
+            plans.domain(name).map_or(Keys::None, Keys::Of)
+        });
+        let own = match keys {
+            Keys::Of(domain) => domain.authentication(),
+            Keys::All | Keys::None => None,
+        };
         Self {
-            domain,
+            keys,
             authentication: own.unwrap_or(plans.authentication()),
             address: source_address(attributes),
         }
@@ -141,16 +156,17 @@ impl<'p> Scope<'p> {
     /// Whether the deny list of the domain, or of any if the route names none, meets the client.
     fn denies(&self, plans: &Plans, meets: impl Fn(&List) -> bool) -> bool {
         let denies = |domain: &Domain| domain.lists().is_some_and(|lists| meets(&lists.deny));
-        match self.domain {
-            Some(domain) => denies(domain),
-            None => plans.domains().any(denies),
+        match self.keys {
+            Keys::Of(domain) => denies(domain),
+            Keys::All | Keys::None => plans.domains().any(denies),
         }
     }
 
     fn check(&self, plans: &'p Plans, secret: &[u8]) -> KeyCheck<'p> {
-        match self.domain {
-            Some(domain) => domain.check_secret(plans.stored_keys(), secret),
-            None => plans.check_secret(secret),
+        match self.keys {
+            Keys::All => plans.check_secret(secret),
+            Keys::Of(domain) => domain.check_secret(plans.stored_keys(), secret),
+            Keys::None => KeyCheck::Unknown,
         }
     }
 }

@@ -172,3 +172,43 @@ async fn a_key_revoked_while_envoy_runs_opens_no_replica_any_more() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_route_that_names_a_domain_is_opened_by_its_keys_only_and_a_name_that_is_none_by_nobodys()
+{
+    let (folder, config) = plans(PLANS);
+    let other = PLANS.replace("stats-api", "other").replace("free", "basic");
+    std::fs::write(folder.path().join("other.yaml"), other).unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let [ours, others] = [("free", "ada"), ("basic", "bob")]
+        .map(|(tier, id)| forever(&make(&config, state.path(), &["--tier", tier, "--id", id])));
+    let tollgate = Tollgate::start(&config, &["--state-dir", state.path().to_str().unwrap()]);
+    let upstream = Upstream::fast_stats();
+    for (domain, expected) in [
+        ("stats-api", [200, 403]),
+        ("other", [403, 200]),
+        ("shpo", [403, 403]),
+    ] {
+        let mut config = EnvoyConfig::new(&[&tollgate.grpc], upstream.address);
+        config.rate_limit()["domain"] = domain.into();
+        let routes = &mut config.connection_manager()["route_config"]["virtual_hosts"][0]["routes"];
+        let routes = routes.as_sequence_mut().unwrap();
+        let secure = routes
+            .iter_mut()
+            .find(|route| route["name"] == "secure")
+            .unwrap();
+        let named = format!(
+            r#"{{ "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, check_settings: {{ context_extensions: {{ domain: {domain} }} }} }}"#
+        );
+        secure["typed_per_filter_config"]["envoy.filters.http.ext_authz"] =
+            serde_yaml::from_str(&named).unwrap();
+        let envoy = Envoy::start(&config).await;
+        let mut client = envoy.client().await;
+        let mut statuses = Vec::new();
+        for key in [ours, others] {
+            let answer = client.get("/secure/stats", &[("x-api-key", key)]).await;
+            statuses.push(answer.status);
+        }
+        assert_eq!(statuses, expected, "{domain}");
+    }
+}
