@@ -1,7 +1,11 @@
 //! Flags of the commands that change what a running service has, and what they work on: its home itself, with or without a
 //! running service.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{
+    env,
+    path::PathBuf,
+    sync::{Arc, Once},
+};
 
 use clap::{Args, ValueEnum};
 
@@ -32,7 +36,20 @@ impl PlaceArgs {
 
     /// Where what is made at run time is kept, if anywhere.
     pub fn place(&self) -> Result<Option<Place>, String> {
-        Ok(home_of(&self.choice()?, self.state_dir.as_deref()))
+        let place = home_of(&self.choice()?, self.state_dir.as_deref());
+        if let Some(Place::Folder(folder)) = &place
+            && !folder.exists()
+        {
+            static NOTE: Once = Once::new();
+            // Else a wrong name looks like a service without keys.
+            NOTE.call_once(|| {
+                let folder = folder.display();
+                super::say(format_args!(
+                    "note: {folder} is not there, so nothing is kept in it yet"
+                ));
+            });
+        }
+        Ok(place)
     }
 }
 

@@ -119,7 +119,8 @@ async fn two_replicas_add_up_exactly_after_both_have_stopped() {
 }
 
 /// The service in the place of envoyproxy/ratelimit keeps usage in its Redis, and tells it and fills buckets for who has the token.
-#[tokio::test]
+// The connection ends beside the wait for the process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn started_as_ratelimit_it_meters_in_the_redis_of_its_variables() {
     let redis = RedisServer::start();
     let root = tempfile::tempdir().unwrap();
@@ -132,6 +133,7 @@ async fn started_as_ratelimit_it_meters_in_the_redis_of_its_variables() {
         .env("RUNTIME_SUBDIRECTORY", "shop")
         .env("REDIS_URL", redis.url())
         .env("TOLLGATE_STORE_TIMEOUT", "2s")
+        .env("TOLLGATE_DRAIN_DELAY", "0s")
         .env("TOLLGATE_USAGE", "1")
         .env("TOLLGATE_ADMIN_LISTEN", "127.0.0.1:0")
         .env("TOLLGATE_ADMIN_TOKEN", "ada s3cret-token-of-ada");
@@ -151,6 +153,12 @@ async fn started_as_ratelimit_it_meters_in_the_redis_of_its_variables() {
         r#"{"domain":"shop","descriptors":[{"entries":[{"key":"api_key","value":"ada"}]}]}"#;
     let filled = ask_admin("POST /v1/buckets/reset", bucket);
     assert_eq!(filled["buckets"][0]["before"], 997, "{filled}");
+    let (status, none) = call_as(&address, Some("s3cret-token-of-ada"), "GET /v1/keys", "");
+    let detail = none["detail"].as_str().unwrap();
+    assert!(
+        status == 409 && detail.ends_with("as `ratelimit` they are in plan files only"),
+        "{none}"
+    );
     let told = ask_admin("GET /v1/usage", "");
     assert_eq!(
         told["rows"][0]["admitted"], 3,

@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    /// Each error has the answer that DESIGN promises it; those of another cluster node are followed before they come here.
+    /// MOVED and ASK of a cluster are followed before they come here.
     #[test]
     fn what_redis_says_is_dialled_again_soon_or_slowly() {
         for (said, expected) in [

@@ -39,7 +39,7 @@ pub enum DialError {
         /// What to look at.
         hint: &'static str,
     },
-    /// Another server than the one that was asked for, which led to it.
+    /// One of several servers, or one that another led to.
     #[error("{server}: {source}")]
     At {
         /// Which.
@@ -122,7 +122,7 @@ impl DialError {
         Self::Tongue { source, hint }
     }
 
-    /// The same, of a server that the URL only leads to.
+    /// The same, of one of several servers.
     pub fn at(self, server: impl Into<String>) -> Self {
         let (server, source) = (server.into(), Box::new(self));
         Self::At { server, source }
