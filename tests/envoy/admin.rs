@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     client::{Client, all_at_once, another_home},
     common::{home::call_as, wait_until},
-    stack::Pair,
+    pair::Pair,
 };
 
 const PLANS: &str = r#"

@@ -8,12 +8,12 @@ mod common;
 mod redis_server;
 
 mod client;
+mod pair;
 mod stack;
 
 mod admin;
 mod answers;
 mod authority;
-mod beyond;
 mod changes;
 mod coverage;
 mod demo;

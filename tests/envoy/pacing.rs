@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     client::{Client, all_at_once, another_home, by_status},
     common::wait_until,
-    stack::Pair,
+    pair::Pair,
 };
 
 /// Plans for the public route, where an address has these limits.

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::{
     client::{Client, Header, Load, another_home},
     common::Tollgate,
-    stack::Pair,
+    pair::Pair,
 };
 
 /// A key that no load exhausts. Its hash: `printf load-key | sha256sum`.

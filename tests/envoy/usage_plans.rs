@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use hyper::Method;
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::{
     client::{Answer, Client, another_home},
     common::{home::call_as, wait_for, wait_until},
-    stack::Pair,
+    pair::Pair,
 };
 
 /// The first example for `language` that follows these words on the page.
@@ -249,6 +249,37 @@ async fn who_is_denied_is_blocked_and_who_is_allowed_has_no_limit_by_key_and_by_
     let mut allowed = Client::connect_from(another_home(67), pair.envoy.edge).await;
     assert_eq!(allowed.statuses("/public/stats", 9).await, [200; 9]);
     assert_eq!(client.statuses("/public/stats", 2).await, [200, 429]);
+}
+
+/// An hour that is half a day away, so that no day of the test ends while it runs.
+fn far_hour() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let hours = since.expect("after 1970").as_secs() / 3_600;
+    format!("offset: {}h", (hours + 12) % 24)
+}
+
+#[tokio::test]
+async fn the_sixth_call_of_a_day_exceeds_a_quota_of_five_which_warned_before() {
+    let plans = example_with("How much a day", &[("offset: 6h", &far_hour())]);
+    let key: &[&str] = &["--tier", "trial"];
+    let (pair, [ada]) = Pair::start_with_keys(&plans, &[], &[key], |_| {}).await;
+    let mut client = pair.envoy.client().await;
+    let answers = times(6, &mut client, ada).await;
+    assert_eq!(statuses(&answers), [vec![200; 5], vec![429]].concat());
+    for (used, answer) in (1..).zip(&answers[..5]) {
+        let warning = answer.header("x-ratelimit-warning");
+        let near = warning.is_some_and(|text| text.ends_with(&format!(";used={used};q=5")));
+        assert_eq!(
+            (near, warning.is_some()),
+            (used >= 4, used >= 4),
+            "{warning:?}"
+        );
+    }
+    let [.., sixth] = &answers[..] else { panic!() };
+    assert_eq!(sixth.body, r#"{"message":"Limit Exceeded"}"#);
+    assert_eq!(sixth.header("content-type"), Some("application/json"));
+    assert_eq!(sixth.header("x-ratelimit-warning"), None);
+    assert_eq!(pair.metric("tollgate_degraded_total"), 0.0);
 }
 
 #[tokio::test]
