@@ -200,11 +200,12 @@ impl Replicas {
         for step in steps {
             self.clock.advance(Duration::from_micros(step.moves_us));
             let now = self.clock.now().as_micros();
-            for limit in step.filled_by.iter().flat_map(|_| &step.limits) {
-                let filler = &self.stores[step.filled_by.unwrap_or_default()];
-                self.runtime
-                    .block_on(fill(filler, &limits[*limit], subject));
-                passed[*limit].push(Vec::new());
+            if let Some(replica) = step.filled_by {
+                let store = &self.stores[replica];
+                for limit in &step.limits {
+                    self.runtime.block_on(fill(store, &limits[*limit], subject));
+                    passed[*limit].push(Vec::new());
+                }
             }
             for asks in step.asks.chunks(step.at_once) {
                 let answers = asks.iter().map(|(replica, hits)| {
