@@ -11,7 +11,7 @@ mod wishes;
 
 pub use self::stores::connect_store;
 use self::{
-    admin::{StoredPlans, open_keys, serve_admin},
+    admin::{StoredPlans, open_keys, serve_admin, warn_of_plain_tokens},
     sockets::{Listener, Socket, SocketFile, router, serve_grpc, serve_http},
     stores::open_store,
     tls::ServerTls,
@@ -334,6 +334,7 @@ impl Server {
                 usage,
             };
             let app = admin_api::router(desk, admin.tokens.clone());
+            warn_of_plain_tokens(&listener.address, admin_tls.is_some());
             server.admin = Some(listener.address);
             let serving = serve_admin(listener.socket, admin_tls.clone(), app, stop.clone());
             server.tasks.spawn(serving);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, process::Stdio};
 
 use common::{
     Tollgate, ask,
@@ -291,6 +291,13 @@ fn what_cannot_be_is_refused_with_the_reason() {
         assert_eq!(got, code, "{args:?}: {out}{err}");
         assert!(err.contains(message), "{args:?}: {err}");
     }
+    let mut elsewhere = tollgate_command();
+    elsewhere
+        .args(["keys", "list", "--state-dir", "/nowhere/at/all", "--config"])
+        .arg(&home.config);
+    let (code, _, err) = finished(&mut elsewhere);
+    let told = "note: /nowhere/at/all is not there, so nothing is kept in it yet\n";
+    assert_eq!((code, err.as_str()), (0, told));
     let mut homeless = tollgate_command();
     homeless
         .args(["keys", "list", "--config"])
@@ -301,6 +308,49 @@ fn what_cannot_be_is_refused_with_the_reason() {
         err.contains("start with --state-dir DIR or --store redis://"),
         "{err}"
     );
+}
+
+/// In Redis: `tests/redis/keys.rs` and `plans.rs`.
+#[test]
+fn many_admins_at_once_lose_nothing_in_a_state_directory() {
+    let home = Home::new(PLANS);
+    keys_json(&home, &["create", "--tier", "free", "--id", "ada"]);
+    let at_once = |args: &dyn Fn(usize) -> Vec<String>| {
+        let start = |number| {
+            let args = args(number);
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let mut command = home.command(&[&["keys"], &args[..]].concat());
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let children: Vec<_> = (0..12).map(start).collect();
+        let ended = children
+            .into_iter()
+            .map(|child| child.wait_with_output().unwrap());
+        ended
+            .map(|output| {
+                (
+                    output.status.code().unwrap(),
+                    String::from_utf8(output.stderr).unwrap(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let words = |text: String| text.split(' ').map(str::to_owned).collect();
+    let made = at_once(&|number| words(format!("create --tier free --id k{number}")));
+    assert!(made.iter().all(|(code, _)| *code == 0), "{made:?}");
+    assert_eq!(keys_json(&home, &["list"]).as_array().unwrap().len(), 13);
+
+    // All have looked at revision 1: one wins, and the others are told.
+    let rotated = at_once(&|_| words("rotate ada --revision 1".to_owned()));
+    let (won, lost): (Vec<_>, Vec<_>) = rotated.into_iter().partition(|(code, _)| *code == 0);
+    assert_eq!(won.len(), 1, "{lost:?}");
+    for (code, err) in lost {
+        let told = "was changed by somebody else: it has revision 2, not 1";
+        assert!(code == 1 && err.contains(told), "{err}");
+    }
+    // Each change has its entry, and what was not done has none.
+    assert_eq!(home.json(&["audit"]).as_array().unwrap().len(), 14);
 }
 
 #[test]

@@ -235,8 +235,10 @@ impl<A: Args> On<A> {
 }
 
 async fn open(home: &HomeArgs) -> Result<KeyAdmin, String> {
-    let place = home.place()?.ok_or_else(|| KeyError::NoHome.to_string())?;
-    Ok(KeyAdmin::new(place.open(), home.plans().await?))
+    let served = &home.served;
+    let place = served.place.place()?;
+    let place = place.ok_or_else(|| KeyError::NoHome.to_string())?;
+    Ok(KeyAdmin::new(place.open(), served.plans().await?))
 }
 
 impl On<ChangeArgs> {

@@ -16,7 +16,7 @@ pub struct MeteringArgs {
     /// How often usage is written to where it is kept; a crash loses no more than this
     #[arg(long, value_name = "D", env = "TOLLGATE_USAGE_FLUSH_INTERVAL", default_value = "10s", value_parser = some_time)]
     usage_flush_interval: Duration,
-    /// How long usage per day is kept; per hour 35 days at most
+    /// How long usage is kept; in Redis, per hour 35 days at most
     #[arg(long, value_name = "D", env = "TOLLGATE_USAGE_RETENTION", default_value = "400d", value_parser = whole_days)]
     usage_retention: Retention,
 }

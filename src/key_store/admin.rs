@@ -184,7 +184,9 @@ pub enum KeyError {
     #[error("keys are being changed by somebody else all the time; nothing was done, try again")]
     Busy,
     /// Keys have no home here.
-    #[error("no API keys are kept here: start with --state-dir DIR or --store redis://…")]
+    #[error(
+        "no API keys are kept here: start with --state-dir DIR or --store redis://…; as `ratelimit` they are in plan files only"
+    )]
     NoHome,
     /// Too many keys.
     #[error("there are {MOST_KEYS} API keys, and that is the most: revoke some")]

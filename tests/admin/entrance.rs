@@ -155,6 +155,21 @@ fn the_admin_api_is_nowhere_but_on_a_listener_of_its_own() {
 }
 
 #[test]
+fn tokens_that_come_over_a_network_as_they_are_are_warned_of() {
+    let home = Home::new(FILE);
+    let token = home.draft("token", "ada s3cret-token-of-ada\n");
+    for (listen, warned) in [("0.0.0.0:0", true), ("127.0.0.1:0", false)] {
+        let tollgate = home.serve(&["--admin-listen", listen, "--admin-token-file", &token]);
+        let log = tollgate.process.log();
+        assert_eq!(
+            log.contains("its tokens can be read on the way"),
+            warned,
+            "{log}"
+        );
+    }
+}
+
+#[test]
 fn huge_heads_and_odd_bytes_are_turned_away_and_it_goes_on() {
     let home = Home::new(KEYED);
     let (_tollgate, address) = home.serve_admin("ada s3cret-token-of-ada", &[]);

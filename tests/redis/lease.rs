@@ -523,24 +523,27 @@ async fn a_cluster_is_leased_from_like_one_server() {
         cluster::connected(settings.clone()).await,
         cluster::connected(settings).await,
     ];
-    for subject in ["a", "b", "c", "d"] {
+    // All at once, so that a call is about leases in several slots.
+    let (replicas, limit) = (&replicas, &limit);
+    let drained = ["a", "b", "c", "d", "e", "f", "g", "h"].map(async |subject| {
         let until = Instant::now() + Duration::from_secs(20);
         let (mut admitted, mut turn) = (0, 0);
         while admitted < 500 {
             turn += 1;
-            let taken = cluster::ask(&replicas[turn / 50 % 2], one(&limit, subject, 1)).await;
+            let taken = cluster::ask(&replicas[turn / 50 % 2], one(limit, subject, 1)).await;
             admitted += u64::from(taken.admitted);
             assert!(Instant::now() < until, "{subject}: {admitted} passed");
             if !taken.admitted {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
-        for replica in &replicas {
-            let taken = cluster::ask(replica, one(&limit, subject, 1)).await;
+        for replica in replicas {
+            let taken = cluster::ask(replica, one(limit, subject, 1)).await;
             assert!(!taken.admitted, "{subject}");
         }
-    }
-    for replica in &replicas {
+    });
+    join_all(drained).await;
+    for replica in replicas {
         assert!(replica.stats().lease_decisions.load(Relaxed) > 0);
     }
 }

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     clock::{Clock, SystemClock, Timestamp},
     descriptor::Hits,
+    plan::Charge,
     store::{
         Item, MemoryStore, StoreError, Take, Taken,
         key::{PREFIX, tag_text},
@@ -221,7 +222,9 @@ impl Shared {
     /// Undoes in Redis what it charged for a request that was refused meanwhile, and would not have been charged then.
     pub fn undo(&self, take: &Take, taken: &Taken, meanwhile: &Taken) {
         for (index, item) in take.items.iter().enumerate() {
-            if charged(taken, index) && !charged(meanwhile, index) {
+            // Strikes stay: giving would forget all of them.
+            let stays = item.charge == Charge::Strike;
+            if charged(taken, index) && !charged(meanwhile, index) && !stays {
                 let inverse = match item.hits {
                     Hits::Take(hits) => {
                         self.stats.given_back.fetch_add(hits, Relaxed);

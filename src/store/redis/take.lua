@@ -388,10 +388,11 @@ local function open_books()
       put(key, strikes, since, last, ends)
     end
 
-    function strike(key, limit, hits)
-      if amount[key] == 1 or hits == 0 then return end
+    function strike(key, limit, hits, gives)
+      if hits == 0 or amount[key] == 1 and not gives then return end
       undo = undo + 1
-      undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, 0, false, slots[key]
+      undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, amount[key], false, slots[key]
+      if gives then return put(key, 0, 0, 0, 0) end
       local strikes, since, last, ends = unpack(slots[key])
       if strikes == 0 then since = now end
       strikes = strikes + hits
@@ -402,7 +403,7 @@ local function open_books()
 
     function write_penalty(key, limit)
       local strikes, since, last, ends = unpack(slots[key])
-      local forgotten = strikes > 0 and since + data[limit + 3] or 0
+      local forgotten = strikes > 0 and since + data[limit + 3] or now
       if last > 0 then forgotten = math.max(forgotten, ends + data[limit + 5]) end
       store(key, pack_numbers(strikes, since, last, ends), life_until(forgotten))
     end
@@ -423,8 +424,7 @@ local function open_books()
     elseif kind == SLIDING then
       return apply_slots(key, limit, hits, gives)
     elseif kind == PENALTY then
-      if not gives then strike(key, limit, hits) end
-      return
+      return strike(key, limit, hits, gives)
     elseif gives then
       after = before > hits and before - hits or 0
       -- What is lent stays charged: whoever has it may still spend it.
