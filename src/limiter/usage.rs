@@ -5,7 +5,7 @@ use crate::{
     decision::{Code, Decision},
     descriptor::{Hits, Query},
     plan::{Domain, KnownKey, Match, Mode, Role},
-    usage::{Fate, Limited, Meter},
+    usage::{Fate, Limited, Meter, Requester},
 };
 
 /// Most hits that a descriptor counts: as many as the largest limit has.
@@ -19,8 +19,8 @@ pub(super) fn count(
     parts: &[Part<'_>],
     decision: &Decision,
 ) {
-    let (id, tier) = key.map_or(("", ""), |key| (key.id(), key.tier()));
-    let tab = meter.open(domain.name(), id, tier);
+    let requester = key.map_or_else(Requester::default, |key| Requester::from(*key));
+    let tab = meter.open(domain.name(), requester);
     for (part, descriptor) in parts.iter().zip(&query.descriptors) {
         let hits = match descriptor.hits {
             Hits::Take(hits) => hits.min(MOST_HITS) as i64,
