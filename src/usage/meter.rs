@@ -1,15 +1,9 @@
 //! Counts in memory, at the moment of the decision: the stamps of who and what, a lock of one of many shards, three numbers.
 //!
-//! A row that is there costs no allocation, and for a key and limit of the plans no hash. A shard that is full counts what is new as [`Row::other`]. Rows that nobody has
-//! used since they were taken the last time make room.
+//! A row that is there costs no allocation, and for a key of a file no hash. A shard that is full counts what is new as
+//! [`Row::other`]. Rows that nobody has used since they were taken the last time make room.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -17,6 +11,7 @@ use super::{Counts, Row, period::hour_of};
 use crate::{
     clock::Clock,
     plan::{KnownKey, Rule, RuleLimit, stamp},
+    statistics::HitSum,
     store::key::Prehashed,
 };
 
@@ -56,7 +51,7 @@ pub struct Meter {
     shards: Box<[Mutex<Shard>]>,
     most_per_shard: usize,
     clock: Arc<dyn Clock>,
-    other_hits: AtomicU64,
+    other_hits: HitSum,
 }
 
 #[derive(Debug, Default)]
@@ -115,7 +110,7 @@ impl Meter {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             most_per_shard: most_rows.div_ceil(SHARDS),
             clock,
-            other_hits: AtomicU64::new(0),
+            other_hits: HitSum::default(),
         }
     }
 
@@ -170,13 +165,13 @@ impl Meter {
 
     /// Hits so far that no row of their own had room for, here or on their way to the store.
     pub fn other_hits(&self) -> u64 {
-        self.other_hits.load(Ordering::Relaxed)
+        self.other_hits.get()
     }
 
     /// Counts hits that lose their row on the way to the store.
     pub(super) fn lose_row(&self, counts: Counts) {
-        let hits = counts.admitted.unsigned_abs() + counts.refused.unsigned_abs();
-        self.other_hits.fetch_add(hits, Ordering::Relaxed);
+        self.other_hits.add(counts.admitted.unsigned_abs());
+        self.other_hits.add(counts.refused.unsigned_abs());
     }
 }
 

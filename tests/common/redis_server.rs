@@ -174,6 +174,24 @@ impl RedisServer {
         }
     }
 
+    /// Waits until a replica has what is written now, and gets what is written from now on as it comes: the first second's writes may
+    /// come with the copy that it began with.
+    pub fn wait_until_followed(&self) {
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut both = redis::pipe();
+        // A key that the first node of a cluster has.
+        both.cmd("SET").arg("b").arg("").ignore();
+        both.cmd("WAIT").arg(1).arg(10);
+        let mut admin = self.admin();
+        loop {
+            let (reached,): (u64,) = both.query(&mut admin).expect("a primary");
+            if reached > 0 {
+                return;
+            }
+            assert!(Instant::now() < end, "no replica follows");
+        }
+    }
+
     /// Stops it, or lets it go on.
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.pid);

@@ -12,18 +12,12 @@ use tollgate::proto::envoy::service::ratelimit::v3::{
 };
 use tonic::transport::Channel;
 
-use super::{Bounds, LIMIT, Run, durable_redis, outage};
+use super::{Bounds, Run, durable_redis, outage};
 use crate::{
     cluster::Nodes,
     common::{Tollgate, ask, client, request, wait_until},
     redis_server::RedisServer,
     sentinel,
-};
-
-/// What a primary that dies had not handed on.
-const FAILOVER: Bounds = Bounds {
-    over: LIMIT,
-    uncharged: 1_000,
 };
 
 /// Waits until that server takes writes for others, and says when that was.
@@ -42,17 +36,19 @@ async fn sentinel_failover() {
         .collect();
     sentinel::agree(&sentinels).await;
     replica.wait_until_it_follows();
+    primary.wait_until_followed();
     let ports: Vec<_> = sentinels.iter().map(RedisServer::port).collect();
     let url = sentinel::url(&ports) + "main";
     let title = "Sentinel: the primary killed, the replica promoted";
     let run = Run::start("sentinel_failover", title, &url).await;
     assert_eq!(replica.calls("evalsha"), 0);
+    sleep(outage()).await;
     primary.kill();
     run.feel().await;
     // Until a sentinel says so, nobody can know.
     let is_named = |sentinel: &RedisServer| sentinel::primary_port(sentinel) == replica.port();
     wait_until("a failover", async || sentinels.iter().any(is_named)).await;
-    run.finish(Instant::now(), FAILOVER).await;
+    run.finish(Instant::now(), Bounds::FAILOVER).await;
     assert!(replica.info("replication").contains("role:master"));
     assert!(replica.calls("evalsha") > 0, "the new primary decides");
 }
@@ -63,10 +59,11 @@ async fn cluster_failover() {
     nodes.replicate().await;
     let title = "Cluster: a node killed, its replica takes over";
     let run = Run::start("cluster_failover", title, &nodes.url()).await;
+    sleep(outage()).await;
     nodes.servers[0].kill();
     run.feel().await;
     let moment = promoted(&nodes.servers[3]).await;
-    run.finish(moment, FAILOVER).await;
+    run.finish(moment, Bounds::FAILOVER).await;
     assert!(nodes.servers[3].calls("evalsha") > 0, "it decides");
 }
 
@@ -97,6 +94,21 @@ async fn replica_killed() {
     run.ours.remove(0).process.kill();
     run.servers.remove(0);
     run.finish(Instant::now(), Bounds::broken(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_two() {
+    let mut redis = durable_redis();
+    redis.restart();
+    let title = "Redis killed and restarted under two replicas of ours";
+    let run = Run::start_cold("killed_under_two", title, &redis.url(), 2).await;
+    run.begin().await;
+    let know = |ours: &Tollgate| ours.metric("tollgate_replicas") == 2.0;
+    wait_until("each to know the other", async || run.ours.iter().all(know)).await;
+    redis.kill();
+    run.endure().await;
+    redis.restart();
+    run.finish(Instant::now(), Bounds::broken(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
