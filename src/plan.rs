@@ -31,6 +31,7 @@ mod pacing;
 mod plans;
 mod read;
 mod source;
+mod stamp;
 mod strangers;
 mod subject;
 mod words;
@@ -51,4 +52,5 @@ pub use self::{
         MetadataStyle, OnStoreError, ResponseOptions, Role, Rule, RuleCounters, RuleLimit,
     },
     source::{Content, LARGEST_FILE, Source},
+    stamp::stamp,
 };

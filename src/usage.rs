@@ -16,7 +16,7 @@ mod store;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    meter::{Fate, Limited, MOST_ROWS, Meter, Tab},
+    meter::{Fate, Limited, MOST_ROWS, Meter, Requester, Tab},
     pending::{Chunk, MOST_PENDING, Pending},
     period::{Day, DayError, Period},
     recorder::{FlushCounts, Recorder},

@@ -27,7 +27,7 @@ use tollgate::{
         GetUsageRequest, get_usage_request::By, usage_service_client::UsageServiceClient,
     },
     store::{MemoryStore, Store},
-    usage::{Fate, Limited, Meter, Recorder, Retention, UsageStore},
+    usage::{Fate, Limited, Meter, Recorder, Requester, Retention, UsageStore},
 };
 use tonic::{Code, transport::Channel};
 
@@ -392,9 +392,11 @@ async fn written(home: &Home) {
         clock.set(Timestamp::from_micros(
             (1_769_817_600 + hours * 3_600) * 1_000_000,
         ));
-        meter
-            .open("shop", key, tier)
-            .count(Limited::Unlimited(&rules[rule]), fate, hits);
+        meter.open("shop", Requester::new(key, tier)).count(
+            Limited::Unlimited(&rules[rule]),
+            fate,
+            hits,
+        );
     }
     recorder.flush().await.unwrap();
 }

@@ -6,7 +6,7 @@ use crate::{
     descriptor::{Hits, Query},
     plan::{Domain, KnownKey, Match, Mode, Role},
     statistics::counted,
-    usage::{Fate, Limited, Meter},
+    usage::{Fate, Limited, Meter, Requester},
 };
 
 /// Counts each limit of the decision for `key`, or for all that come without one.
@@ -17,8 +17,8 @@ pub(super) fn count(
     parts: &[Part<'_>],
     decision: &Decision,
 ) {
-    let (id, tier) = key.map_or(("", ""), |key| (key.id(), key.tier()));
-    let tab = meter.open(domain.name(), id, tier);
+    let requester = key.map_or_else(Requester::default, |key| Requester::from(*key));
+    let tab = meter.open(domain.name(), requester);
     for (part, descriptor) in parts.iter().zip(&query.descriptors) {
         let hits = match descriptor.hits {
             Hits::Take(hits) => counted(hits) as i64,

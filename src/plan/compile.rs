@@ -27,6 +27,7 @@ use super::{
     rule::{
         Allowance, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule, RuleCounters,
     },
+    stamp::stamp,
     subject::Variable,
 };
 use crate::statistics::{KeyLevel, RuleStatistics};
@@ -468,6 +469,7 @@ impl Compiler<'_> {
         for file in files {
             let tier = self.tier_index(&file.tier);
             let key = ApiKey {
+                stamp: stamp(&[&file.id, &file.tier]),
                 id: file.id.into(),
                 domain: Arc::clone(&self.domain),
                 tier: file.tier.into(),

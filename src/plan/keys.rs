@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
+use super::stamp::stamp;
 use crate::{
     keys::{KeyTable, LONGEST_SECRET, Lookup, StoredKey, hash, unix_now},
     limit::Limit,
@@ -20,6 +21,8 @@ pub struct ApiKey {
     pub tier_index: u32,
     /// Whose it is, if the plans say so.
     pub owner: Option<Box<str>>,
+    /// Stands for its id and tier.
+    pub stamp: u128,
 }
 
 impl fmt::Debug for ApiKey {
@@ -100,6 +103,15 @@ impl<'p> KnownKey<'p> {
         match self {
             Self::File(key) => &key.tier,
             Self::Stored(key) => key.tier(),
+        }
+    }
+
+    /// Stands for its id and tier.
+    pub fn stamp(self) -> u128 {
+        match self {
+            Self::File(key) => key.stamp,
+            // Of these a million may be in memory.
+            Self::Stored(key) => stamp(&[key.id(), key.tier()]),
         }
     }
 

@@ -4,13 +4,16 @@ use std::{
     borrow::Cow,
     fmt,
     num::NonZeroU32,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
 };
 
 use smallvec::SmallVec;
 
-use super::beyond::{Mode, WarnAt};
+use super::{
+    beyond::{Mode, WarnAt},
+    stamp::stamp,
+};
 use crate::{
     descriptor::{Descriptor, Hits},
     limit::{Algorithm, Kind, Limit},
@@ -136,6 +139,7 @@ pub struct RuleLimit {
     /// The label's length; it stands at the policy's beginning, behind a quote.
     label: u32,
     guard: Option<Arc<RuleLimit>>,
+    stamp: OnceLock<u128>,
 }
 
 impl RuleLimit {
@@ -157,6 +161,7 @@ impl RuleLimit {
             lease: None,
             mode: Mode::Enforce,
             warns_from: None,
+            stamp: OnceLock::new(),
         }
     }
 
@@ -194,6 +199,11 @@ impl RuleLimit {
     /// All that tells it from other limits: domain, rule path, what it is called, its numbers.
     pub fn identity(&self) -> &str {
         &self.texts
+    }
+
+    /// Stands for its [`identity`](Self::identity). Made when it is first wanted: some limits live for one request.
+    pub fn stamp(&self) -> u128 {
+        *self.stamp.get_or_init(|| stamp(&[self.identity()]))
     }
 
     /// Its item of the `RateLimit-Policy` header: `"ip:50/minute sliding";q=50;w=60`.

@@ -1,17 +1,16 @@
-//! Counts in memory, at the moment of the decision: a hash of who and what, a lock of one of many shards, three numbers.
+//! Counts in memory, at the moment of the decision: the stamps of who and what, a lock of one of many shards, three numbers.
 //!
-//! A row that is there costs no allocation. A shard that is full counts what is new as [`Row::other`]. Rows that nobody has
-//! used since they were taken the last time make room.
+//! A row that is there costs no allocation, and for a key of a file no hash. A shard that is full counts what is new as
+//! [`Row::other`]. Rows that nobody has used since they were taken the last time make room.
 
-use std::{collections::HashMap, hash::Hasher as _, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
-use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::{Counts, Row, period::hour_of};
 use crate::{
     clock::Clock,
-    plan::{Rule, RuleLimit},
+    plan::{KnownKey, Rule, RuleLimit, stamp},
     statistics::HitSum,
     store::key::Prehashed,
 };
@@ -52,8 +51,6 @@ pub struct Meter {
     shards: Box<[Mutex<Shard>]>,
     most_per_shard: usize,
     clock: Arc<dyn Clock>,
-    /// Drawn anew for each process, so that no client can make two rows collide.
-    hash_key: (u64, u64),
     other_hits: HitSum,
 }
 
@@ -71,15 +68,39 @@ struct Entry {
     counts: Counts,
 }
 
+/// Who asks. By default somebody without a known API key.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Requester<'a> {
+    id: &'a str,
+    tier: &'a str,
+    stamp: u128,
+}
+
 /// A requester's page of the meter, for one decision.
 #[derive(Debug)]
 pub struct Tab<'a> {
     meter: &'a Meter,
-    hasher: SipHasher13,
     hour: u32,
     domain: &'a str,
-    key: &'a str,
-    tier: &'a str,
+    requester: Requester<'a>,
+}
+
+impl<'a> Requester<'a> {
+    /// Who has an API key of that id, in that tier.
+    pub fn new(id: &'a str, tier: &'a str) -> Self {
+        let stamp = stamp(&[id, tier]);
+        Self { id, tier, stamp }
+    }
+}
+
+impl<'a> From<KnownKey<'a>> for Requester<'a> {
+    fn from(key: KnownKey<'a>) -> Self {
+        Self {
+            id: key.id(),
+            tier: key.tier(),
+            stamp: key.stamp(),
+        }
+    }
 }
 
 impl Meter {
@@ -89,27 +110,17 @@ impl Meter {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             most_per_shard: most_rows.div_ceil(SHARDS),
             clock,
-            hash_key: (rand::random(), rand::random()),
             other_hits: HitSum::default(),
         }
     }
 
-    /// Where a decision in `domain` counts, made now for an API key: its id and its tier, or two empty texts.
-    pub fn open<'a>(&'a self, domain: &'a str, key: &'a str, tier: &'a str) -> Tab<'a> {
-        let hour = hour_of(self.clock.now());
-        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
-        hasher.write_u32(hour);
-        hasher.write_usize(key.len());
-        hasher.write(key.as_bytes());
-        hasher.write_usize(tier.len());
-        hasher.write(tier.as_bytes());
+    /// Where a decision in `domain` counts that is made now.
+    pub fn open<'a>(&'a self, domain: &'a str, requester: Requester<'a>) -> Tab<'a> {
         Tab {
             meter: self,
-            hasher,
-            hour,
+            hour: hour_of(self.clock.now()),
             domain,
-            key,
-            tier,
+            requester,
         }
     }
 
@@ -176,10 +187,10 @@ impl Tab<'_> {
         if counts.is_zero() {
             return;
         }
-        let hash = self.hash(what);
+        let place = self.place(what);
         let meter = self.meter;
-        let mut shard = meter.shards[(hash >> 64) as usize % SHARDS].lock();
-        if let Some(entry) = shard.rows.get_mut(&hash) {
+        let mut shard = meter.shards[(place >> 64) as usize % SHARDS].lock();
+        if let Some(entry) = shard.rows.get_mut(&place) {
             entry.counts.add(counts);
         } else if shard.rows.len() < meter.most_per_shard {
             let entry = Entry {
@@ -187,7 +198,7 @@ impl Tab<'_> {
                 row: Arc::new(self.row(what)),
                 counts,
             };
-            shard.rows.insert(hash, entry);
+            shard.rows.insert(place, entry);
         } else {
             shard.count_other(self.hour, counts);
             meter.lose_row(counts);
@@ -195,24 +206,18 @@ impl Tab<'_> {
     }
 
     /// Stands for the row and its hour.
-    fn hash(&self, what: Limited<'_>) -> u128 {
-        let mut hasher = self.hasher;
-        let (kind, rule) = match what {
-            Limited::Limit(_, limit) => {
-                // The domain and the rule's path are in it.
-                hasher.write(limit.identity().as_bytes());
-                return hasher.finish128().as_u128();
-            }
-            Limited::Unlimited(rule) => (0, rule),
-            Limited::Denied(rule) => (1, rule),
+    fn place(&self, what: Limited<'_>) -> u128 {
+        let what = match what {
+            // The domain and the rule's path are in it.
+            Limited::Limit(_, limit) => limit.stamp(),
+            Limited::Unlimited(rule) => stamp(&[&rule.domain, &rule.path, "unlimited"]),
+            Limited::Denied(rule) => stamp(&[&rule.domain, &rule.path, "denied"]),
         };
-        // No limit's identity begins so.
-        hasher.write_u8(kind);
-        for text in [&*rule.domain, &*rule.path] {
-            hasher.write_usize(text.len());
-            hasher.write(text.as_bytes());
-        }
-        hasher.finish128().as_u128()
+        // Stamps are as random as drawn, so their sum is.
+        self.requester
+            .stamp
+            .wrapping_add(what)
+            .wrapping_add(self.hour.into())
     }
 
     fn row(&self, what: Limited<'_>) -> Row {
@@ -224,7 +229,8 @@ impl Tab<'_> {
             Limited::Unlimited(rule) => format!("{}:unlimited", rule.path),
             Limited::Denied(rule) => format!("{}:denied", rule.path),
         };
-        Row::from([self.domain, self.key, self.tier, &limit])
+        let Requester { id, tier, .. } = self.requester;
+        Row::from([self.domain, id, tier, &limit])
     }
 }
 

@@ -13,7 +13,8 @@ use tollgate::{
     home::Place,
     plan::{Plans, Rule},
     usage::{
-        Chunk, Counts, Day, Fate, Limited, Meter, Period, Recorder, Retention, Row, UsageStore,
+        Chunk, Counts, Day, Fate, Limited, Meter, Period, Recorder, Requester, Retention, Row,
+        UsageStore,
     },
 };
 
@@ -268,9 +269,11 @@ async fn what_is_counted_during_an_outage_is_kept_after_it() {
     let count = |hits| {
         for number in 0..600 {
             let key = format!("key-{number}");
-            meter
-                .open("shop", &key, "free")
-                .count(Limited::Unlimited(rule), Fate::Admitted, hits);
+            meter.open("shop", Requester::new(&key, "free")).count(
+                Limited::Unlimited(rule),
+                Fate::Admitted,
+                hits,
+            );
         }
     };
     for hits in [1, 10] {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     clock::{ManualClock, Timestamp},
+    plan::Plans,
     usage::Pending,
 };
 
@@ -40,7 +41,7 @@ fn an_hour_ends_on_time_and_a_clock_that_jumps_back_loses_nothing() {
     let (clock, meter) = meter(1_000);
     let limit = limit("1/second");
     let count = |hits| {
-        let tab = meter.open("shop", "ada", "free");
+        let tab = meter.open("shop", Requester::new("ada", "free"));
         tab.count(Limited::Limit(None, &limit), Fate::Admitted, hits);
     };
     clock.set(Timestamp::from_micros(25 * 3_600_000_000 - 1));
@@ -63,7 +64,7 @@ fn a_hundred_thousand_keys_are_bounded_and_every_hit_is_somewhere() {
     let (_, meter) = meter(6_400);
     let limit = limit("1/second");
     let count = |key: &str| {
-        let tab = meter.open("shop", key, "free");
+        let tab = meter.open("shop", Requester::new(key, "free"));
         tab.count(Limited::Limit(None, &limit), Fate::Refused, 1);
     };
     for number in 0..100_000 {
@@ -91,7 +92,7 @@ fn hours_of_a_clock_gone_astray_are_bounded_too() {
     let limit = limit("1/second");
     for number in 0..10_000 {
         let key = format!("key-{number}");
-        let tab = meter.open("shop", &key, "free");
+        let tab = meter.open("shop", Requester::new(&key, "free"));
         tab.count(Limited::Limit(None, &limit), Fate::Admitted, 1);
         clock.advance(HOUR);
     }
@@ -107,7 +108,7 @@ fn hours_of_a_clock_gone_astray_are_bounded_too() {
 fn limits_built_anew_for_each_request_share_a_row() {
     let (_, meter) = meter(1_000);
     for _ in 0..3 {
-        let tab = meter.open("shop", "ada", "free");
+        let tab = meter.open("shop", Requester::new("ada", "free"));
         tab.count(Limited::Limit(None, &limit("1/second")), Fate::Overage, 2);
     }
     assert_eq!(meter.rows(), 1);
@@ -117,6 +118,48 @@ fn limits_built_anew_for_each_request_share_a_row() {
         overage: 6,
     };
     assert_eq!(taken(&meter).into_values().collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn another_key_tier_or_limit_has_another_row() {
+    let (_, meter) = meter(1_000);
+    let limits = [limit("1/second"), limit("5/day")];
+    let keys = [("ada", "free"), ("ada", "premium"), ("adaf", "ree")];
+    let known = keys.map(|(id, tier)| Requester::new(id, tier));
+    for requester in known
+        .into_iter()
+        .chain([Requester::default()])
+        .cycle()
+        .take(8)
+    {
+        for limit in &limits {
+            let tab = meter.open("shop", requester);
+            tab.count(Limited::Limit(None, limit), Fate::Admitted, 1);
+        }
+    }
+    assert_eq!(meter.rows(), 8);
+    assert!(
+        taken(&meter)
+            .values()
+            .all(|counts| counts.admitted % 2 == 0)
+    );
+}
+
+#[test]
+fn a_key_of_a_file_counts_where_one_of_the_same_id_and_tier_does() {
+    let (_, meter) = meter(1_000);
+    let sha256 = "0".repeat(64);
+    let text = format!(
+        "{{ domain: shop, tiers: {{ free: {{ limits: [1/second] }} }}, api_keys: [{{ id: ada, tier: free, sha256: \"{sha256}\" }}] }}"
+    );
+    let plans = Plans::from_texts(&[("plans.yaml", &text)]).unwrap();
+    let key = plans.domain("shop").unwrap().api_keys().next().unwrap();
+    let limit = limit("1/second");
+    for requester in [KnownKey::File(key).into(), Requester::new("ada", "free")] {
+        let tab = meter.open("shop", requester);
+        tab.count(Limited::Limit(None, &limit), Fate::Admitted, 1);
+    }
+    assert_eq!(meter.rows(), 1);
 }
 
 /// What happens in a random history.
@@ -154,7 +197,7 @@ proptest! {
                     let fates = [Fate::Admitted, Fate::Overage, Fate::Refused];
                     let (key, fate) = (format!("key-{key}"), fates[usize::from(fate)]);
                     let limit = &limits[usize::from(second)];
-                    meter.open("shop", &key, "free").count(Limited::Limit(None, limit), fate, hits);
+                    meter.open("shop", Requester::new(&key, "free")).count(Limited::Limit(None, limit), fate, hits);
                     let passed = fate != Fate::Refused;
                     let counts = Counts {
                         admitted: if passed { hits } else { 0 },
