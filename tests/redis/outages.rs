@@ -28,7 +28,7 @@ use self::{
     load::{KEYS, LIMIT, Load, QUOTA, Told, is_degraded, subject},
 };
 use crate::{
-    common::{Process, Tollgate, ask, request, tollgate_command},
+    common::{Process, Tollgate, ask, request, tollgate_command, wait_until},
     redis_server::RedisServer,
 };
 
@@ -189,14 +189,13 @@ impl Run {
     async fn begin(&self) {
         if is_foreign() {
             let target = &self.servers[0];
-            let look = look(target, "five", self.name, 0).await;
-            let limit = look.and_then(|answer| answer.statuses.first()?.current_limit.clone());
-            let log = self.ours.first().map(|server| server.process.log());
-            assert!(
-                limit.is_some_and(|limit| limit.requests_per_unit == 5),
-                "{target} has not loaded tests/redis/outages/plans.yaml, or does not answer\n{}",
-                log.unwrap_or_default()
-            );
+            let what = format!("{target} to decide by tests/redis/outages/plans.yaml");
+            wait_until(&what, async || {
+                let look = look(target, "five", self.name, 0).await;
+                let limit = look.and_then(|answer| answer.statuses.first()?.current_limit.clone());
+                limit.is_some_and(|limit| limit.requests_per_unit == 5)
+            })
+            .await;
         }
         let exact = self.load.until_exact(Instant::now()).await;
         assert!(exact.is_some(), "Redis does not come to decide");
@@ -285,6 +284,7 @@ impl Row {
             "answers": self.sum(|told| told.answers),
             "degraded": self.sum(|told| told.degraded),
             "failed": self.failed(),
+            "failed_without_redis": self.told["free"].failed.values().sum::<u64>(),
             "moved": self.sum(|told| told.moved),
             "longest_ms": ms(longest),
             "longest_without_redis_ms": ms(free),

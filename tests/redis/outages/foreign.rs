@@ -45,10 +45,15 @@ pub fn start(command: &str, store: &str, environment: &[(&str, &Path)]) -> Serve
     shell.envs([("FAULTS_GRPC", &*grpc), ("FAULTS_STORE", store)]);
     shell.env("FAULTS_FOLDER", folder.path());
     shell.envs(environment.iter().copied());
-    let process = Process::start(&mut shell);
+    let mut process = Process::start(&mut shell);
     let end = Instant::now() + OPENING;
     while TcpStream::connect(&grpc).is_err() && Instant::now() < end {
         thread::sleep(Duration::from_millis(10));
+        assert!(
+            process.is_running(),
+            "`{command}` has ended:\n{}",
+            process.log()
+        );
     }
     Server {
         process,

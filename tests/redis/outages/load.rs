@@ -314,6 +314,5 @@ pub fn is_degraded(response: &RateLimitResponse) -> bool {
 
 /// Whether the connection failed, not the service.
 fn is_gone(status: &Status) -> bool {
-    let late = [Grpc::Cancelled, Grpc::DeadlineExceeded].contains(&status.code());
-    status.source().is_some() && !late
+    status.source().is_some()
 }
