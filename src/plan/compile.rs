@@ -1,20 +1,23 @@
 //! Turns a file that was read without a mistake into a [`Domain`]. Cannot fail: `read` has checked everything.
 
+mod limits;
+mod names;
+
 use std::{
     collections::{HashMap, HashSet},
     mem,
     sync::Arc,
 };
 
-use smallvec::smallvec;
-
+use self::{
+    limits::{counted, from_limits, from_rate_limit, shared_bucket, unleasable},
+    names::{key_level, names, variable},
+};
 use super::{
     authentication::Authentication,
     beyond::{Beyond, Mode, WarnAt},
-    domain::{
-        Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, buckets, rule_limit,
-    },
-    file::{LimitFile, PlanFile, RateLimitFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
+    domain::{Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, buckets},
+    file::{PlanFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
     lists::Lists,
@@ -22,15 +25,11 @@ use super::{
     options::LoadOptions,
     pacing::{cannot_wait, idle_when_soft, paces},
     rule::{
-        Allowance, Charge, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule,
-        RuleCounters, RuleLimit,
+        Allowance, Counting, MetadataStyle, OnStoreError, ResponseOptions, Role, Rule, RuleCounters,
     },
-    subject::{Variable, escaped},
+    subject::Variable,
 };
-use crate::{
-    limit::{Algorithm, Kind, Limit, Period},
-    statistics::{KeyLevel, RuleStatistics},
-};
+use crate::statistics::{KeyLevel, RuleStatistics};
 
 /// Path of the rule for what no rule matches, as people see it; and in buckets' names, where no rule's own path looks so.
 const UNMATCHED: (&str, &str) = ("(unmatched)", "%unmatched");
@@ -518,139 +517,6 @@ struct Names<'a> {
     escaped: &'a str,
     /// Where it stands in the file.
     path: &'a Path<'a>,
-}
-
-/// A rule's element, and its paths for people and for buckets.
-fn names(file: &RuleFile, place: &Place<'_>) -> (String, String, String) {
-    let (key, safe) = (&file.key, escaped(&file.key));
-    let (element, safe) = match (&file.cidr, &file.value) {
-        (Some(net), _) => (format!("{key}={net}"), format!("{safe}@{net}")),
-        (None, Some(value)) => (
-            format!("{key}={value}"),
-            format!("{safe}={}", escaped(value)),
-        ),
-        (None, None) => (key.clone(), safe),
-    };
-    match place.path {
-        Path::Top => (element.clone(), element, safe),
-        _ => {
-            let shown = format!("{}/{element}", place.shown);
-            (element, shown, format!("{}/{safe}", place.escaped))
-        }
-    }
-}
-
-/// A rule's level as envoyproxy/ratelimit names it in its statistics.
-fn key_level(file: &RuleFile) -> KeyLevel {
-    let text = match &file.cidr {
-        Some(net) => format!("{}_{net}", file.key),
-        None => file.joined(),
-    };
-    KeyLevel {
-        text: text.into(),
-        open: file.value.is_none() || is_pattern(file),
-        value_to_metric: file.value_to_metric == Some(true),
-        share_threshold: file.share_threshold == Some(true),
-    }
-}
-
-fn is_pattern(file: &RuleFile) -> bool {
-    file.joined().contains('*') && file.cidr.is_none()
-}
-
-fn variable(file: &RuleFile) -> Variable {
-    let pattern = is_pattern(file);
-    match (&file.value, file.cidr) {
-        _ if pattern && file.share_threshold == Some(true) => Variable::Nothing,
-        _ if pattern && file.key.contains('*') => Variable::Joined(0),
-        _ if pattern => Variable::Joined(file.key.len() as u32 + 1),
-        (Some(_), None) => Variable::Nothing,
-        _ => Variable::Value,
-    }
-}
-
-fn from_rate_limit(
-    file: &RateLimitFile,
-    algorithm: Algorithm,
-    names: RuleNames<'_>,
-    beyond: Beyond,
-) -> Allowance {
-    match (file.unlimited, file.unit) {
-        (false, Some(unit)) => {
-            let limit = Limit::per(file.requests_per_unit, Period::of(unit), algorithm)
-                .expect("read() rejects limits that cannot be counted");
-            Allowance::Limits(smallvec![Arc::new(rule_limit(names, limit, None, beyond))])
-        }
-        _ => Allowance::Unlimited,
-    }
-}
-
-/// Limits as they count under `algorithm`, each with what else is said of it.
-fn counted(files: &[LimitFile], algorithm: Algorithm) -> Vec<(Limit, &LimitFile)> {
-    let limits = files.iter().map(|file| match algorithm {
-        Algorithm::FixedWindow if file.plain => (file.limit.in_fixed_windows(), file),
-        _ => (file.limit.clone(), file),
-    });
-    limits.collect()
-}
-
-/// What is wrong with limits of which two are one bucket. `read` refuses those that are so whatever the algorithm.
-fn shared_bucket(limits: &[(Limit, &LimitFile)]) -> Option<String> {
-    limits.iter().enumerate().find_map(|(index, (limit, _))| {
-        let same = |(first, _): &&(Limit, &LimitFile)| first.identity() == limit.identity();
-        let (first, _) = limits[..index].iter().find(same)?;
-        Some(format!(
-            "under `algorithm: fixed_window`, `{first}` and `{limit}` are of one kind and period and would share a bucket; keep one, or write another period or kind"
-        ))
-    })
-}
-
-/// Why no lease goes with a rule.
-fn unleasable(allowance: &Allowance, counting: Counting, durable: bool) -> Option<String> {
-    if counting.charge != Charge::AllOrNothing || counting.overdraw {
-        return Some(
-            "a lease goes with `charge: all_or_nothing` without `overdraw` only: what a refusal charges must reach Redis"
-                .to_owned(),
-        );
-    }
-    if durable {
-        return Some(
-            "no lease goes with `durable`: what is spent from a lease waits for no replica"
-                .to_owned(),
-        );
-    }
-    let mut limits = allowance.limits().peekable();
-    if limits.peek().is_none() {
-        return Some("a lease goes with limits, and this rule has none".to_owned());
-    }
-    let beyond = |limit: &&Arc<RuleLimit>| limit.limit.delay_us() > 0 || limit.guard().is_some();
-    if let Some(limit) = allowance.limits().find(beyond) {
-        let limit = &limit.limit;
-        return Some(format!(
-            "no lease goes with `{limit}`: what is beyond it is for Redis to tell"
-        ));
-    }
-    let sliding = limits.find(|limit| limit.limit.kind() == Kind::Sliding)?;
-    Some(format!(
-        "no lease goes with `{}`, which counts a hit at the moment it passes; use a token bucket, or leave `lease` out",
-        sliding.limit
-    ))
-}
-
-fn from_limits<L: FromIterator<Arc<RuleLimit>>>(
-    limits: &[(Limit, &LimitFile)],
-    names: RuleNames<'_>,
-    beyond: Beyond,
-) -> L {
-    let limits = limits.iter().map(|(limit, file)| {
-        let limit = rule_limit(names, limit.clone(), file.name.as_deref(), beyond);
-        let limit = limit.in_mode(file.mode.unwrap_or(beyond.mode));
-        Arc::new(match file.warn_at {
-            Some(warn_at) => limit.warning_at(warn_at),
-            None => limit,
-        })
-    });
-    limits.collect()
 }
 
 fn response(file: ResponseFile, default: &ResponseOptions) -> ResponseOptions {

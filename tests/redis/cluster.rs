@@ -298,7 +298,9 @@ async fn of_three_nodes_each_decides_a_third() {
         assert!((3_000..3_200).contains(&one[0].1), "{one:?}");
         for (calls, writes, _) in three {
             assert!((800..1_300).contains(&writes), "{writes} of 3000");
-            assert!(calls <= writes, "{calls} calls for {writes} takes");
+            // A call is about all that waits for its node, whatever the tags.
+            let most = if at_once > 1 { writes / 2 } else { writes };
+            assert!(calls <= most, "{calls} calls for {writes} takes");
         }
     }
 }
@@ -385,8 +387,9 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
         connected(patient_at(&nodes.url())).await,
     ];
     let (rate, quota) = (rule("1000000/year"), rule("900000/year"));
-    let moving = nodes.subject_on(0, 0);
+    let (moving, staying) = (nodes.subject_on(0, 0), nodes.subject_on(0, 1));
     let slot = nodes.slot(&moving).0;
+    assert_ne!(nodes.slot(&staying).0, slot);
     let (stop, stopped) = watch::channel(false);
     let mut load = JoinSet::new();
     for number in 0..8 {
@@ -394,13 +397,17 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
         let take = several(&[(&rate, &moving), (&quota, &moving)]);
         let fresh = quota.clone();
         let moving = moving.clone();
+        let beside = one(&rate, &staying, 1);
         load.spawn(async move {
             let mut passed = 0;
             while !*stopped.borrow() {
                 // Two buckets, which part on the way, and one of them alone.
                 for take in [take.clone(), one(&fresh, &moving, 1)] {
-                    let taken = ask(&store, take).await;
-                    assert!(taken.admitted && !taken.degraded, "{taken:?}");
+                    // In one call with what is asked of another slot, as long as both are there.
+                    let both = [ask(&store, take), ask(&store, beside.clone())];
+                    for taken in join_all(both).await {
+                        assert!(taken.admitted && !taken.degraded, "{taken:?}");
+                    }
                 }
                 passed += 1;
                 sleep(Duration::from_millis(2)).await;
@@ -418,6 +425,8 @@ async fn a_slot_moves_under_load_and_nothing_is_taken_twice() {
     let passed: u64 = load.join_all().await.into_iter().sum();
     println!("{passed} takes while the slot moved");
     assert_eq!(left(&stores[0], &rate, &moving).await, 1_000_000 - passed);
+    let staying = left(&stores[0], &rate, &staying).await;
+    assert_eq!(staying, 1_000_000 - 2 * passed);
     assert_eq!(
         left(&stores[1], &quota, &moving).await,
         900_000 - 2 * passed

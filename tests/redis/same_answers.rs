@@ -393,3 +393,54 @@ fn several_servers_answer_as_the_model_of_one() {
     let given_back = shards.stats().given_back.load(Relaxed);
     assert!(given_back > 0, "no request was refused in its second place");
 }
+
+/// Each take is about one subject, so a node of a cluster decides what waits for it in one call, whatever the slots.
+#[test]
+fn calls_about_several_slots_of_a_cluster_answer_as_the_model() {
+    // On one thread and with one lane for each node: see above.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let nodes = runtime.block_on(Nodes::start(0));
+    let clock = Arc::new(ManualClock::default());
+    let settings = RedisSettings {
+        lanes: 1,
+        clock: Some(clock.clone()),
+        ..patient_at(&nodes.url())
+    };
+    let shards = runtime.block_on(cluster::connected(settings));
+    let limits = limits();
+    let case = std::cell::Cell::new(0);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(150)
+    };
+    proptest!(config, |(start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..20))| {
+        case.set(case.get() + 1);
+        clock.set(Timestamp::from_micros(start));
+        let mut model = Model::default();
+        for step in steps {
+            let now = clock.now().as_micros() + step.moves.unsigned_abs();
+            clock.set(Timestamp::from_micros(now));
+            let wants = step.takes.iter().flatten();
+            let takes: Vec<Take> = wants
+                .map(|want| take(std::slice::from_ref(want), &step, &limits, case.get(), true))
+                .collect();
+            let answers = takes.iter().map(|take| cluster::ask(&shards, take.clone()));
+            let answers = runtime.block_on(join_all(answers));
+            for (take, answer) in takes.iter().zip(&answers) {
+                let expected = model.take(take, now);
+                prop_assert_eq!(&rows(answer), &expected, "at {}: {:?}", now, brief(take));
+                prop_assert!(!answer.degraded, "{:?}", shards.is_down());
+            }
+        }
+    });
+    let calls = shards.stats().script_calls.load(Relaxed);
+    let takes = shards.stats().batch_size.sum();
+    assert!(
+        calls * 3 < takes * 2,
+        "{takes} takes in {calls} calls: slots were not asked together"
+    );
+    assert_eq!(shards.stats().given_back.load(Relaxed), 0);
+}

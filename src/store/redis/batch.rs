@@ -1,6 +1,6 @@
 //! A batch of takes as `take.lua` reads it, and its reply. Pure: no connection, no clock.
 //!
-//! The script gets each distinct key once, as `KEYS`, and one flat MessagePack array of integers:
+//! The script gets each distinct key once, as `KEYS` or before its other arguments, and one flat MessagePack array of integers:
 //! - the number of distinct limits, then 7 numbers for each (14 where answers wait for tokens, which counts as two limits): `1, burst, tick_us, whole, part, denominator, ticks` of a token
 //!   bucket, `ticks` being those that fill it from the deepest debt; `2, count, slot_us, 0, 0, 0, 0` of a sliding window;
 //!   `3, count, months, length_us, anchor_us, most, bounds` of a calendar quota or a fixed window, `months` being 0 where the

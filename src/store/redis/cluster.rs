@@ -42,6 +42,9 @@ const MOST_HOPS: usize = 16;
 /// How long a node is kept that has no slot of ours: a slot that moves leads to it before the map does, and back.
 const KEPT: Duration = Duration::from_secs(60);
 
+/// How long calls keep to one slot each on a node where one about several failed: a slot is on its way, say.
+const PARTED: Duration = Duration::from_secs(1);
+
 /// Most nodes that are dialled.
 const MOST_NODES: usize = 1_000;
 
@@ -55,6 +58,8 @@ pub struct Membership {
     endpoint: Endpoint,
     /// A tag whose slot it has, [`TAGS`] for none.
     tag: AtomicU16,
+    /// Until when its calls keep to one slot each.
+    parted_until: Mutex<Option<Instant>>,
     doubt: Arc<Notify>,
 }
 
@@ -76,6 +81,17 @@ impl Membership {
     /// A tag whose slot the node has.
     pub fn tag(&self) -> Option<u8> {
         u8::try_from(self.tag.load(Relaxed)).ok()
+    }
+
+    /// Whether one script call may be about buckets of several of its slots.
+    pub fn spans_slots(&self) -> bool {
+        let parted_until = *self.parted_until.lock();
+        parted_until.is_none_or(|end| Instant::now() >= end)
+    }
+
+    /// A call about several slots failed. It costs a round trip to find out, so calls keep to one slot for a while.
+    pub fn parts_slots(&self) {
+        *self.parted_until.lock() = Some(Instant::now() + PARTED);
     }
 
     /// Has the map read again.
@@ -279,6 +295,7 @@ impl Cluster {
         let membership = Membership {
             endpoint: endpoint.clone(),
             tag: AtomicU16::new(tag.map_or(TAGS as u16, u16::from)),
+            parted_until: Mutex::default(),
             doubt: self.doubt.clone(),
         };
         let name = Arc::from(endpoint.to_string());

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::{
     breaker::Failure,
-    lane::script,
+    call::script,
     url::{Endpoint, Login, Password, RedisUrl, Tls, Topology},
 };
 use crate::{

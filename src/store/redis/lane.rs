@@ -2,15 +2,11 @@
 //! nothing; load makes batches grow.
 
 use std::{
-    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use futures::future::{BoxFuture, join_all};
-use redis::{
-    ErrorKind, RedisError, Script, ServerErrorKind, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
-};
+use futures::future::join_all;
 use smallvec::SmallVec;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -20,15 +16,13 @@ use tokio::{
 
 use super::{
     Shared,
-    batch::{Answer, Request, Wanted},
     breaker::Wires,
+    call::{Batch, Call, Settled},
     cluster::Redirect,
-    lease::{Ask, Told},
 };
 use crate::{
-    clock::micros,
     descriptor::Hits,
-    store::{Item, StoreError, Take, Taken, key::TAGS, seen::News},
+    store::{Item, StoreError, Take, Taken, key::TAGS},
 };
 
 /// Most takes per batch.
@@ -138,37 +132,6 @@ impl Job {
     }
 }
 
-/// `take.lua` as it is sent, and its hash.
-pub struct TakeScript {
-    script: Script,
-    code: String,
-}
-
-impl TakeScript {
-    /// The text, without its comments and indents.
-    pub fn code(&self) -> &str {
-        &self.code
-    }
-}
-
-/// `take.lua`.
-pub fn script() -> &'static TakeScript {
-    static SCRIPT: OnceLock<TakeScript> = OnceLock::new();
-    SCRIPT.get_or_init(|| {
-        // Without its comments and indents, as it travels with each new connection.
-        let code: String = include_str!("take.lua")
-            .lines()
-            .map(str::trim_start)
-            .filter(|line| !line.starts_with("--"))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        TakeScript {
-            script: Script::new(&code),
-            code,
-        }
-    })
-}
-
 /// Serves one lane until its queue closes.
 pub async fn run(shared: Arc<Shared>, index: usize, mut queue: mpsc::Receiver<Job>) {
     let mut wires = shared.breaker.wires();
@@ -232,19 +195,32 @@ async fn send(
     mut jobs: Vec<Job>,
     late: &mut JoinSet<()>,
 ) {
-    let clustered = shared.membership.is_some();
     jobs.extend(shared.next_correction().map(Job::correction));
-    let unanswered: SmallVec<[(Batch, Call); 1]> = if clustered {
-        let calls = by_slot(jobs)
-            .into_iter()
-            .map(|jobs| exchange(shared, index, wires, jobs));
-        join_all(calls).await.into_iter().flatten().collect()
-    } else {
-        exchange(shared, index, wires, jobs)
-            .await
-            .into_iter()
-            .collect()
-    };
+    let mut unanswered = Vec::new();
+    match &shared.membership {
+        None => match exchange(shared, index, wires, jobs).await {
+            Exchanged::Late(batch, call) => unanswered.push((batch, call)),
+            Exchanged::Done | Exchanged::Apart(_) => {}
+        },
+        Some(membership) => {
+            let mut groups = match membership.spans_slots() {
+                true => together(jobs),
+                false => by_slot(jobs),
+            };
+            // What must go apart after all goes by slot, which is never again apart.
+            while !groups.is_empty() {
+                let calls = std::mem::take(&mut groups).into_iter();
+                let calls = calls.map(|jobs| exchange(shared, index, wires, jobs));
+                for exchanged in join_all(calls).await {
+                    match exchanged {
+                        Exchanged::Done => {}
+                        Exchanged::Late(batch, call) => unanswered.push((batch, call)),
+                        Exchanged::Apart(jobs) => groups.extend(by_slot(jobs)),
+                    }
+                }
+            }
+        }
+    }
     if late.len() >= LATE_BATCHES {
         unanswered
             .iter()
@@ -256,7 +232,11 @@ async fn send(
         late.spawn(async move {
             for (batch, call) in unanswered {
                 match timeout(LATE, call).await {
-                    Ok(answer) => give_up(&shared, batch.settle(&shared, generation, answer)),
+                    Ok(answer) => match batch.settle(&shared, generation, answer) {
+                        Settled::Answered => {}
+                        Settled::Apart(jobs) => give_up(&shared, jobs, shared.unavailable()),
+                        Settled::AnotherTime(jobs) => give_up(&shared, jobs, shared.without_time()),
+                    },
                     Err(_) => batch.forget(&shared),
                 }
             }
@@ -264,44 +244,60 @@ async fn send(
     }
 }
 
-/// Sends one batch and answers everyone, unless that takes so long that Redis counts as unwell: then the batch comes back with
-/// its call, which may still be answered.
-async fn exchange(
-    shared: &Shared,
-    index: usize,
-    wires: &Wires,
-    jobs: Vec<Job>,
-) -> Option<(Batch, Call)> {
+/// What became of a batch.
+enum Exchanged {
+    /// Everyone has an answer.
+    Done,
+    /// It takes so long that Redis counts as unwell; the call may still be answered.
+    Late(Box<Batch>, Call),
+    /// Nothing was taken: these cannot be asked together.
+    Apart(Vec<Job>),
+}
+
+/// Sends one batch and answers everyone it can.
+async fn exchange(shared: &Shared, index: usize, wires: &Wires, jobs: Vec<Job>) -> Exchanged {
     let asking = jobs.iter().any(|job| job.way.asking);
     let mut jobs = jobs;
     for _ in 0..CLOCKS {
-        let batch = Batch::new(shared, jobs)?;
+        let Some(batch) = Batch::new(shared, jobs) else {
+            return Exchanged::Done;
+        };
         let connection = wires.connections[index].clone();
-        let mut call: Call = Box::pin(call(connection, batch.command.clone(), asking));
+        let mut call = batch.call(connection, asking);
         match timeout(shared.patience(), &mut call).await {
             Ok(answer) => match batch.settle(shared, wires.generation, answer) {
-                unasked if unasked.is_empty() => return None,
-                unasked => jobs = unasked,
+                Settled::Answered => return Exchanged::Done,
+                Settled::Apart(unasked) => return Exchanged::Apart(unasked),
+                Settled::AnotherTime(unasked) => jobs = unasked,
             },
             Err(_) => {
                 let reason = format!("no answer within {:?}", shared.patience());
                 shared.trip(wires.generation, &reason);
-                return Some((batch, call));
+                return Exchanged::Late(Box::new(batch), call);
             }
         }
     }
-    give_up(shared, jobs);
-    None
+    give_up(shared, jobs, shared.without_time());
+    Exchanged::Done
 }
 
-/// Tells those who wait that Redis' clock was never where it was thought to be.
-fn give_up(shared: &Shared, jobs: Vec<Job>) {
+/// Tells those who wait why nothing was taken for them.
+fn give_up(shared: &Shared, jobs: Vec<Job>, error: StoreError) {
+    let error = Undecided::Failed(error);
     for job in jobs {
-        shared.not_sent(job, &Undecided::Failed(shared.without_time()));
+        shared.not_sent(job, &error);
     }
 }
 
-/// Jobs as a cluster takes them in one call: those whose keys carry one tag, in the order in which they came.
+/// Jobs as one node takes them in one call: all but those whose slots are on their way.
+fn together(mut jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let alone = jobs.extract_if(.., |job| job.way.alone);
+    let mut groups: Vec<_> = alone.map(|job| vec![job]).collect();
+    groups.push(jobs);
+    groups
+}
+
+/// Jobs whose keys carry one tag in one call, in the order in which they came.
 fn by_slot(jobs: Vec<Job>) -> Vec<Vec<Job>> {
     let mut groups: Vec<Vec<Job>> = Vec::new();
     let mut places = [None; TAGS];
@@ -319,220 +315,4 @@ fn by_slot(jobs: Vec<Job>) -> Vec<Vec<Job>> {
         }
     }
     groups
-}
-
-/// A batch that is sent.
-struct Batch {
-    jobs: Vec<Job>,
-    asks: Vec<Ask>,
-    request: Request,
-    command: Arc<redis::Cmd>,
-    sent_at: Instant,
-}
-
-impl Batch {
-    /// None if there is nothing to send.
-    fn new(shared: &Shared, mut jobs: Vec<Job>) -> Option<Self> {
-        let asks = drawn(shared, &mut jobs);
-        if jobs.is_empty() && asks.is_empty() {
-            return None;
-        }
-        let request = Request::encode(&wanted(&jobs), &asks, || shared.redis_time());
-        let mut command = redis::cmd("EVALSHA");
-        command
-            .arg(script().script.get_hash())
-            .arg(request.keys.len());
-        for (job, item) in &request.keys {
-            let item = match jobs.get(*job) {
-                Some(job) => &job.asked.take.items[*item],
-                None => &asks[*job - jobs.len()].item,
-            };
-            command.arg(item.key.as_bytes());
-        }
-        match &shared.settings.clock {
-            Some(clock) => command.arg(clock.now().as_micros()),
-            None => command.arg(""),
-        };
-        command.arg(&request.payload[..]);
-        for bound in request.holds.iter().flatten() {
-            command.arg(bound.as_micros());
-        }
-        if let Some(leases) = &request.leases {
-            command.arg(&leases[..]);
-        }
-        shared.stats.batch_size.observe(jobs.len() as u64);
-        shared.stats.script_calls.fetch_add(1, Relaxed);
-        Some(Self {
-            jobs,
-            asks,
-            request,
-            command: Arc::new(command),
-            sent_at: Instant::now(),
-        })
-    }
-
-    /// Nobody waits for an answer any more.
-    fn forget(&self, shared: &Shared) {
-        self.asks.iter().for_each(|ask| shared.leases.lost(ask));
-    }
-
-    /// Answers everyone. What comes back must be asked again: Redis' clock was elsewhere than thought, and nothing was taken.
-    fn settle(
-        self,
-        shared: &Shared,
-        generation: u64,
-        answer: Result<Value, RedisError>,
-    ) -> Vec<Job> {
-        match answer {
-            Ok(value) if self.was_outside(shared, &value) => {
-                let asks = self.asks.into_iter();
-                asks.for_each(|ask| shared.leases.not_heard(ask));
-                return self.jobs;
-            }
-            Ok(value) => self.answered(shared, generation, value),
-            Err(error) => {
-                let undecided = shared.undecided(generation, &error);
-                let lost = matches!(undecided, Undecided::Failed(StoreError::Lost { .. }));
-                for ask in self.asks {
-                    match lost {
-                        true => shared.leases.lost(&ask),
-                        false => shared.leases.not_heard(ask),
-                    }
-                }
-                for job in self.jobs {
-                    shared.failed(job, &undecided);
-                }
-            }
-        }
-        Vec::new()
-    }
-
-    /// Whether Redis' clock was elsewhere than thought, which is remembered.
-    fn was_outside(&self, shared: &Shared, value: &Value) -> bool {
-        let now = match value {
-            Value::BulkString(reply) => self.request.outside(reply),
-            _ => None,
-        };
-        if let Some(now) = now {
-            shared.learn_time(now);
-        }
-        now.is_some()
-    }
-
-    fn answered(self, shared: &Shared, generation: u64, value: Value) {
-        shared
-            .stats
-            .latency_us
-            .observe(micros(self.sent_at.elapsed()));
-        let answers = match &value {
-            Value::BulkString(bytes) => {
-                let jobs = wanted(&self.jobs);
-                self.request.decode(bytes, &jobs, &self.asks).ok()
-            }
-            _ => None,
-        };
-        match answers {
-            Some((answers, leases)) => self.hand_out(shared, answers, leases),
-            None => {
-                let reason = "the reply of take.lua has another shape";
-                shared.trip(generation, reason);
-                let error = Undecided::Failed(shared.lost(reason));
-                self.forget(shared);
-                for job in self.jobs {
-                    shared.failed(job, &error);
-                }
-            }
-        }
-    }
-
-    /// The buckets from which tokens are lent, by their keys' hashes.
-    fn lent(&self, leases: &[Told]) -> Vec<u128> {
-        let lent = leases.iter().filter(|told| told.lent > 0);
-        lent.map(|told| {
-            let (job, item) = self.request.keys[told.key];
-            match self.jobs.get(job) {
-                Some(job) => job.asked.take.items[item].key.hash(),
-                None => self.asks[job - self.jobs.len()].item.key.hash(),
-            }
-        })
-        .collect()
-    }
-
-    fn hand_out(self, shared: &Shared, answers: Vec<Answer>, leases: Vec<Told>) {
-        let lent = self.lent(&leases);
-        let only_told = self.asks.iter().filter(|ask| ask.portion == 0);
-        only_told.for_each(|_| shared.leases.told());
-        for (ask, grant) in leases.into_iter().filter_map(|told| told.grant) {
-            shared.leases.granted(&self.asks[ask], grant);
-        }
-        for (job, answer) in self.jobs.into_iter().zip(answers) {
-            let balances = &answer.taken.balances;
-            for (index, item) in job.asked.take.items.iter().enumerate() {
-                let news = News {
-                    bucket: &answer.buckets[index],
-                    over: !balances[index].fits,
-                    at: answer.now,
-                    sent_at: self.sent_at,
-                    lent: lent.contains(&item.key.hash()),
-                };
-                shared.seen.report(item, news);
-            }
-            shared.answered(job, answer.taken);
-        }
-    }
-}
-
-/// Takes the jobs out that are about leases.
-fn drawn(shared: &Shared, jobs: &mut Vec<Job>) -> Vec<Ask> {
-    let about = jobs.extract_if(.., |job| job.way.lease);
-    about
-        .filter_map(|job| shared.leases.ask(&job.asked.take.items[0]))
-        .collect()
-}
-
-fn wanted(jobs: &[Job]) -> Vec<Wanted<'_>> {
-    jobs.iter()
-        .map(|job| Wanted {
-            take: &job.asked.take,
-            forced: job.way.forced,
-        })
-        .collect()
-}
-
-type Call = BoxFuture<'static, Result<Value, RedisError>>;
-
-/// Calls the script. A Redis that does not know it has done nothing, so the same call may follow with its text.
-async fn call(
-    mut connection: MultiplexedConnection,
-    command: Arc<redis::Cmd>,
-    asking: bool,
-) -> Result<Value, RedisError> {
-    match query(&mut connection, &command, asking).await {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let mut with_text = redis::cmd("EVAL");
-            with_text.arg(script().code());
-            for arg in command.args_iter().skip(2) {
-                if let redis::Arg::Simple(bytes) = arg {
-                    with_text.arg(bytes);
-                }
-            }
-            query(&mut connection, &with_text, asking).await
-        }
-        answer => answer,
-    }
-}
-
-async fn query(
-    connection: &mut MultiplexedConnection,
-    command: &redis::Cmd,
-    asking: bool,
-) -> Result<Value, RedisError> {
-    if !asking {
-        return command.query_async(connection).await;
-    }
-    // ASKING holds for the next command, which must not be another's.
-    let mut pair = redis::Pipeline::with_capacity(2);
-    pair.cmd("ASKING").add_command(command.clone());
-    let mut answers = connection.req_packed_commands(&pair, 1, 1).await?;
-    answers.pop().unwrap_or(Value::Nil).extract_error()
 }

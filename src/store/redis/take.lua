@@ -1,4 +1,6 @@
--- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch.
+-- Decides a batch of takes in order, each whole. KEYS are the distinct bucket keys of the batch. Where a cluster has them in several
+-- slots there are no KEYS: "slots", the number of keys, then the keys stand before what else is in ARGV. If one of them is not on this
+-- node, nothing is done, and the reply is nil.
 -- ARGV[1]  time in microseconds since the epoch, or "" for Redis TIME (tests pass a time; production passes "")
 -- ARGV[2]  one flat MessagePack array of integers: see batch.rs, which writes it and reads the reply
 -- ARGV[3]  and ARGV[4], if the limits of time zones are in the batch: from when, and before when, their bounds hold; at another
@@ -28,17 +30,27 @@ local EXACT = 9007199254740992                      -- 2^53
 local DAY_US = 86400000000
 
 local call, pcall, unpack_numbers, pack_numbers = redis.call, pcall, cmsgpack.unpack, cmsgpack.pack
-local data = unpack_numbers(ARGV[2])
+local keys, args, values = KEYS, ARGV, {}
+if ARGV[1] == "slots" then
+  keys, args = {}, { unpack(ARGV, ARGV[2] + 3) }
+  for i = 1, ARGV[2] do
+    -- A command of a script may not span slots, and finds out whether a slot is here.
+    local found = redis.pcall("MGET", ARGV[i + 2])
+    if found.err then return false end
+    keys[i], values[i] = ARGV[i + 2], found[1]
+  end
+end
+
+local data = unpack_numbers(args[2])
 local now
-if ARGV[1] == "" then
+if args[1] == "" then
   local time = call("TIME")
   now = time[1] * 1000000 + time[2]
 else
-  now = tonumber(ARGV[1])
+  now = tonumber(args[1])
 end
-if ARGV[4] and (now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4])) then return pack_numbers({ now }) end
+if args[4] and (now < tonumber(args[3]) or now >= tonumber(args[4])) then return pack_numbers({ now }) end
 
-local values = {}
 for first = 1, #KEYS, 1000 do
   local last = math.min(first + 999, #KEYS)
   local chunk = call("MGET", unpack(KEYS, first, last))
@@ -117,7 +129,7 @@ local function store(key, value, life)
     text = string.format("%.0f", life)
     lives[life] = text
   end
-  call("SET", KEYS[key], value, "EX", text)
+  call("SET", keys[key], value, "EX", text)
 end
 
 local function write_tokens(key, limit, tokens, part, time, expires)
@@ -128,7 +140,7 @@ local function write_tokens(key, limit, tokens, part, time, expires)
     full_at = time + (missing * parts / rate + 1) * data[limit + 2]
   end
   if expires * 1000000 > full_at then
-    return call("SET", KEYS[key], pack_numbers(tokens, part, parts, time, expires), "KEEPTTL")
+    return call("SET", keys[key], pack_numbers(tokens, part, parts, time, expires), "KEEPTTL")
   end
   local life = life_until(full_at)
   store(key, pack_numbers(tokens, part, parts, time, (now - now % 1000000) / 1000000 + life), life)
@@ -176,7 +188,7 @@ local function open_periods()
       used = used + hits
       if used > most then used = most end
       -- The first write of the period has said when the key expires.
-      if goes_on then call("SET", KEYS[key], pack_numbers(used, start), "KEEPTTL") else write_spent(key, limit, used, start) end
+      if goes_on then call("SET", keys[key], pack_numbers(used, start), "KEEPTTL") else write_spent(key, limit, used, start) end
     end
     reply[told + 1], reply[told + 2], reply[told + 3] = admitted, used, start
     told = told + 3
@@ -613,7 +625,7 @@ local function open_books()
   end
 
   local function write_all()
-    for key = 1, #KEYS do
+    for key = 1, #keys do
       if dirty[key] then write(key) end
     end
   end
@@ -624,8 +636,8 @@ end
 -- Leases: before the takes their buckets are brought up to now, with what replicas tell of them; after the takes what is asked
 -- for is taken, and buckets that takes have written get their leases back. Proof and words: lease.rs.
 local close_leases
-if ARGV[3] and #ARGV % 2 == 1 then
-  local asked = unpack_numbers(ARGV[#ARGV])
+if args[3] and #args % 2 == 1 then
+  local asked = unpack_numbers(args[#args])
   local read_spent = open_periods()
   lent_of, lent_since = {}, {}
   -- By key: what Redis held, when each lease ends, its tokens, their sum.
@@ -692,7 +704,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
 
   -- What Redis holds; a value of another kind of Redis' counts as none.
   local function stored(key)
-    return call("MGET", KEYS[key])[1]
+    return call("MGET", keys[key])[1]
   end
 
   local function write_leases(key)
@@ -700,7 +712,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
     for i = 1, #ends[key] do
       if lent[key][i] > 0 then all[#all + 1], all[#all + 2] = ends[key][i], lent[key][i] end
     end
-    if #all > 0 then call("SET", KEYS[key], stored(key) .. pack_numbers(unpack(all)), "KEEPTTL") end
+    if #all > 0 then call("SET", keys[key], stored(key) .. pack_numbers(unpack(all)), "KEEPTTL") end
   end
 
   local rows, capacities, at = {}, {}, 1
@@ -746,7 +758,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
     if found[key] and settled > 0 then
       -- So that what takes write is told from what they leave: they may make it the same again as it was found.
       found[key] = values[key]
-      call("SET", KEYS[key], found[key], "KEEPTTL")
+      call("SET", keys[key], found[key], "KEEPTTL")
     end
     at = at + 5 + 4 * settled
   end
@@ -770,7 +782,7 @@ if ARGV[3] and #ARGV % 2 == 1 then
     if not ok or start + data[limit + 3] <= now then return 0, 0, 0 end
     local granted = math.max(math.min(portion, capacity - used), 0)
     if granted > 0 then add(key, date, granted) end
-    if changed then call("SET", KEYS[key], pack_numbers(used + granted, start), "KEEPTTL") end
+    if changed then call("SET", keys[key], pack_numbers(used + granted, start), "KEEPTTL") end
     return granted, used + granted, start
   end
 
