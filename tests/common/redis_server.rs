@@ -174,6 +174,15 @@ impl RedisServer {
         }
     }
 
+    /// Empties it, and waits until a replica has heard. A replica may think that it follows up to a second before it is told anything.
+    pub fn wait_until_followed(&self) {
+        let mut admin = self.admin();
+        redis::cmd("FLUSHALL").exec(&mut admin).expect("emptied");
+        let wait = redis::cmd("WAIT").arg(&[1, 20_000]).query(&mut admin);
+        let followers: u64 = wait.expect("a number");
+        assert!(followers > 0, "no replica follows");
+    }
+
     /// Stops it, or lets it go on.
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.pid);

@@ -42,6 +42,7 @@ async fn sentinel_failover() {
         .collect();
     sentinel::agree(&sentinels).await;
     replica.wait_until_it_follows();
+    primary.wait_until_followed();
     let ports: Vec<_> = sentinels.iter().map(RedisServer::port).collect();
     let url = sentinel::url(&ports) + "main";
     let title = "Sentinel: the primary killed, the replica promoted";
@@ -70,6 +71,7 @@ fn store(nodes: &Nodes) -> String {
 async fn cluster_failover() {
     let mut nodes = Nodes::start(1).await;
     nodes.replicate().await;
+    nodes.servers[0].wait_until_followed();
     let title = "Cluster: a node killed, its replica takes over";
     let run = Run::start("cluster_failover", title, &nodes.url()).await;
     nodes.servers[0].kill();

@@ -190,6 +190,7 @@ async fn replicated(behind: u32) -> (RedisServer, RedisServer, Proxy) {
     }
     replica.restart();
     replica.wait_until_it_follows();
+    primary.wait_until_followed();
     let proxy = Proxy::start(redis_port(), primary.port()).await;
     (primary, replica, proxy)
 }
