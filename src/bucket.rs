@@ -135,8 +135,9 @@ impl Bucket {
             (Self::Window(window), Hits::Give(hits)) => window.remove(hits),
             (Self::Spent(spent), hits) => spent.apply(limit, hits),
             (Self::Penalty(strikes), Hits::Take(hits)) => strikes.strike(limit, hits, now),
-            // A refund ends no penalty.
-            (Self::Penalty(_), Hits::Give(_)) => {}
+            // By hand alone: what is given to a limit is no gift to its guard.
+            (Self::Penalty(strikes), Hits::Give(1..)) => *strikes = Strikes::default(),
+            (Self::Penalty(_), Hits::Give(0)) => {}
         }
     }
 

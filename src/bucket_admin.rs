@@ -1,10 +1,11 @@
 //! Buckets looked at, filled and given to by hand, for a customer who must be helped now. Whoever does it is in the audit log.
 //!
 //! What a bucket gets, it gets as a refund: at most up to a full bucket, in one step for all limits that the descriptors meet,
-//! by the store that decides requests. Replicas that remember a refusal let the next request through within a second.
+//! by the store that decides requests. Making it full ends a penalty, too. Replicas that remember a refusal let the next request
+//! through within a second.
 
 use std::{
-    fmt,
+    fmt, iter,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use serde::Serialize;
 use smallvec::SmallVec;
 
 use crate::{
+    bucket::Balance,
     descriptor::{Descriptor, Hits, Query, QueryError},
     explain::Question,
     home::{Actor, AuditLog, Entry, HomeError},
@@ -78,6 +80,8 @@ pub struct BucketView {
     pub remaining: i64,
     /// Seconds until it is full.
     pub reset_after_seconds: f64,
+    /// Seconds for which a penalty refuses whatever there is; 0 if none runs.
+    pub penalised_seconds: f64,
 }
 
 /// Why nothing was done, or it is not known whether it was.
@@ -123,7 +127,12 @@ struct Named {
     rule: String,
     limit: Arc<RuleLimit>,
     key: BucketKey,
+    /// What counts refusals, if the limit has a penalty.
+    guard: Option<(Arc<RuleLimit>, BucketKey)>,
 }
+
+/// Of one bucket: what it holds, and how long a penalty runs.
+type Held = (Balance, Duration);
 
 impl BucketAdmin {
     /// Buckets of the store of `limiter`, by the plans in force. Without a log to keep, only log lines tell who did what.
@@ -163,8 +172,8 @@ impl BucketAdmin {
         };
         let views: Vec<_> = named
             .iter()
-            .zip(before.balances.iter().zip(&after.balances))
-            .map(|(named, (before, after))| BucketView {
+            .zip(before.iter().zip(&after))
+            .map(|(named, ((before, _), (after, penalty)))| BucketView {
                 descriptor: named.descriptor.clone(),
                 rule: named.rule.clone(),
                 limit: named.limit.limit.to_string(),
@@ -172,6 +181,7 @@ impl BucketAdmin {
                 before: before.left,
                 remaining: after.left,
                 reset_after_seconds: after.reset_after.as_secs_f64(),
+                penalised_seconds: penalty.as_secs_f64(),
             })
             .collect();
         if deed != Deed::Show {
@@ -180,16 +190,16 @@ impl BucketAdmin {
         Ok(views)
     }
 
-    async fn apply(&self, named: &[Named], deed: Deed) -> Result<Taken, BucketError> {
+    async fn apply(&self, named: &[Named], deed: Deed) -> Result<Vec<Held>, BucketError> {
         for _ in 0..TRIES {
             let take = Take {
-                items: named.iter().map(|named| named.item(deed)).collect(),
+                items: named.iter().flat_map(|named| named.items(deed)).collect(),
                 dry: deed == Deed::Show,
             };
             let deadline = Instant::now() + PATIENCE;
             let taken = self.limiter.store().take(take, deadline).await;
             match taken {
-                Ok(taken) if !taken.degraded => return Ok(taken),
+                Ok(taken) if !taken.degraded => return Ok(held(named, taken)),
                 _ if deed.may_be_repeated() => {}
                 _ => break,
             }
@@ -242,18 +252,42 @@ impl fmt::Display for Deed {
 }
 
 impl Named {
-    fn item(&self, deed: Deed) -> Item {
-        Item {
-            key: self.key.clone(),
-            limit: Arc::clone(&self.limit),
-            hits: deed.hits(),
-            role: Role::Enforced,
-            charge: Charge::AllOrNothing,
-            patience_us: 0,
-            // Not an error: a caller that got one counts as refused, and what was given would be taken again.
-            on_store_error: OnStoreError::Allow,
-        }
+    /// Of the bucket, and of what counts refusals beside it.
+    fn items(&self, deed: Deed) -> impl Iterator<Item = Item> {
+        let guard = self.guard.as_ref().map(|(limit, key)| {
+            let hits = match deed {
+                Deed::Reset => deed.hits(),
+                Deed::Show | Deed::Grant(_) => Hits::Take(0),
+            };
+            item(limit, key, hits)
+        });
+        iter::once(item(&self.limit, &self.key, deed.hits())).chain(guard)
     }
+}
+
+fn item(limit: &Arc<RuleLimit>, key: &BucketKey, hits: Hits) -> Item {
+    Item {
+        key: key.clone(),
+        limit: Arc::clone(limit),
+        hits,
+        role: Role::Enforced,
+        charge: Charge::AllOrNothing,
+        patience_us: 0,
+        // Not an error: a caller that got one counts as refused, and what was given would be taken again.
+        on_store_error: OnStoreError::Allow,
+    }
+}
+
+/// Puts what was said of guards to their buckets.
+fn held(named: &[Named], taken: Taken) -> Vec<Held> {
+    let mut balances = taken.balances.into_iter();
+    let mut next = || balances.next().expect("one for each item");
+    let held = named.iter().map(|named| {
+        let balance = next();
+        let guard = named.guard.as_ref().and_then(|_| next().retry_after);
+        (balance, guard.unwrap_or_default())
+    });
+    held.collect()
 }
 
 /// The buckets that the descriptors name.
@@ -276,7 +310,12 @@ fn named(domain: &Domain, plans: &Plans, query: &Query) -> Vec<Named> {
             if all.iter().any(|other| other.key == key) {
                 continue;
             }
+            let guard = limit.guard().map(|guard| {
+                let key = BucketKey::new(guard.key_prefix(), subject);
+                (Arc::clone(guard), key)
+            });
             all.push(Named {
+                guard,
                 descriptor: shown(domain, plans, descriptor),
                 rule: rule.path.to_string(),
                 limit: Arc::clone(limit),

@@ -154,10 +154,7 @@ impl ConfigArgs {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    if env::args_os()
-        .next()
-        .is_some_and(|name| ratelimit::is_our_name(Path::new(&name)))
-    {
+    if ratelimit::is_meant(&env::args_os().collect::<Vec<_>>()) {
         return ratelimit::run();
     }
     let cli = Cli::parse();

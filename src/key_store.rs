@@ -8,7 +8,7 @@ mod view;
 pub use self::{
     admin::{Imported, KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey},
     import::{AwsFile, AwsKey, AwsPlan, ImportError, read_aws},
-    view::{KeyView, KeyWithSecret, parse_expiry},
+    view::{KeyView, KeyWithSecret, parse_expiry, parse_overlap},
 };
 use crate::{
     home::{Edit, Kind, Record, Table},

@@ -11,7 +11,7 @@ mod wishes;
 
 pub use self::stores::connect_store;
 use self::{
-    admin::{StoredPlans, open_keys, serve_admin},
+    admin::{StoredPlans, open_keys, serve_admin, warn_of_plain_tokens},
     sockets::{Listener, Socket, SocketFile, router, serve_grpc, serve_http},
     stores::open_store,
     tls::ServerTls,
@@ -170,8 +170,9 @@ impl Server {
             .transpose()
             .map_err(StartError::AdminTls)?
             .map(Arc::new);
+        let home = home_of(&settings.store, settings.state_dir.as_deref());
         let place = match settings.dialect {
-            Dialect::Tollgate => home_of(&settings.store, settings.state_dir.as_deref()),
+            Dialect::Tollgate => home.clone(),
             // envoyproxy/ratelimit keeps no keys and no plans.
             Dialect::Reference => None,
         };
@@ -193,11 +194,11 @@ impl Server {
             Arc::new(PlanAdmin::new(home, table, plans.clone()))
         });
         let keys = open_keys(place.clone(), &plans).await?;
-        let recorder = match (&settings.usage, &place) {
+        let recorder = match (&settings.usage, &home) {
             (Some(_), None) => return Err(StartError::NoUsageHome),
-            (Some(usage), Some(place)) => {
+            (Some(usage), Some(home)) => {
                 let meter = Arc::new(Meter::new(MOST_ROWS, Arc::new(SystemClock)));
-                let store = UsageStore::open(place.clone(), usage.retention);
+                let store = UsageStore::open(home.clone(), usage.retention);
                 Some(Arc::new(Recorder::new(meter, store)))
             }
             (None, _) => None,
@@ -259,7 +260,13 @@ impl Server {
             sockets: Vec::new(),
             keeping,
         };
-        let [grpc_mover, http_mover, metrics_mover, debug_mover] = settings.dialect.movers();
+        let [
+            grpc_mover,
+            http_mover,
+            metrics_mover,
+            debug_mover,
+            admin_mover,
+        ] = settings.dialect.movers();
         let metrics_listener = match &wanted.metrics_listen {
             Some(address) => server.bind_page(address, "metrics", metrics_mover).await?,
             None => None,
@@ -283,7 +290,7 @@ impl Server {
         let admin = match &settings.admin {
             Some(admin) => Some((
                 server
-                    .bind(&admin.listen, "the admin API", "--admin-listen")
+                    .bind(&admin.listen, "the admin API", admin_mover)
                     .await?,
                 admin,
             )),
@@ -307,7 +314,7 @@ impl Server {
             ));
         }
         server.http = http.address;
-        let audit = place.clone().map(|place| Arc::new(AuditLog::of(place)));
+        let audit = home.clone().map(|home| Arc::new(AuditLog::of(home)));
         let buckets = Arc::new(BucketAdmin::new(limiter.clone(), audit.clone()));
         let app = pages::router(limiter, page, readiness.clone());
         let app = app.merge(grpc::json::router(rls));
@@ -315,8 +322,8 @@ impl Server {
             .tasks
             .spawn(serve_http(http.socket, app, stop.clone()));
         if let Some((listener, admin)) = admin {
-            let usage = place.map(|place| {
-                let store = UsageStore::open(place, Retention::default());
+            let usage = home.map(|home| {
+                let store = UsageStore::open(home, Retention::default());
                 Arc::new(UsageReader::new(store, plans.clone(), recorder.clone()))
             });
             let desk = Desk {
@@ -327,6 +334,7 @@ impl Server {
                 usage,
             };
             let app = admin_api::router(desk, admin.tokens.clone());
+            warn_of_plain_tokens(&listener.address, admin_tls.is_some());
             server.admin = Some(listener.address);
             let serving = serve_admin(listener.socket, admin_tls.clone(), app, stop.clone());
             server.tasks.spawn(serving);

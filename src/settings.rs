@@ -117,16 +117,23 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// What moves the ports of gRPC, HTTP, metrics and the debug pages: flags, or variables.
-    pub fn movers(self) -> [&'static str; 4] {
+    /// What moves the ports of gRPC, HTTP, metrics, the debug pages and the admin API: flags, or variables.
+    pub fn movers(self) -> [&'static str; 5] {
         match self {
             Self::Tollgate => [
                 "--grpc-listen",
                 "--http-listen",
                 "--metrics-listen",
                 "--debug-listen",
+                "--admin-listen",
             ],
-            Self::Reference => ["GRPC_PORT", "PORT", "PROMETHEUS_ADDR", "DEBUG_PORT"],
+            Self::Reference => [
+                "GRPC_PORT",
+                "PORT",
+                "PROMETHEUS_ADDR",
+                "DEBUG_PORT",
+                "TOLLGATE_ADMIN_LISTEN",
+            ],
         }
     }
 }

@@ -6,11 +6,13 @@
 pub mod counts;
 pub mod key;
 pub mod rule;
+pub mod sum;
 pub mod table;
 
 pub use self::{
     counts::{Counter, Counts, Judged},
     key::StatKey,
     rule::{KeyLevel, RuleStatistics},
+    sum::{HitSum, MOST_HITS, counted},
     table::Statistics,
 };

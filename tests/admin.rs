@@ -19,9 +19,12 @@ use common::{
     request, tollgate_command, wait_until,
 };
 use serde_json::{Value, json};
-use tollgate::proto::tollgate::admin::v1::{
-    self as pb, audit_service_client::AuditServiceClient,
-    bucket_service_client::BucketServiceClient, plan_service_client::PlanServiceClient,
+use tollgate::proto::{
+    envoy::service::ratelimit::v3::rate_limit_response::Code as PbCode,
+    tollgate::admin::v1::{
+        self as pb, audit_service_client::AuditServiceClient,
+        bucket_service_client::BucketServiceClient, plan_service_client::PlanServiceClient,
+    },
 };
 use tonic::{Code, transport::Channel};
 
@@ -519,6 +522,41 @@ async fn buckets_in_a_service_are_shown_filled_and_given_to_by_its_admin_api() {
     let mut client = BucketServiceClient::new(channel);
     let refused = client.reset_buckets(pb::BucketsRequest::default()).await;
     assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn who_is_under_a_penalty_is_let_go_by_a_reset_and_begins_anew() {
+    let limit = "{ limit: 1/hour, penalty: { after: 2, for: 2h } }";
+    let text = format!("domain: shop\ndescriptors: [{{ key: user, limits: [{limit}] }}]\n");
+    let home = Home::new(&text);
+    let (tollgate, address) = home.serve_admin("s3cret-token-of-ada", &[]);
+    let (token, url) = (home.token_file(), format!("http://{address}"));
+    let flags = ["--admin", &url, "--admin-token-file", &token];
+    let buckets = |deed: &str| {
+        let args = ["buckets", deed, "--descriptor", "user=u"];
+        let told = home.json(&[&args[..], &flags].concat())[0].clone();
+        let seconds = told["penalised_seconds"].as_f64().unwrap();
+        assert!(seconds == 0.0 || seconds > 7_000.0, "{told}");
+        seconds > 0.0
+    };
+    let passes = async || {
+        let asked = request("shop", &[&[("user", "u")]]);
+        let answer = ask(&mut tollgate.client().await, asked).await.unwrap();
+        answer.overall_code() == PbCode::Ok
+    };
+    for _ in 0..2 {
+        assert_eq!((passes().await, passes().await), (true, false));
+        // One strike, which is forgotten, too.
+        assert!(!buckets("show"));
+        assert!(!buckets("reset"));
+    }
+    assert_eq!(
+        [passes().await, passes().await, passes().await],
+        [true, false, false]
+    );
+    assert!(buckets("show"));
+    assert!(!buckets("reset"));
+    assert!(passes().await);
 }
 
 const KEYED: &str = r#"

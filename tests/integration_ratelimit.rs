@@ -23,7 +23,10 @@ use control_plane::ControlPlane;
 use envoy_types::pb::google::protobuf::{UInt64Value, value::Kind};
 use nix::sys::signal::Signal;
 use tollgate::{
-    cli::ratelimit::environment::{ConfigType, Environment},
+    cli::ratelimit::{
+        environment::{ConfigType, Environment},
+        native,
+    },
     proto::envoy::{
         extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride,
         service::ratelimit::v3::{
@@ -545,6 +548,67 @@ fn what_cannot_be_honoured_ends_the_start_or_is_said() {
     for untold in ["REDIS_POOL_SIZE", "UNHEARD_OF", "hush"] {
         assert!(!tollgate.process.log().contains(untold), "{untold}");
     }
+}
+
+#[test]
+fn a_variable_of_serve_has_its_effect_or_is_said_to_have_none_whatever_it_holds() {
+    let of_serve = || native::names().filter(|name| !native::TAKEN.contains(&name.as_str()));
+    let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+    for name in of_serve() {
+        runtime.set(&name, "ftp://nobody:hunter2@nowhere");
+    }
+    let mut tollgate = runtime.start();
+    let line = tollgate.process.line_with("set without effect: ");
+    for name in of_serve() {
+        assert!(line.contains(&name), "{name}: {line}");
+    }
+    let of_memory = "(variables of envoyproxy/ratelimit say it); TOLLGATE_MAX_BUCKETS, TOLLGATE_STATE_DIR, \
+                     TOLLGATE_SNAPSHOT_EVERY (buckets live in Redis)";
+    assert!(line.ends_with(of_memory), "{line}");
+    assert!(!line.contains("hunter2"), "{line}");
+
+    // Those that have their effect, and a value that nobody can make sense of.
+    for name in native::TAKEN {
+        let value = match name {
+            "TOLLGATE_ADMIN_TOKEN" => "hunter2",
+            _ => "/no/where",
+        };
+        let mut runtime = Runtime::with(&[("a.yaml", SHOP)]);
+        let mut process = runtime.set(name, value).process();
+        assert_eq!(process.wait(), Some(1), "{name}");
+        let about = match name {
+            "TOLLGATE_ADMIN_TOKEN" => "line 1 of the admin tokens",
+            // What it needs beside it.
+            "TOLLGATE_ADMIN_TLS_CERT" => "TOLLGATE_ADMIN_TLS_KEY",
+            "TOLLGATE_ADMIN_TLS_KEY" | "TOLLGATE_ADMIN_CLIENT_CA" => "TOLLGATE_ADMIN_TLS_CERT",
+            name => name,
+        };
+        process.line_with_after_end(about);
+        let log = process.log();
+        assert!(
+            !log.contains("--") && !log.contains("hunter2"),
+            "{name}: {log}"
+        );
+    }
+}
+
+#[test]
+fn the_docs_name_the_variables_of_serve_that_have_their_effect() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/environment.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, rest) = page
+        .split_once("the `TOLLGATE_` variables of `serve` in this list")
+        .unwrap();
+    let (list, _) = rest.split_once("\n\n").unwrap();
+    let named = list
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.starts_with("TOLLGATE_"));
+    assert_eq!(
+        named.collect::<BTreeSet<_>>(),
+        native::TAKEN.into_iter().collect()
+    );
 }
 
 #[test]

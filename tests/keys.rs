@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, process::Stdio};
 
 use common::{
     Tollgate, ask,
@@ -271,11 +271,33 @@ fn what_cannot_be_is_refused_with_the_reason() {
             2,
             "`yesterday` is no time",
         ),
+        (
+            &["create", "--tier", "free", "--expires", "2020-01-01"],
+            1,
+            "a key that ended at 2020-01-01T00:00:00Z would open nothing",
+        ),
+        (
+            &["rotate", "ada", "--overlap", "soon"],
+            2,
+            "`soon` is no length of time: write 24h, or 0s for none",
+        ),
+        (
+            &["update", "ada"],
+            2,
+            "required arguments were not provided",
+        ),
     ] {
         let (got, out, err) = keys(&home, args);
         assert_eq!(got, code, "{args:?}: {out}{err}");
         assert!(err.contains(message), "{args:?}: {err}");
     }
+    let mut elsewhere = tollgate_command();
+    elsewhere
+        .args(["keys", "list", "--state-dir", "/nowhere/at/all", "--config"])
+        .arg(&home.config);
+    let (code, _, err) = finished(&mut elsewhere);
+    let told = "note: /nowhere/at/all is not there, so nothing is kept in it yet\n";
+    assert_eq!((code, err.as_str()), (0, told));
     let mut homeless = tollgate_command();
     homeless
         .args(["keys", "list", "--config"])
@@ -286,6 +308,49 @@ fn what_cannot_be_is_refused_with_the_reason() {
         err.contains("start with --state-dir DIR or --store redis://"),
         "{err}"
     );
+}
+
+/// In Redis: `tests/redis/keys.rs` and `plans.rs`.
+#[test]
+fn many_admins_at_once_lose_nothing_in_a_state_directory() {
+    let home = Home::new(PLANS);
+    keys_json(&home, &["create", "--tier", "free", "--id", "ada"]);
+    let at_once = |args: &dyn Fn(usize) -> Vec<String>| {
+        let start = |number| {
+            let args = args(number);
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let mut command = home.command(&[&["keys"], &args[..]].concat());
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let children: Vec<_> = (0..12).map(start).collect();
+        let ended = children
+            .into_iter()
+            .map(|child| child.wait_with_output().unwrap());
+        ended
+            .map(|output| {
+                (
+                    output.status.code().unwrap(),
+                    String::from_utf8(output.stderr).unwrap(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    let words = |text: String| text.split(' ').map(str::to_owned).collect();
+    let made = at_once(&|number| words(format!("create --tier free --id k{number}")));
+    assert!(made.iter().all(|(code, _)| *code == 0), "{made:?}");
+    assert_eq!(keys_json(&home, &["list"]).as_array().unwrap().len(), 13);
+
+    // All have looked at revision 1: one wins, and the others are told.
+    let rotated = at_once(&|_| words("rotate ada --revision 1".to_owned()));
+    let (won, lost): (Vec<_>, Vec<_>) = rotated.into_iter().partition(|(code, _)| *code == 0);
+    assert_eq!(won.len(), 1, "{lost:?}");
+    for (code, err) in lost {
+        let told = "was changed by somebody else: it has revision 2, not 1";
+        assert!(code == 1 && err.contains(told), "{err}");
+    }
+    // Each change has its entry, and what was not done has none.
+    assert_eq!(home.json(&["audit"]).as_array().unwrap().len(), 14);
 }
 
 #[test]
@@ -601,7 +666,7 @@ async fn the_admin_api_does_what_the_command_does() {
     let (status, made) = call(
         "POST",
         "/v1/keys",
-        r#"{"tier":"free","id":"ada","owner":"Ada","expires_at":"90d"}"#,
+        r#"{"tier":"free","id":"ada","owner":"Ada","labels":{"team":"web"},"expires_at":"90d"}"#,
     );
     assert_eq!(status, 201, "{made}");
     let secret = made["secret"].as_str().unwrap();
@@ -611,9 +676,46 @@ async fn the_admin_api_does_what_the_command_does() {
         409
     );
     assert_eq!(call("POST", "/v1/keys", r#"{"tier":"gold"}"#).0, 400);
+    let ended = r#"{"tier":"free","expires_at":"2020-01-01"}"#;
+    assert_eq!(call("POST", "/v1/keys", ended).0, 400);
+    let soon = call("POST", "/v1/keys/ada/rotate", r#"{"overlap":"soon"}"#);
+    assert_eq!(
+        (soon.0, &soon.1["detail"]),
+        (
+            400,
+            &json!("overlap: `soon` is no length of time: write 24h, or 0s for none")
+        )
+    );
     assert_eq!(call("POST", "/v1/keys", r#"{"teir":"free"}"#).0, 400);
     assert_eq!(call("POST", "/v1/keys", &"x".repeat(1 << 20)).0, 413);
     assert_eq!(call("GET", "/v1/keys/nobody", "").0, 404);
+    for (body, told) in [
+        (r#"["free"]"#, "expected a key, as {\"tier\":\"free\"}"),
+        ("5", "expected a key, as {\"tier\":\"free\"}"),
+    ] {
+        let (status, refused) = call("POST", "/v1/keys", body);
+        assert!(
+            status == 400 && refused["detail"].as_str().unwrap().contains(told),
+            "{refused}"
+        );
+    }
+    for (body, told) in [
+        (
+            r#"{"tier":null}"#,
+            "tier: a key always has one; leave it out to keep it",
+        ),
+        (
+            r#"{"expires_at":"soon"}"#,
+            "`soon` is no time: write 90d, or 2027-01-31T12:00:00Z",
+        ),
+    ] {
+        let (status, refused) = call("PATCH", "/v1/keys/ada", body);
+        assert_eq!((status, &refused["detail"]), (400, &json!(told)));
+    }
+    let listed = |label: &str| call("GET", &format!("/v1/keys?label={label}"), "");
+    assert_eq!(listed("team=web").1["keys"][0]["id"], "ada");
+    assert_eq!(listed("team=app").1["keys"], json!([]));
+    assert_eq!(listed("team").0, 400);
     let (_, listed) = call("GET", "/v1/keys?owner=Ada", "");
     assert_eq!(listed["keys"][0]["id"], "ada");
     assert!(!listed.to_string().contains(secret));

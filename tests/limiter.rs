@@ -12,10 +12,12 @@ use tollgate::{
     limit::{Kind, Period, Unit},
     limiter::Limiter,
     plan::{LoadOptions, Modes, Plans, SharedPlans},
+    statistics::{Counter, MOST_HITS, Statistics},
     store::{
         MemoryStore, Store,
         redis::{RedisSettings, RedisStore},
     },
+    usage::{Counts, Meter},
 };
 
 fn memory() -> Store {
@@ -492,7 +494,7 @@ fn overage(limiter: &Limiter, path: &str) -> u64 {
     let plans = limiter.plans().load();
     let domain = plans.domain("shop").unwrap();
     let rule = domain.rules().find(|rule| &*rule.path == path).unwrap();
-    rule.counters.overage.load(Ordering::Relaxed)
+    rule.counters.overage.get()
 }
 
 #[tokio::test]
@@ -519,6 +521,34 @@ async fn a_soft_limit_lets_pass_and_the_others_decide() {
         "what was refused went beyond nothing"
     );
     assert_eq!(counts(&limiter, "user"), [3, 1, 0]);
+}
+
+/// Two requests bring all that a number holds, twice that would begin anew.
+#[tokio::test]
+async fn hits_without_end_count_alike_in_every_counter_and_none_begins_anew() {
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(0)));
+    let meter = Arc::new(Meter::new(100, clock.clone()));
+    let statistics = Arc::new(Statistics::new(0.8));
+    let limiter = limiter(SOFT, Store::Memory(MemoryStore::new(100, clock.clone())));
+    let limiter = limiter
+        .with_meter(Some(meter.clone()))
+        .with_statistics(Some(statistics.clone()));
+    let counted = Counted { limiter, clock };
+    for hits in [u64::MAX, u64::MAX, 1] {
+        let decision = counted.ask(&[("guest", "a", took(hits))]).await;
+        assert_eq!(decision.code, Code::Ok);
+    }
+    let expected = 2 * MOST_HITS;
+    assert_eq!(overage(&counted.limiter, "guest"), expected);
+    let mut metered = Counts::default();
+    meter.drain(|_, _, counts| metered.add(counts));
+    // The one hit fits.
+    assert_eq!(metered.admitted as u64, expected + 1);
+    assert_eq!(metered.overage as u64, expected);
+    let all = statistics.all();
+    let rule = all.iter().find(|(key, _)| key.text() == "shop.guest");
+    let total = rule.expect("its statistics").1.get(Counter::TotalHits);
+    assert_eq!(total, expected + 1);
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ impl Collector {
             None,
             MetricType::Counter,
         )?;
-        let overage = |counters: &RuleCounters| [("", counters.overage.load(Ordering::Relaxed))];
+        let overage = |counters: &RuleCounters| [("", counters.overage.get())];
         for ((domain, rule, _), count) in rule_counts(&self.plans, overage) {
             let labels = [("domain", domain.as_str()), ("rule", rule.as_str())];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
@@ -310,9 +310,10 @@ fn rule_counts<const N: usize>(
                 "other"
             };
             for (code, count) in moved.into_iter().filter(|(_, count)| *count > 0) {
-                *counts
+                let sum: &mut u64 = counts
                     .entry((domain.name().to_owned(), name.to_owned(), code))
-                    .or_default() += count;
+                    .or_default();
+                *sum = sum.saturating_add(count);
             }
         }
     }

@@ -118,6 +118,7 @@ fn bucket(view: BucketView) -> pb::Bucket {
         before: view.before,
         remaining: view.remaining,
         reset_after_seconds: view.reset_after_seconds,
+        penalised_seconds: view.penalised_seconds,
     }
 }
 

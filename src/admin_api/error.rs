@@ -63,6 +63,7 @@ fn codes(error: &KeyError) -> (StatusCode, Code) {
         KeyError::Changed { .. } | KeyError::Busy => (StatusCode::CONFLICT, Code::Aborted),
         KeyError::IdIsSecret
         | KeyError::SecretLength { .. }
+        | KeyError::Ended { .. }
         | KeyError::Tier { .. }
         | KeyError::Record(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
         KeyError::Full => (StatusCode::INSUFFICIENT_STORAGE, Code::ResourceExhausted),

@@ -1,7 +1,7 @@
 //! The admin API in HTTP and JSON.
 //!
 //! ```text
-//! POST   /v1/keys               make one           GET /v1/keys?tier=&owner=&after=&limit=   list
+//! POST   /v1/keys               make one           GET /v1/keys?tier=&owner=&label=&after=&limit=   list
 //! GET    /v1/keys/ID            look               DELETE /v1/keys/ID?revision=              revoke
 //! PATCH  /v1/keys/ID            change what is said of it
 //! POST   /v1/keys/ID/disable    and enable         POST /v1/keys/ID/rotate                   another secret
@@ -23,7 +23,9 @@ use serde_json::{Value, json};
 use super::{Keys, OVERLAP, error::Problem};
 use crate::{
     home::Actor,
-    key_store::{KeyChange, KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry},
+    key_store::{
+        KeyChange, KeyError, KeyFilter, KeyView, KeyWithSecret, NewKey, parse_expiry, parse_overlap,
+    },
     limit::Limit,
 };
 
@@ -53,7 +55,7 @@ pub fn router(keys: Keys) -> Router {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a key, as {\"tier\":\"free\"}")]
 struct NewKeyBody {
     tier: String,
     id: Option<String>,
@@ -86,7 +88,8 @@ struct RotateBody {
 #[serde(default, deny_unknown_fields)]
 struct UpdateBody {
     revision: Option<u32>,
-    tier: Option<String>,
+    #[serde(deserialize_with = "present")]
+    tier: Option<Option<String>>,
     #[serde(deserialize_with = "present")]
     owner: Option<Option<String>>,
     labels: BTreeMap<String, Option<String>>,
@@ -113,8 +116,9 @@ impl TryFrom<UpdateBody> for KeyChange {
             None => Ok(0),
         });
         let labels = body.labels.into_iter();
+        let without = || bad("tier: a key always has one; leave it out to keep it".to_owned());
         Ok(Self {
-            tier: body.tier,
+            tier: body.tier.map(|tier| tier.ok_or_else(without)).transpose()?,
             owner: body.owner.map(Option::unwrap_or_default),
             labels: labels
                 .map(|(label, value)| (label, value.unwrap_or_default()))
@@ -130,6 +134,8 @@ impl TryFrom<UpdateBody> for KeyChange {
 struct ListQuery {
     tier: Option<String>,
     owner: Option<String>,
+    /// `KEY=VALUE`.
+    label: Option<String>,
     #[serde(default)]
     after: String,
     limit: Option<usize>,
@@ -143,13 +149,16 @@ struct KeyPage {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "keys, as {\"keys\":[…]}")]
 struct ImportBody {
     keys: Vec<ImportedBody>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a secret and its key, as {\"secret\":\"…\",\"key\":{…}}"
+)]
 struct ImportedBody {
     secret: String,
     key: NewKeyBody,
@@ -189,10 +198,18 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<KeyPage>, Problem> {
     let Query(query) = query.map_err(|error| bad(error.body_text()))?;
+    let label = query.label.as_ref().map(|label| {
+        let pair = label.split_once('=');
+        pair.ok_or_else(|| bad(format!("label: `{label}` is not KEY=VALUE")))
+    });
+    let label = label.transpose()?;
     let filter = KeyFilter {
         tier: query.tier,
         owner: query.owner,
-        labels: BTreeMap::new(),
+        labels: label
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect(),
     };
     let most = query.limit.unwrap_or(PAGE.0).clamp(1, PAGE.1);
     let records = keys
@@ -269,9 +286,7 @@ async fn rotate(
 ) -> Result<Json<KeyWithSecret>, Problem> {
     let body: RotateBody = read_or_default(&body)?;
     let overlap = match body.overlap {
-        Some(text) => {
-            humantime::parse_duration(&text).map_err(|error| bad(format!("overlap: {error}")))?
-        }
+        Some(text) => parse_overlap(&text).map_err(|error| bad(format!("overlap: {error}")))?,
         None => OVERLAP,
     };
     let (record, secret) = keys

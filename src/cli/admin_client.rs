@@ -66,6 +66,13 @@ impl AdminClientArgs {
         let failed = |error: tonic::transport::Error| {
             format!("the admin API at {url}: {}", super::chain(&error))
         };
+        let nobody = |error| match self.admin {
+            Some(_) => failed(error),
+            None => format!(
+                "{}; buckets that are not in Redis (--store) are in the service: say where its admin API is, with --admin",
+                failed(error)
+            ),
+        };
         let mut endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(failed)?
             .connect_timeout(PATIENCE)
@@ -73,7 +80,7 @@ impl AdminClientArgs {
         if url.starts_with("https:") {
             endpoint = endpoint.tls_config(self.tls()?).map_err(failed)?;
         }
-        endpoint.connect().await.map_err(failed)
+        endpoint.connect().await.map_err(nobody)
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, String> {

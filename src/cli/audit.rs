@@ -36,9 +36,8 @@ pub async fn run(args: AuditArgs) -> ExitCode {
 }
 
 async fn entries(args: &AuditArgs) -> Result<Vec<Entry>, String> {
-    let place = args
-        .home
-        .place()?
+    let place = args.home.served.place.place()?;
+    let place = place
         .ok_or("no audit log is kept here: say where with --state-dir DIR or --store redis://…")?;
     let log = AuditLog::of(place);
     let mut entries: Vec<Entry> = Vec::new();

@@ -32,7 +32,7 @@ pub struct BucketsArgs {
 enum BucketsCommand {
     /// Show what buckets hold
     Show(NamedArgs),
-    /// Make buckets full
+    /// Make buckets full, and end penalties
     Reset(NamedArgs),
     /// Give tokens to buckets, at most up to full
     Grant(GrantArgs),
@@ -108,15 +108,16 @@ pub async fn run(args: BucketsArgs) -> ExitCode {
 }
 
 async fn act(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
-    match args.home.choice()? {
+    match args.home.served.place.choice()? {
         StoreChoice::Redis(_) if !args.admin.named() => on_redis(args, deed).await,
         _ => by_admin_api(args, deed).await,
     }
 }
 
 async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
-    let (choice, place) = (args.home.choice()?, args.home.place()?);
-    let plans = args.home.plans_and_keys().await?;
+    let served = &args.home.served;
+    let (choice, place) = (served.place.choice()?, served.place.place()?);
+    let plans = served.plans_and_keys().await?;
     let question = Question {
         domain: super::domain(args.domain.as_ref(), &plans.load())?,
         descriptors: args.descriptors.iter().map(question_descriptor).collect(),
@@ -139,7 +140,7 @@ async fn on_redis(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failu
 async fn by_admin_api(args: &NamedArgs, deed: Deed) -> Result<Vec<BucketView>, Failure> {
     let domain = match &args.domain {
         Some(domain) => domain.clone(),
-        None => super::domain(None, &args.home.plans().await?.load())?,
+        None => super::domain(None, &args.home.served.plans().await?.load())?,
     };
     let descriptors = args.descriptors.iter().map(|entries| pb::BucketDescriptor {
         entries: entries
@@ -181,6 +182,7 @@ fn view(bucket: pb::Bucket) -> BucketView {
         before: bucket.before,
         remaining: bucket.remaining,
         reset_after_seconds: bucket.reset_after_seconds,
+        penalised_seconds: bucket.penalised_seconds,
     }
 }
 
@@ -194,6 +196,7 @@ fn table(views: &[BucketView], deed: Deed) -> String {
             before,
             remaining,
             reset_after_seconds,
+            penalised_seconds,
         } = view;
         let was = match deed {
             Deed::Show => String::new(),
@@ -203,7 +206,13 @@ fn table(views: &[BucketView], deed: Deed) -> String {
             0.0 => "full".to_owned(),
             seconds => format!("full in {seconds} s"),
         };
-        format!("({descriptor}) → {rule}: {limit}: {remaining} of {capacity} left{was}; {full}")
+        let penalty = match penalised_seconds {
+            0.0 => String::new(),
+            seconds => format!("; refused by its penalty for {seconds} s"),
+        };
+        format!(
+            "({descriptor}) → {rule}: {limit}: {remaining} of {capacity} left{was}; {full}{penalty}"
+        )
     });
     lines.collect::<Vec<_>>().join("\n")
 }

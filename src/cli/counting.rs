@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, builder::PossibleValuesParser, builder::TypedValueParser as _};
+use clap::{
+    Args,
+    builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser as _},
+};
 
 use crate::{
     limit::Algorithm,
@@ -19,7 +22,7 @@ pub struct CountingArgs {
     #[arg(long, value_name = "WHEN", env = "TOLLGATE_CHARGE", default_value = Charge::NAMES[0].0, value_parser = one_of(Charge::NAMES))]
     charge: Charge,
     /// Put the plan files of one domain together, in the order of their names
-    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS")]
+    #[arg(long, env = "TOLLGATE_MERGE_DOMAINS", value_parser = BoolishValueParser::new())]
     merge_domains: bool,
 }
 

@@ -6,6 +6,7 @@
 mod children;
 pub mod envoy;
 mod envoy_config;
+mod folder;
 mod ports;
 mod story;
 

@@ -1,7 +1,11 @@
 //! Flags of the commands that change what a running service has, and what they work on: its home itself, with or without a
 //! running service.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{
+    env,
+    path::PathBuf,
+    sync::{Arc, Once},
+};
 
 use clap::{Args, ValueEnum};
 
@@ -32,7 +36,20 @@ impl PlaceArgs {
 
     /// Where what is made at run time is kept, if anywhere.
     pub fn place(&self) -> Result<Option<Place>, String> {
-        Ok(home_of(&self.choice()?, self.state_dir.as_deref()))
+        let place = home_of(&self.choice()?, self.state_dir.as_deref());
+        if let Some(Place::Folder(folder)) = &place
+            && !folder.exists()
+        {
+            static NOTE: Once = Once::new();
+            // Else a wrong name looks like a service without keys.
+            NOTE.call_once(|| {
+                let folder = folder.display();
+                super::say(format_args!(
+                    "note: {folder} is not there, so nothing is kept in it yet"
+                ));
+            });
+        }
+        Ok(place)
     }
 }
 
@@ -51,7 +68,7 @@ pub struct ServedArgs {
 #[derive(Debug, Clone, Args)]
 pub struct HomeArgs {
     #[command(flatten)]
-    served: ServedArgs,
+    pub served: ServedArgs,
     /// Who does it, for the audit log, which adds this machine's name [default: $USER]
     #[arg(long = "as", value_name = "NAME")]
     by: Option<String>,
@@ -70,7 +87,8 @@ pub enum Output {
 }
 
 impl ServedArgs {
-    fn sources(&self) -> Sources {
+    /// The plan files, which need not be readable.
+    pub fn sources(&self) -> Sources {
         self.counting.sources(self.config.sources())
     }
 
@@ -90,31 +108,6 @@ impl ServedArgs {
 }
 
 impl HomeArgs {
-    /// The store that is named.
-    pub fn choice(&self) -> Result<StoreChoice, String> {
-        self.served.place.choice()
-    }
-
-    /// Where what is made at run time is kept, if anywhere.
-    pub fn place(&self) -> Result<Option<Place>, String> {
-        self.served.place.place()
-    }
-
-    /// The plan files, which need not be readable.
-    pub fn sources(&self) -> Sources {
-        self.served.sources()
-    }
-
-    /// As [`ServedArgs::plans`].
-    pub async fn plans(&self) -> Result<Arc<SharedPlans>, String> {
-        self.served.plans().await
-    }
-
-    /// As [`ServedArgs::plans_and_keys`].
-    pub async fn plans_and_keys(&self) -> Result<Arc<SharedPlans>, String> {
-        self.served.plans_and_keys().await
-    }
-
     /// Who gives the command.
     pub fn actor(&self) -> Actor {
         let set = |name| env::var(name).ok().filter(|value| !value.is_empty());

@@ -5,7 +5,7 @@ mod print;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use self::print::{print_key, print_list, print_made, print_revoked};
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     home::Actor,
-    key_store::{KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey, parse_expiry},
+    key_store::{KeyAdmin, KeyChange, KeyError, KeyFilter, NewKey, parse_expiry, parse_overlap},
     limit::Limit,
 };
 
@@ -67,7 +67,7 @@ struct RotateArgs {
     #[command(flatten)]
     change: ChangeArgs,
     /// How long the secret of before still opens; 0s to end it now
-    #[arg(long, value_name = "D", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "D", default_value = "24h", value_parser = parse_overlap)]
     overlap: Duration,
 }
 
@@ -97,6 +97,7 @@ struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["tier", "owner", "labels", "limits", "tier_limits", "expires"]))]
 struct UpdateArgs {
     #[command(flatten)]
     change: ChangeArgs,
@@ -234,8 +235,10 @@ impl<A: Args> On<A> {
 }
 
 async fn open(home: &HomeArgs) -> Result<KeyAdmin, String> {
-    let place = home.place()?.ok_or_else(|| KeyError::NoHome.to_string())?;
-    Ok(KeyAdmin::new(place.open(), home.plans().await?))
+    let served = &home.served;
+    let place = served.place.place()?;
+    let place = place.ok_or_else(|| KeyError::NoHome.to_string())?;
+    Ok(KeyAdmin::new(place.open(), served.plans().await?))
 }
 
 impl On<ChangeArgs> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 
 use super::serve::some_time;
 use crate::{settings::UsageSettings, usage::Retention};
@@ -11,12 +11,12 @@ use crate::{settings::UsageSettings, usage::Retention};
 #[derive(Debug, Clone, Args)]
 pub struct MeteringArgs {
     /// Meter what each API key uses of each limit, for `tollgate usage`; kept in the Redis store, else in the state directory
-    #[arg(long, env = "TOLLGATE_USAGE")]
+    #[arg(long, env = "TOLLGATE_USAGE", value_parser = BoolishValueParser::new())]
     usage: bool,
     /// How often usage is written to where it is kept; a crash loses no more than this
     #[arg(long, value_name = "D", env = "TOLLGATE_USAGE_FLUSH_INTERVAL", default_value = "10s", value_parser = some_time)]
     usage_flush_interval: Duration,
-    /// How long usage per day is kept; per hour 35 days at most
+    /// How long usage is kept; in Redis, per hour 35 days at most
     #[arg(long, value_name = "D", env = "TOLLGATE_USAGE_RETENTION", default_value = "400d", value_parser = whole_days)]
     usage_retention: Retention,
 }

@@ -19,7 +19,7 @@ use crate::{
     keys::KeyTable,
     plan::{
         Plans,
-        diff::{Change, ChangeSubject, diff},
+        diff::{Change, ChangeKind, ChangeSubject, diff},
     },
 };
 
@@ -144,9 +144,10 @@ impl DiffArgs {
     }
 }
 
-/// Whether a change means something for the keys of a tier.
+/// Whether a change means something for the keys of a tier, or of a whole domain.
 fn of_keys(change: &Change) -> bool {
-    change.subject == ChangeSubject::Tier
+    let whole = change.change != ChangeKind::Changed;
+    change.subject == ChangeSubject::Tier || (change.subject == ChangeSubject::Domain && whole)
 }
 
 fn load(source: &Path, counting: &CountingArgs) -> Result<Plans, String> {

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 
 use crate::settings::{Address, StatisticsSettings, StatsdAddress, StatsdSettings, TagStyle};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct StatisticsArgs {
     /// Show metrics under the names of envoyproxy/ratelimit, too
-    #[arg(long, env = "TOLLGATE_RATELIMIT_METRICS")]
+    #[arg(long, env = "TOLLGATE_RATELIMIT_METRICS", value_parser = BoolishValueParser::new())]
     ratelimit_metrics: bool,
     /// Where to serve the metrics page on its own, too
     #[arg(long, value_name = "ADDR", env = "TOLLGATE_METRICS_LISTEN")]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
 use super::pair::pair;
@@ -32,7 +32,7 @@ pub struct XdsArgs {
     #[arg(long, value_name = "K=V", env = "TOLLGATE_XDS_HEADER", value_delimiter = ',', hide_env_values = true, value_parser = header)]
     xds_header: Vec<(AsciiMetadataKey, AsciiMetadataValue)>,
     /// Connect there over TLS 1.3
-    #[arg(long, env = "TOLLGATE_XDS_TLS", requires = "xds")]
+    #[arg(long, env = "TOLLGATE_XDS_TLS", requires = "xds", value_parser = BoolishValueParser::new())]
     xds_tls: bool,
     /// Authorities (PEM) of the control plane's certificate [default: those of this system]
     #[arg(
@@ -68,7 +68,7 @@ pub struct XdsArgs {
     )]
     xds_server_name: Option<String>,
     /// Open no port before the first plans have come
-    #[arg(long, env = "TOLLGATE_XDS_WAIT", requires = "xds")]
+    #[arg(long, env = "TOLLGATE_XDS_WAIT", requires = "xds", value_parser = BoolishValueParser::new())]
     xds_wait: bool,
 }
 

@@ -219,7 +219,8 @@ impl Collector for Page {
                 continue;
             };
             let family = families.entry(name).or_default();
-            *family.entry(labels).or_default() += value;
+            let sum: &mut u64 = family.entry(labels).or_default();
+            *sum = sum.saturating_add(value);
         }
         for (name, samples) in families {
             let help = "As envoyproxy/ratelimit counts it";

@@ -154,6 +154,12 @@ pub enum KeyError {
         /// Its length in bytes.
         length: usize,
     },
+    /// It would open nothing from the first.
+    #[error("a key that ended at {at} would open nothing: choose a time to come")]
+    Ended {
+        /// When.
+        at: String,
+    },
     /// No plan has that tier.
     #[error("no plan has the tier `{tier}`; the tiers are {known}")]
     Tier {
@@ -178,7 +184,9 @@ pub enum KeyError {
     #[error("keys are being changed by somebody else all the time; nothing was done, try again")]
     Busy,
     /// Keys have no home here.
-    #[error("no API keys are kept here: start with --state-dir DIR or --store redis://…")]
+    #[error(
+        "no API keys are kept here: start with --state-dir DIR or --store redis://…; as `ratelimit` they are in plan files only"
+    )]
     NoHome,
     /// Too many keys.
     #[error("there are {MOST_KEYS} API keys, and that is the most: revoke some")]
@@ -235,6 +243,9 @@ impl KeyAdmin {
     /// # Errors
     /// [`KeyError`].
     pub async fn create(&self, by: &Actor, new: NewKey) -> Result<(KeyRecord, Secret), KeyError> {
+        if let Some(at) = new.expires_at.filter(|at| *at <= unix_now()) {
+            return Err(KeyError::Ended { at: rfc3339(at) });
+        }
         let secret = Secret::generate();
         let record = record_of(&new, secret.hash());
         let detail = said_of(&record);

@@ -1,6 +1,6 @@
 //! A key as people and programs see it: without its secret, and without the hash of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
@@ -72,6 +72,15 @@ impl From<KeyRecord> for KeyView {
             previous_until: previous.map(|previous| rfc3339(previous.until)),
         }
     }
+}
+
+/// Reads for how long the secret of before a rotation still opens: `24h`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_overlap(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is no length of time: write 24h, or 0s for none"))
 }
 
 /// Reads a time: `90d` from now, or `2027-01-31` or `2027-01-31T12:00:00Z`; in seconds since 1970.

@@ -13,6 +13,7 @@ use crate::{
     decision::{Code, DecidedBy, Decision, LimitState, Status},
     descriptor::{Hits, Query},
     plan::{Domain, Match, Mode, Modes, Role, RuleLimit},
+    statistics::counted,
     store::{Taken, judge::admits},
 };
 
@@ -175,7 +176,7 @@ pub(super) fn count(parts: &[Part<'_>], decision: &Decision) {
             && let Some(beyond) = states.iter().find(|state| state.is_soft_over())
             && let Hits::Take(hits) = beyond.hits
         {
-            rule.counters.overage.fetch_add(hits, Ordering::Relaxed);
+            rule.counters.overage.add(counted(hits));
         }
         let over = match part.found {
             // Another descriptor refused without counting, so nobody asked this one's buckets.

@@ -5,11 +5,9 @@ use crate::{
     decision::{Code, Decision},
     descriptor::{Hits, Query},
     plan::{Domain, KnownKey, Match, Mode, Role},
+    statistics::counted,
     usage::{Fate, Limited, Meter},
 };
-
-/// Most hits that a descriptor counts: as many as the largest limit has.
-const MOST_HITS: u64 = u32::MAX as u64;
 
 /// Counts each limit of the decision for `key`, or for all that come without one.
 pub(super) fn count(
@@ -23,8 +21,8 @@ pub(super) fn count(
     let tab = meter.open(domain.name(), id, tier);
     for (part, descriptor) in parts.iter().zip(&query.descriptors) {
         let hits = match descriptor.hits {
-            Hits::Take(hits) => hits.min(MOST_HITS) as i64,
-            Hits::Give(hits) => -(hits.min(MOST_HITS) as i64),
+            Hits::Take(hits) => counted(hits) as i64,
+            Hits::Give(hits) => -(counted(hits) as i64),
         };
         let refuses = part.acts_as != Role::Shadow;
         for state in &decision.limits[part.items.0..part.items.1] {

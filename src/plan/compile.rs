@@ -17,7 +17,7 @@ use super::{
     authentication::Authentication,
     beyond::{Beyond, Mode, WarnAt},
     domain::{Domain, KeyRule, Node, Overrides, OwnedRuleNames, RuleNames, Unmatched, buckets},
-    file::{PlanFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
+    file::{ListFile, PlanFile, ResponseFile, RuleFile, TierFile, UnmatchedFile},
     keys::{ApiKey, ApiKeys},
     level::{Level, NodeIndex},
     lists::Lists,
@@ -95,6 +95,7 @@ pub fn compile(
         mem::take(&mut compiler.networks),
         mem::take(&mut compiler.secrets),
     );
+    compiler.warn_if_nobody_is_known(file.allow.as_ref());
     let lists = Lists::new((file.deny, file.allow), rules, networks, secrets);
     if let Some(lists) = &lists {
         compiler
@@ -497,6 +498,20 @@ impl Compiler<'_> {
                 place: rule.place,
                 path: path.to_string(),
                 message,
+            });
+        }
+    }
+
+    /// Warns of API keys that are to be let pass where no rule tells one from another. Denied ones are refused by ext_authz.
+    fn warn_if_nobody_is_known(&mut self, allow: Option<&ListFile>) {
+        let keys = allow.filter(|list| !list.api_key.is_empty() && self.key_names.is_empty());
+        if let Some((file, place)) = keys.and_then(|list| list.api_key_at.clone()) {
+            self.notes.warning(Mistake {
+                file,
+                place,
+                path: "allow.api_key".to_owned(),
+                message: "lets nobody pass: keys are known by rules with `limits_from: tier`, and this domain has none"
+                    .to_owned(),
             });
         }
     }

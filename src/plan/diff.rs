@@ -9,7 +9,7 @@ mod limits;
 mod lists;
 mod rules;
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
+use std::{cell::LazyCell, cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use indexmap::IndexSet;
 use serde::Serialize;
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::keys::KeyTable;
 use authentication::asked;
-use keys::Stored;
+use keys::ByTier;
 use limits::{compare, texts};
 use rules::rules;
 
@@ -119,7 +119,8 @@ impl fmt::Display for Change {
 /// All that changes from `old` to `new`, by domain; empty if nothing does. `stored` are the keys that are in no file.
 pub fn diff(old: &Plans, new: &Plans, stored: &KeyTable) -> Vec<Change> {
     let mut changes = Vec::new();
-    let stored = keys::stored_by_tier(new, stored);
+    let stored_in_new = keys::stored_by_tier(new, stored);
+    let stored_in_old = LazyCell::new(|| keys::stored_by_tier(old, stored));
     for domain in old.domains() {
         match new.domain(domain.name()) {
             Some(after) => Pair {
@@ -127,37 +128,17 @@ pub fn diff(old: &Plans, new: &Plans, stored: &KeyTable) -> Vec<Change> {
                 new: after,
                 old_asks: asked(old, domain),
                 new_asks: asked(new, after),
-                stored: &stored,
+                stored: &stored_in_new,
             }
             .changes(&mut changes),
-            None => changes.push(whole_domain(domain, ChangeKind::Removed)),
+            None => changes.push(keys::domain_gone(domain, &stored_in_old, new)),
         }
     }
     let added = new
         .domains()
         .filter(|domain| old.domain(domain.name()).is_none());
-    changes.extend(added.map(|domain| whole_domain(domain, ChangeKind::Added)));
+    changes.extend(added.map(|domain| keys::domain_new(domain, &stored_in_new, old)));
     changes
-}
-
-fn whole_domain(domain: &Domain, change: ChangeKind) -> Change {
-    let (rules, keys) = (domain.rules().count(), domain.api_keys().count());
-    let size = format!("{} and {}", many(rules, "rule"), many(keys, "API key"));
-    let (effect, says) = match change {
-        ChangeKind::Removed => (
-            Effect::Looser,
-            format!("is gone with its {size}: all its requests pass"),
-        ),
-        _ => (Effect::Tighter, format!("is new, with {size}")),
-    };
-    Change {
-        domain: domain.name().to_owned(),
-        subject: ChangeSubject::Domain,
-        name: domain.name().to_owned(),
-        change,
-        effect,
-        says,
-    }
 }
 
 /// A domain before and after.
@@ -167,7 +148,7 @@ struct Pair<'p> {
     /// How keys are asked for, said by the domain or not.
     old_asks: &'p Authentication,
     new_asks: &'p Authentication,
-    stored: &'p BTreeMap<&'p str, Stored>,
+    stored: &'p ByTier<'p>,
 }
 
 impl Pair<'_> {

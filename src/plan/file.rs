@@ -246,6 +246,9 @@ pub struct ListFile {
     /// Ids of API keys, in a file or not. Looked for in entries of rules with `limits_from: tier`.
     #[schemars(with = "Vec<Text>", default)]
     pub api_key: Vec<String>,
+    /// The file and the place in it where `api_key` stands.
+    #[schemars(skip)]
+    pub api_key_at: Option<(Arc<str>, Option<Place>)>,
 }
 
 /// Where requests carry their API key, and what who has none is told.

@@ -181,9 +181,9 @@ impl Reader<'_> {
             }
         }
         let api_key = path.field("api_key");
-        let items = fields
-            .get("api_key")
-            .map(|node| self.list(node, &api_key, "ids of API keys"));
+        let node = fields.get("api_key");
+        list.api_key_at = node.map(|node| (Arc::clone(&self.file), node.place));
+        let items = node.map(|node| self.list(node, &api_key, "ids of API keys"));
         for (index, item) in items.unwrap_or_default().iter().enumerate() {
             let path = api_key.item(index);
             match self.proper_name(item, &path) {

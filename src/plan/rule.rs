@@ -14,7 +14,7 @@ use super::beyond::{Mode, WarnAt};
 use crate::{
     descriptor::{Descriptor, Hits},
     limit::{Algorithm, Kind, Limit},
-    statistics::RuleStatistics,
+    statistics::{HitSum, RuleStatistics},
 };
 
 /// One rule of a domain, compiled.
@@ -364,7 +364,7 @@ pub struct RuleCounters {
     /// Descriptors that it would have refused, were it not in shadow mode.
     pub shadow_over_limit: AtomicU64,
     /// Hits that it let pass beyond a soft limit.
-    pub overage: AtomicU64,
+    pub overage: HitSum,
 }
 
 /// What the rules of a domain say about one descriptor.

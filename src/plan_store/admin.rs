@@ -48,7 +48,7 @@ pub enum PlanError {
         domain: String,
     },
     /// No domain was named, and there is not just one.
-    #[error("say which domain: {}", if known.is_empty() { "none has stored plans" } else { known })]
+    #[error("name a domain that has stored plans: {}", if known.is_empty() { "there is none" } else { known })]
     WhichDomain {
         /// Those that have stored plans.
         known: String,
@@ -79,7 +79,9 @@ pub enum PlanError {
     #[error("plans are being changed by somebody else all the time; nothing was done, try again")]
     Busy,
     /// Documents have no home here.
-    #[error("no plans are kept here: start with --state-dir DIR or --store redis://…")]
+    #[error(
+        "no plans are kept here: start with --state-dir DIR or --store redis://…; as `ratelimit` they are in files only"
+    )]
     NoHome,
     /// Plans come from elsewhere.
     #[error("plans come from a control plane here, so that is where to change them")]

@@ -18,6 +18,7 @@ use crate::{
     key_store::KeyAdmin,
     plan::SharedPlans,
     plan_store::PlanTable,
+    settings::Address,
     tls::name_of,
 };
 
@@ -81,6 +82,20 @@ async fn first_look<T>(
     };
     tracing::warn!("starting without {without}: {error}");
     Ok(None)
+}
+
+/// Says so where tokens come over a network as they are.
+pub fn warn_of_plain_tokens(address: &Address, tls: bool) {
+    if let Address::Tcp(tcp) = address
+        && !tls
+        && !tcp.ip().is_loopback()
+    {
+        tracing::warn!(
+            %address,
+            "the admin API listens without TLS where others than this machine reach it, so its tokens can be read on the way: give it \
+             --admin-tls-cert and --admin-tls-key, or an address of this machine alone"
+        );
+    }
 }
 
 /// Serves the admin API. TLS is for TCP only: who may open a unix socket, the file system says.

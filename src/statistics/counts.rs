@@ -1,7 +1,6 @@
 //! The counters of one rule, and how a request's hits are divided among them.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
+use super::sum::{HitSum, counted};
 use crate::descriptor::Hits;
 
 /// What is counted of a rule.
@@ -69,17 +68,17 @@ pub struct Judged {
 
 /// The counters of one rule. They only grow.
 #[derive(Debug, Default)]
-pub struct Counts([AtomicU64; Counter::ALL.len()]);
+pub struct Counts([HitSum; Counter::ALL.len()]);
 
 impl Counts {
     /// The value of a counter.
     pub fn get(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Relaxed)
+        self.0[counter as usize].get()
     }
 
     fn add(&self, counter: Counter, hits: u64) {
         if hits > 0 {
-            self.0[counter as usize].fetch_add(hits, Relaxed);
+            self.0[counter as usize].add(hits);
         }
     }
 
@@ -89,10 +88,8 @@ impl Counts {
     /// own side.
     pub fn count(&self, judged: &Judged, near_limit_ratio: f32) {
         let hits = match judged.hits {
-            Hits::Take(hits) => hits.min(MOST_HITS),
-            Hits::Give(hits) => {
-                return self.add(Counter::TotalNegativeHits, hits.min(MOST_HITS));
-            }
+            Hits::Take(hits) => counted(hits),
+            Hits::Give(hits) => return self.add(Counter::TotalNegativeHits, counted(hits)),
         };
         self.add(Counter::TotalHits, hits);
         let near = near_limit(judged.capacity, near_limit_ratio);
@@ -125,9 +122,6 @@ impl Counts {
     }
 }
 
-/// The most that one descriptor counts for: no limit comes near, and a sum of 64 bits does not begin anew.
-const MOST_HITS: u64 = 1 << 48;
-
 /// Source: envoyproxy/ratelimit multiplies in 32 bits and rounds down.
 fn near_limit(capacity: u64, ratio: f32) -> u64 {
     f64::from(capacity as f32 * ratio).floor() as u64
@@ -135,7 +129,7 @@ fn near_limit(capacity: u64, ratio: f32) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::sum::MOST_HITS, *};
 
     const USUAL: Judged = Judged {
         hits: Hits::Take(1),

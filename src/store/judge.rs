@@ -105,8 +105,9 @@ impl<'a> Run<'a> {
         if charge {
             let before = bucket.balance(limit);
             bucket.apply(limit, item.hits, self.now);
-            // A strike may change no balance.
-            self.changed[place] |= bucket.balance(limit) != before || item.charge == Charge::Strike;
+            // Strikes, and that they are forgotten, may change no balance.
+            let strikes = matches!(bucket, Bucket::Penalty(_));
+            self.changed[place] |= bucket.balance(limit) != before || strikes;
         }
         self.charged.push(charge);
         self.left.push(bucket.balance(limit));

@@ -1,8 +1,8 @@
-//! Usage in a state directory: `usage/hours/2026-11-30T05.log` and `usage/days/2026-11-30.log`, to which counts are appended.
+//! Usage in a state directory: a file per day, `usage/2026-11-30.log`, to which counts are appended.
 //!
-//! A line is a CRC-32 and JSON. The first says what the file is, each further one holds rows and what to add to them. A writer
-//! holds a lock and syncs each line; readers need no lock. A last line without an end was never said to be kept: readers
-//! leave it out and the next writer removes it. A file that has grown far beyond its sums is written anew.
+//! A line is a CRC-32 and JSON. The first says what the file is, each further one holds rows and what to add to them, by hour of
+//! the day. A writer holds a lock and syncs each line; readers need no lock. A last line without an end was never said to be
+//! kept: readers leave it out and the next writer removes it. A file that has grown far beyond its sums is written anew.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,11 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use super::{Chunk, Counts, Period, Retention, Row, UsageError};
+use super::{Chunk, Counts, Day, Period, Retention, Row, UsageError};
 use crate::home::{framed, private, unframed};
 
 /// What the first line says: the format that this build writes, and the only one it reads.
-const HEADER: &str = "tollgate usage 1";
+const HEADER: &str = "tollgate usage 2";
 
 /// How far a file grows, beyond twice its sums, before it is written anew.
 const SLACK_BYTES: u64 = 1 << 20;
@@ -35,8 +35,8 @@ const ROWS_ON_A_LINE: usize = 8_192;
 pub struct FolderUsage {
     folder: PathBuf,
     retention: Retention,
-    /// How long the files of this hour and day were when they were written anew.
-    sums: HashMap<Period, u64>,
+    /// How long the files of these days were when they were written anew.
+    sums: HashMap<Day, u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -44,8 +44,8 @@ struct Header {
     file: String,
 }
 
-/// A row and what to add to it.
-type Line = Vec<(Row, Counts)>;
+/// What to add to a row, by hour of the day.
+type Hours = Vec<(u8, Counts)>;
 
 impl FolderUsage {
     /// Usage in the folder `usage` of `state`, which may not be there yet. Nothing is read.
@@ -60,52 +60,71 @@ impl FolderUsage {
     /// As [`UsageStore::add`](super::UsageStore::add). A chunk that failed was not kept.
     pub fn add(&mut self, chunk: &Chunk) -> Result<(), UsageError> {
         let _lock = self.lock()?;
-        let period = chunk.period;
-        let path = self.path(period);
-        let rows = chunk.rows.iter().map(|(row, counts)| (&**row, counts));
-        let (is_new, length) =
-            append(&path, &rows.collect::<Vec<_>>()).map_err(|source| file_error(&path, source))?;
+        let day = Day::of_hour(chunk.hour);
+        let path = self.path(day);
+        let hour = hour_of_day(chunk.hour);
+        let rows = chunk.rows.iter();
+        let rows: Vec<_> = rows
+            .map(|(row, counts)| (&**row, [(hour, counts)]))
+            .collect();
+        let (is_new, length) = append(&path, &rows).map_err(|source| file_error(&path, source))?;
         // What follows is for next time: the chunk is kept, and saying otherwise would have it kept twice.
         if is_new {
             self.sums.clear();
             self.forget_oldest();
         }
-        let sums = self.sums.get(&period).copied().unwrap_or(0);
+        let sums = self.sums.get(&day).copied().unwrap_or(0);
         if length > 2 * sums + SLACK_BYTES {
-            let sums = self.write_anew(period).unwrap_or_else(|error| {
+            let sums = self.write_anew(day).unwrap_or_else(|error| {
                 tracing::warn!("usage is kept, but its file stays long: {error}");
                 length
             });
-            self.sums.insert(period, sums);
+            self.sums.insert(day, sums);
         }
         Ok(())
     }
 
     /// As [`UsageStore::read`](super::UsageStore::read).
     pub fn read(&self, period: Period) -> Result<HashMap<Row, Counts>, UsageError> {
-        let path = self.path(period);
+        let (day, hour) = match period {
+            Period::Day(day) => (day, None),
+            Period::Hour(hour) => (Day::of_hour(hour), Some(hour_of_day(hour))),
+        };
+        let mut sums: HashMap<Row, Counts> = HashMap::new();
+        self.read_each(day, |row, hours| {
+            let mut sum = Counts::default();
+            for (at, counts) in hours {
+                if hour.is_none_or(|hour| hour == at) {
+                    sum.add(counts);
+                }
+            }
+            if !sum.is_zero() {
+                sums.entry(row).or_default().add(sum);
+            }
+        })?;
+        Ok(sums)
+    }
+
+    /// Reads the whole lines of a day's file.
+    fn read_each(&self, day: Day, each: impl FnMut(Row, Hours)) -> Result<(), UsageError> {
+        let path = self.path(day);
         match File::open(&path) {
-            Ok(file) => read(&path, file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(HashMap::new()),
+            Ok(file) => read(&path, file, each),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(file_error(&path, error)),
         }
     }
 
-    fn path(&self, period: Period) -> PathBuf {
-        self.folder
-            .join(folder_of(period))
-            .join(format!("{period}.log"))
+    fn path(&self, day: Day) -> PathBuf {
+        self.folder.join(format!("{day}.log"))
     }
 
     fn lock(&self) -> Result<Flock<File>, UsageError> {
-        for folder in ["hours", "days"] {
-            let folder = self.folder.join(folder);
-            let made = fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&folder);
-            made.map_err(|source| file_error(&folder, source))?;
-        }
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder);
+        made.map_err(|source| file_error(&self.folder, source))?;
         let path = self.folder.join("lock");
         let file = private().write(true).create(true).open(&path);
         let file = file.map_err(|source| file_error(&path, source))?;
@@ -114,9 +133,19 @@ impl FolderUsage {
     }
 
     /// Puts a file in place that holds the sums only; answers its length.
-    fn write_anew(&self, period: Period) -> Result<u64, UsageError> {
-        let path = self.path(period);
-        let rows: Line = self.read(period)?.into_iter().collect();
+    fn write_anew(&self, day: Day) -> Result<u64, UsageError> {
+        let path = self.path(day);
+        let mut sums: HashMap<Row, Hours> = HashMap::new();
+        self.read_each(day, |row, hours| {
+            let sums = sums.entry(row).or_default();
+            for (hour, counts) in hours {
+                match sums.iter_mut().find(|(known, _)| *known == hour) {
+                    Some((_, sum)) => sum.add(counts),
+                    None => sums.push((hour, counts)),
+                }
+            }
+        })?;
+        let rows: Vec<(Row, Hours)> = sums.into_iter().collect();
         let draft = self.folder.join("draft");
         let write = || -> io::Result<u64> {
             let file = private()
@@ -143,23 +172,15 @@ impl FolderUsage {
     /// Removes the oldest files. Files are counted, not days: a clock that was wrong for a while has nothing removed that
     /// is still wanted.
     fn forget_oldest(&self) {
-        let days = self.retention.days as usize;
-        let hours = self.retention.hours_for_days() as usize * 24;
-        for (folder, most) in [("days", days), ("hours", hours)] {
-            let folder = self.folder.join(folder);
-            if let Err(error) = keep_newest(&folder, most) {
-                let folder = folder.display();
-                tracing::warn!("usage older than wanted stays in {folder}: {error}");
-            }
+        if let Err(error) = keep_newest(&self.folder, self.retention.days as usize) {
+            let folder = self.folder.display();
+            tracing::warn!("usage older than wanted stays in {folder}: {error}");
         }
     }
 }
 
-fn folder_of(period: Period) -> &'static str {
-    match period {
-        Period::Hour(_) => "hours",
-        Period::Day(_) => "days",
-    }
+fn hour_of_day(hour: u32) -> u8 {
+    (hour % 24) as u8
 }
 
 fn keep_newest(folder: &Path, most: usize) -> io::Result<()> {
@@ -227,9 +248,8 @@ fn file_error(path: &Path, source: io::Error) -> UsageError {
     }
 }
 
-/// The sums of a file's whole lines.
-fn read(path: &Path, file: File) -> Result<HashMap<Row, Counts>, UsageError> {
-    let mut sums: HashMap<Row, Counts> = HashMap::new();
+/// What a file's whole lines say.
+fn read(path: &Path, file: File, mut each: impl FnMut(Row, Hours)) -> Result<(), UsageError> {
     let mut reader = BufReader::new(file);
     let mut text = Vec::new();
     for line in 1.. {
@@ -254,13 +274,13 @@ fn read(path: &Path, file: File) -> Result<HashMap<Row, Counts>, UsageError> {
             }
             return Err(damaged(format!("it does not say `{HEADER}`")));
         }
-        let rows: Line =
+        let rows: Vec<(Row, Hours)> =
             serde_json::from_slice(json).map_err(|error| damaged(error.to_string()))?;
-        for (row, counts) in rows {
-            sums.entry(row).or_default().add(counts);
+        for (row, hours) in rows {
+            each(row, hours);
         }
     }
-    Ok(sums)
+    Ok(())
 }
 
 #[cfg(test)]

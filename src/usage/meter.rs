@@ -3,14 +3,7 @@
 //! A row that is there costs no allocation. A shard that is full counts what is new as [`Row::other`]. Rows that nobody has
 //! used since they were taken the last time make room.
 
-use std::{
-    collections::HashMap,
-    hash::Hasher as _,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashMap, hash::Hasher as _, sync::Arc};
 
 use parking_lot::Mutex;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
@@ -19,6 +12,7 @@ use super::{Counts, Row, period::hour_of};
 use crate::{
     clock::Clock,
     plan::{Rule, RuleLimit},
+    statistics::HitSum,
     store::key::Prehashed,
 };
 
@@ -60,7 +54,7 @@ pub struct Meter {
     clock: Arc<dyn Clock>,
     /// Drawn anew for each process, so that no client can make two rows collide.
     hash_key: (u64, u64),
-    other_hits: AtomicU64,
+    other_hits: HitSum,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +90,7 @@ impl Meter {
             most_per_shard: most_rows.div_ceil(SHARDS),
             clock,
             hash_key: (rand::random(), rand::random()),
-            other_hits: AtomicU64::new(0),
+            other_hits: HitSum::default(),
         }
     }
 
@@ -160,13 +154,13 @@ impl Meter {
 
     /// Hits so far that no row of their own had room for, here or on their way to the store.
     pub fn other_hits(&self) -> u64 {
-        self.other_hits.load(Ordering::Relaxed)
+        self.other_hits.get()
     }
 
     /// Counts hits that lose their row on the way to the store.
     pub(super) fn lose_row(&self, counts: Counts) {
-        let hits = counts.admitted.unsigned_abs() + counts.refused.unsigned_abs();
-        self.other_hits.fetch_add(hits, Ordering::Relaxed);
+        self.other_hits.add(counts.admitted.unsigned_abs());
+        self.other_hits.add(counts.refused.unsigned_abs());
     }
 }
 

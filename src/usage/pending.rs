@@ -1,21 +1,20 @@
-//! What was taken from the meter and is not kept yet, added up per hour and per day.
+//! What was taken from the meter and is not kept yet, added up per hour.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use super::{Counts, Day, Period, Row};
-use crate::clock::Timestamp;
+use super::{Counts, Row};
 
-/// Most rows of all periods together. What is beyond, while the store is away for long, becomes [`Row::other`].
+/// Most rows of all hours together. What is beyond, while the store is away for long, becomes [`Row::other`].
 pub const MOST_PENDING: usize = 1 << 18;
 
-/// Rows that are kept in one step, all or none.
+/// Rows that are kept in one step, all or none, for their hour and its day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
-    /// The hour or day.
-    pub period: Period,
+    /// Hours since 1970.
+    pub hour: u32,
     /// Each once.
     pub rows: Vec<(Arc<Row>, Counts)>,
 }
@@ -23,7 +22,7 @@ pub struct Chunk {
 /// Counts on their way to the store.
 #[derive(Debug)]
 pub struct Pending {
-    periods: BTreeMap<Period, HashMap<Arc<Row>, Counts>>,
+    hours: BTreeMap<u32, HashMap<Arc<Row>, Counts>>,
     rows: usize,
     most_rows: usize,
 }
@@ -32,23 +31,16 @@ impl Pending {
     /// Holds at most about `most_rows` rows.
     pub fn new(most_rows: usize) -> Self {
         Self {
-            periods: BTreeMap::new(),
+            hours: BTreeMap::new(),
             rows: 0,
             most_rows,
         }
     }
 
-    /// Adds what was counted in an hour, to the hour and to its day. Answers whether both had room for a row of its own.
+    /// Adds what was counted in an hour. Answers whether there was room for a row of its own.
     pub fn add(&mut self, hour: u32, row: &Arc<Row>, counts: Counts) -> bool {
-        let moment = Timestamp::from_micros(u64::from(hour) * 3_600_000_000);
-        let day = Period::Day(Day::of(moment));
-        let in_hour = self.add_to(Period::Hour(hour), row, counts);
-        self.add_to(day, row, counts) && in_hour
-    }
-
-    fn add_to(&mut self, period: Period, row: &Arc<Row>, counts: Counts) -> bool {
         let full = self.rows >= self.most_rows;
-        let rows = self.periods.entry(period).or_default();
+        let rows = self.hours.entry(hour).or_default();
         if let Some(known) = rows.get_mut(row) {
             known.add(counts);
             return true;
@@ -63,10 +55,10 @@ impl Pending {
         !full
     }
 
-    /// Takes up to `most` rows of the first period.
+    /// Takes up to `most` rows of the first hour.
     pub fn take(&mut self, most: usize) -> Option<Chunk> {
-        let mut first = self.periods.first_entry()?;
-        let period = *first.key();
+        let mut first = self.hours.first_entry()?;
+        let hour = *first.key();
         let left = first.get();
         let names: Vec<_> = left.keys().take(most).cloned().collect();
         let all = names.len() == left.len();
@@ -78,7 +70,7 @@ impl Pending {
             }
         };
         self.rows -= rows.len();
-        Some(Chunk { period, rows })
+        Some(Chunk { hour, rows })
     }
 }
 
@@ -97,7 +89,7 @@ mod tests {
             let row = Arc::new(Row::from(["shop", &number.to_string(), "free", "x"]));
             pending.add(0, &row, counts)
         });
-        assert_eq!(fitted.count(), 5, "each in an hour and a day");
+        assert_eq!(fitted.count(), 10);
         let (mut rows, mut hits) = (0, 0);
         while let Some(chunk) = pending.take(usize::MAX) {
             rows += chunk.rows.len();
@@ -107,6 +99,6 @@ mod tests {
                 .map(|(_, counts)| counts.admitted)
                 .sum::<i64>();
         }
-        assert_eq!((rows, hits, pending.rows), (12, 200, 0));
+        assert_eq!((rows, hits, pending.rows), (11, 100, 0));
     }
 }

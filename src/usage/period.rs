@@ -34,7 +34,12 @@ pub struct DayError(String);
 impl Day {
     /// The day of that moment.
     pub fn of(moment: Timestamp) -> Self {
-        Self(hour_of(moment) / 24)
+        Self::of_hour(hour_of(moment))
+    }
+
+    /// The day of that hour, counted since 1970.
+    pub fn of_hour(hour: u32) -> Self {
+        Self(hour / 24)
     }
 
     /// The first day of its month.

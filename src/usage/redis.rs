@@ -1,5 +1,5 @@
-//! Usage in Redis: a hash per hour and one per day, `tollgate:{usage}:1:2026-11-30T05` and `tollgate:{usage}:1:2026-11-30`. A
-//! field is a column's letter and a row in JSON. Replicas add to the same fields.
+//! Usage in Redis: a hash per hour and one per day, `tollgate:{usage}:1:2026-11-30T05` and `tollgate:{usage}:1:2026-11-30`, which
+//! are written together. A field is a column's letter and a row in JSON. Replicas add to the same fields.
 //!
 //! A chunk whose answer was lost is sent again under its number, and the script adds it once.
 
@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use ::redis::{Cmd, FromRedisValue, Script, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{Chunk, Counts, Period, Retention, Row, UsageError};
+use super::{Chunk, Counts, Day, Period, Retention, Row, UsageError};
 use crate::store::redis::RedisUrl;
 
 /// One slot of a cluster holds all keys. The number is the format's.
@@ -57,14 +57,14 @@ impl RedisUsage {
     /// As [`UsageStore::add`](super::UsageStore::add).
     pub async fn add(&mut self, number: u64, chunk: &Chunk) -> Result<(), UsageError> {
         let mut connection = self.connect().await?;
-        let days = match chunk.period {
-            Period::Hour(_) => self.retention.hours_for_days(),
-            Period::Day(_) => self.retention.days,
-        };
-        let mut call = self.script.key(key_of(chunk.period));
-        call.key(&self.writer).arg(number);
+        let hour = Period::Hour(chunk.hour);
+        let day = Period::Day(Day::of_hour(chunk.hour));
+        let mut call = self.script.key(key_of(hour));
+        call.key(key_of(day)).key(&self.writer).arg(number);
         // From now, not from the period's end: that would be a moment of this machine's clock, which may be wrong.
-        call.arg(u64::from(days + 1) * 86_400);
+        for days in [self.retention.hours_for_days(), self.retention.days] {
+            call.arg(u64::from(days + 1) * 86_400);
+        }
         call.arg(WRITER_KEPT.as_secs());
         for (row, counts) in &chunk.rows {
             let row = serde_json::to_string(&**row).expect("texts only");

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{Chunk, Counts, Period, Row, folder::FolderUsage, redis::RedisUsage};
 use crate::home::Place;
 
-/// Days for which hours are kept, if days are kept that long.
+/// Days for which Redis keeps hours, if it keeps days that long.
 const HOURS_FOR_DAYS: u32 = 35;
 
 /// How long usage is kept.
@@ -18,7 +18,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Days for which hours are kept.
+    /// Days for which Redis keeps hours. In a state directory they are in the days' files.
     pub fn hours_for_days(self) -> u32 {
         self.days.min(HOURS_FOR_DAYS)
     }
@@ -88,11 +88,11 @@ impl UsageStore {
         match self {
             Self::Folder(_) => 8_192,
             // Redis decides nothing else meanwhile.
-            Self::Redis(_) => 250,
+            Self::Redis(_) => 125,
         }
     }
 
-    /// Adds the chunk to what is kept, all of it or nothing. The caller numbers its chunks; one that is sent again under its
+    /// Adds the chunk to what is kept of its hour and of its day, all of it or nothing. The caller numbers its chunks; one that is sent again under its
     /// number, as nobody knows whether it was kept, is kept once.
     ///
     /// # Errors

@@ -40,6 +40,53 @@ fn plans_that_are_only_tried_are_not_said_to_be_in_force() {
 }
 
 #[test]
+fn a_diff_counts_them_where_a_whole_domain_comes_or_goes() {
+    let home = Home::new(KEYED);
+    let with_tiers = |domain: &str, tiers: &str| {
+        let keyed = "descriptors: [{ key: api_key, limits_from: tier }]";
+        let text = format!("domain: {domain}\ntiers: {{ {tiers} }}\n{keyed}\n");
+        home.draft(&format!("{domain}.yaml"), &text)
+    };
+    let cafe = with_tiers("cafe", "free: { limits: [1/hour] }");
+    for id in ["a", "b"] {
+        home.json(&["keys", "create", "--tier", "free", "--id", id]);
+    }
+    home.json(&["keys", "create", "--tier", "premium", "--id", "c"]);
+    let old = home.config.join("plans.yaml").display().to_string();
+    let state = home.state().to_str().unwrap();
+    let diff = |more: &[&str]| {
+        let mut command = tollgate_command();
+        finished(command.args(["plans", "diff", &old, &cafe]).args(more))
+    };
+    // Keys of a tier that both domains have are known before and after.
+    let (code, out, err) = diff(&["--state-dir", state]);
+    let told = "shop:
+  is gone with its 1 rule and 3 API keys, 3 of them stored: all its requests pass; unknown from then on: 1 API key
+cafe:
+  is new, with 1 rule and 2 API keys, 2 of them stored
+";
+    assert_eq!((code, out.as_str(), err.as_str()), (1, told, ""));
+    let (_, json, _) = diff(&["--state-dir", state, "--output", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let effects = json["changes"].as_array().unwrap().iter();
+    let effects: Vec<_> = effects.map(|change| &change["effect"]).collect();
+    assert_eq!(effects, ["mixed", "tighter"], "{json:#}");
+
+    let (code, out, err) = diff(&[]);
+    assert!(code == 1 && out.contains("and 0 API keys"), "{out}");
+    assert!(
+        err.contains("API keys made at run time are not counted"),
+        "{err}"
+    );
+    // So does what is put.
+    let (_, out, _) = home.run(&["plans", "put", &cafe, "--dry-run"]);
+    assert!(
+        out.contains("is new, with 1 rule and 2 API keys, 2 of them stored"),
+        "{out}"
+    );
+}
+
+#[test]
 fn a_diff_counts_keys_that_are_in_no_file() {
     let home = Home::new(KEYED);
     for id in ["a", "b"] {

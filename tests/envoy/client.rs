@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use hyper::{HeaderMap, Request, client::conn::http1};
+use hyper::{HeaderMap, Method, Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpSocket,
@@ -72,8 +72,13 @@ impl Client {
 
     /// Asks, and fails the test if that brings no answer.
     pub async fn get(&mut self, path: &str, headers: &[Header]) -> Answer {
-        let answer = self.try_get(path, headers).await;
-        answer.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        self.ask(Method::GET, path, headers).await
+    }
+
+    /// The same by another method.
+    pub async fn ask(&mut self, method: Method, path: &str, headers: &[Header]) -> Answer {
+        let answer = self.try_ask(&method, path, headers).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// The statuses of `count` requests, one after the other.
@@ -92,7 +97,17 @@ impl Client {
     }
 
     pub async fn try_get(&mut self, path: &str, headers: &[Header]) -> Result<Answer, String> {
-        let mut request = Request::get(path).header("host", "stats.example");
+        self.try_ask(&Method::GET, path, headers).await
+    }
+
+    async fn try_ask(
+        &mut self,
+        method: &Method,
+        path: &str,
+        headers: &[Header],
+    ) -> Result<Answer, String> {
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header("host", "stats.example");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -54,8 +55,10 @@ fn still_running(processes: &BTreeMap<u32, String>) -> Vec<String> {
         .collect()
 }
 
-fn start(more: &[&str]) -> Process {
+/// A demo whose temporary files are in `temporary`.
+fn start(temporary: &Path, more: &[&str]) -> Process {
     let mut command: Command = tollgate_command();
+    command.env("TMPDIR", temporary);
     command.current_dir(shipped("")).arg("demo");
     for flag in [
         "--listen",
@@ -129,6 +132,50 @@ async fn until(status: u16, client: &mut Client, key: &'static str) {
     }
 }
 
+async fn keys_have_what_their_tier_says(client: &mut Client) {
+    for key in [&[][..], &[("x-api-key", "wrong")]] {
+        let answer = client.get("/secure/stats", key).await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (403, r#"{"message":"Forbidden"}"#)
+        );
+    }
+    let free = [("x-api-key", "demo-free-key")];
+    let first = client.get("/secure/stats", &free).await;
+    let second = client.get("/secure/stats", &free).await;
+    assert_eq!(
+        (first.status, second.status, second.body.as_str()),
+        (200, 429, r#"{"message":"Too Many Requests"}"#),
+        "{first:?} {second:?}"
+    );
+}
+
+/// 100 at once and 10 a second: what has passed by the time of a refusal lies between what the times of asking and of answering
+/// allow.
+async fn premium_has_a_burst_and_a_rate(client: &mut Client) {
+    let premium = [("x-api-key", "demo-premium-key")];
+    let (first_asked, mut first_answered) = (Instant::now(), None);
+    let mut passed = 0;
+    loop {
+        let asked = Instant::now();
+        let answer = client.get("/secure/stats", &premium).await;
+        let begin = *first_answered.get_or_insert_with(Instant::now);
+        if answer.status == 200 {
+            passed += 1;
+            continue;
+        }
+        assert_eq!(answer.status, 429, "{answer:?}");
+        let due = |time: Duration| 100.0 + 10.0 * time.as_secs_f64();
+        let (least, most) = (due(asked - begin) - 1.0, due(first_asked.elapsed()));
+        let passed = f64::from(passed);
+        assert!(least < passed && passed <= most, "{least} {passed} {most}");
+        // Some of the ten a second were among them, too.
+        if passed >= 110.0 {
+            return;
+        }
+    }
+}
+
 async fn quota_is_raised(story: &str, client: &mut Client) {
     let quota = [("x-api-key", "demo-quota-key")];
     let mut passed = 0;
@@ -157,7 +204,8 @@ async fn key_comes_and_goes(story: &str, client: &mut Client) {
 
 /// The story is told, its Envoy limits, and with SIGTERM all of `parts` are gone.
 async fn story_holds(more: &[&str], parts: &[&str]) {
-    let mut demo = start(more);
+    let temporary = tempfile::tempdir().expect("a folder");
+    let mut demo = start(temporary.path(), more);
     let story = wait_for("the end of the story", || {
         assert!(demo.is_running(), "the demo ended:\n{}", demo.log());
         Some(demo.output()).filter(|story| story.contains("Ctrl-C here stops everything."))
@@ -173,15 +221,8 @@ async fn story_holds(more: &[&str], parts: &[&str]) {
         .and_then(|edge| edge.parse().ok())
         .expect("its address");
     let mut client = Client::connect(edge).await;
-    let free = [("x-api-key", "demo-free-key")];
-    let first = client.get("/secure/stats", &free).await;
-    let second = client.get("/secure/stats", &free).await;
-    assert_eq!(
-        (first.status, second.status),
-        (200, 429),
-        "{first:?} {second:?}"
-    );
-
+    keys_have_what_their_tier_says(&mut client).await;
+    premium_has_a_burst_and_a_rate(&mut client).await;
     quota_is_raised(&story, &mut client).await;
     key_comes_and_goes(&story, &mut client).await;
     audit_is_told(&story);
@@ -199,36 +240,44 @@ async fn story_holds(more: &[&str], parts: &[&str]) {
         .split("logs: ")
         .nth(1)
         .and_then(|rest| rest.lines().next());
-    let folder = folder.expect("it tells where logs are");
-    assert!(fs::metadata(folder).is_ok(), "{folder}");
+    let folder = Path::new(folder.expect("it tells where logs are"));
+    assert_eq!(folder.parent(), Some(temporary.path()));
+    assert!(folder.is_dir(), "{folder:?}");
 
     demo.signal(Signal::SIGTERM);
     assert_eq!(demo.wait(), Some(0), "{}", demo.log());
     assert_eq!(still_running(&processes), Vec::<String>::new());
-    assert!(fs::metadata(folder).is_err(), "{folder} was left behind");
+    assert!(is_empty(temporary.path()), "{folder:?} was left behind");
 }
 
 #[tokio::test]
 async fn the_demo_tells_its_story_limits_and_leaves_nothing_behind() {
-    story_holds(&[], &["tollgate", "envoy"]).await;
+    story_holds(&[], &["sh", "tollgate", "envoy"]).await;
 }
 
 #[tokio::test]
 async fn the_demo_with_redis_does_the_same() {
-    story_holds(&["--redis"], &["redis-server", "tollgate", "envoy"]).await;
+    story_holds(&["--redis"], &["sh", "redis-server", "tollgate", "envoy"]).await;
 }
 
 #[tokio::test]
-async fn a_demo_that_is_killed_takes_its_processes_along() {
-    let mut demo = start(&[]);
+async fn a_demo_that_is_killed_takes_its_processes_and_its_folder_along() {
+    let temporary = tempfile::tempdir().expect("a folder");
+    let mut demo = start(temporary.path(), &[]);
     wait_for("the story", || {
         assert!(demo.is_running(), "the demo ended:\n{}", demo.log());
         Some(()).filter(|()| demo.output().contains("Ctrl-C here"))
     });
     let processes = descendants(demo.pid());
-    assert_eq!(processes.len(), 2, "{processes:?}");
+    assert_eq!(processes.len(), 3, "{processes:?}");
+    assert!(!is_empty(temporary.path()));
     demo.kill();
     wait_for("all to end", || {
-        still_running(&processes).is_empty().then_some(())
+        let ended = still_running(&processes).is_empty();
+        (ended && is_empty(temporary.path())).then_some(())
     });
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).expect("a folder").next().is_none()
 }

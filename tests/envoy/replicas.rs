@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 
 use crate::{
     client::{Client, Header, Load, another_home},
-    common::{Tollgate, plans},
-    redis_server::RedisServer,
-    stack::{Envoy, EnvoyConfig, Upstream},
+    common::Tollgate,
+    stack::Pair,
 };
 
 /// A key that no load exhausts. Its hash: `printf load-key | sha256sum`.
@@ -26,41 +24,9 @@ descriptors:
 "#;
 const LOAD_KEY: &[Header] = &[("x-api-key", "load-key")];
 
-/// Two replicas on one Redis, Envoy with two workers in front; the drain delay is the product's own.
-struct Pair {
-    envoy: Envoy,
-    replicas: [Tollgate; 2],
-    _upstream: Upstream,
-    _redis: RedisServer,
-    _plans: TempDir,
-}
-
+/// The drain delay is the product's own.
 async fn pair() -> Pair {
-    let (folder, plans) = plans(PLANS);
-    let redis = RedisServer::start();
-    let upstream = Upstream::fast_stats();
-    let url = redis.url();
-    let args = [
-        "--store",
-        &url,
-        "--store-timeout",
-        "500ms",
-        "--drain-delay",
-        "5s",
-    ];
-    let replicas = [
-        Tollgate::start(&plans, &args),
-        Tollgate::start(&plans, &args),
-    ];
-    let addresses = [&replicas[0], &replicas[1]].map(|replica| replica.grpc.as_str());
-    let config = EnvoyConfig::new(&addresses, upstream.address);
-    Pair {
-        envoy: Envoy::start_with_workers(&config, 2).await,
-        replicas,
-        _upstream: upstream,
-        _redis: redis,
-        _plans: folder,
-    }
+    Pair::start(PLANS, &["--drain-delay", "5s"], |_| {}).await
 }
 
 /// Requests that it let pass.

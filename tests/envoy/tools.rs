@@ -137,9 +137,10 @@ async fn what_envoy_says_of_its_configuration_is_read_like_the_file() {
 }
 
 /// Routes of every kind. The plans refuse whatever is asked, so 429 says that Envoy has asked.
-const ROUTES: &str = include_str!("routes.yaml");
+pub const ROUTES: &str = include_str!("routes.yaml");
 
-const REQUESTS: [(&str, &str); 27] = [
+/// Paths, and values of the header `x-user`, or none.
+pub const REQUESTS: [(&str, &str); 27] = [
     ("/direct", ""),
     ("/redirect", ""),
     ("/of-the-host", ""),

@@ -96,6 +96,27 @@ descriptors:
 }
 
 #[test]
+fn keys_that_are_let_pass_where_no_rule_knows_them_are_warned_of() {
+    let lists = "allow: { cidr: [192.0.2.0/24], api_key: [a] }\ndeny: { api_key: [b] }\n";
+    let warnings = |rule: &str| {
+        let text = format!(
+            "domain: shop\n{lists}tiers: {{ free: {{ limits: [] }} }}\ndescriptors: [{rule}]\n"
+        );
+        let plans = Plans::from_texts(&[("shop.yaml", &text)]).unwrap();
+        let warnings = plans.warnings().iter();
+        warnings.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warnings("{ key: api_key, limits: [1/day] }"),
+        [
+            "shop.yaml:2:41: allow.api_key: lets nobody pass: keys are known by rules with `limits_from: tier`, and this domain has none"
+        ]
+    );
+    let below = "{ key: a, descriptors: [{ key: api_key, limits_from: tier }] }";
+    assert!(warnings(below).is_empty());
+}
+
+#[test]
 fn a_domain_stands_in_one_file() {
     let texts = [("a.yaml", "domain: shop\n"), ("b.yaml", "domain: shop\n")];
     let error = Plans::from_texts(&texts).unwrap_err();

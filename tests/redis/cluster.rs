@@ -6,12 +6,15 @@ use std::{
 };
 
 use futures::future::join_all;
+use nix::sys::signal::Signal;
 use tokio::{
+    runtime::Runtime,
     sync::watch,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 use tollgate::{
+    clock::{ManualClock, Timestamp},
     descriptor::Hits,
     home::{Actor, Place},
     key_store::{KeyAdmin, NewKey},
@@ -25,6 +28,7 @@ use tollgate::{
 use crate::{
     ask::{item, one, patient_at, rule},
     auth::RIGHTS,
+    common::wait_until,
     redis_server::{RedisServer, free_port},
 };
 
@@ -83,6 +87,7 @@ impl Nodes {
         let replica = &self.servers[3];
         replica.send(&format!("CLUSTER REPLICATE {}", self.id(0)));
         replica.wait_until_it_follows();
+        self.servers[0].wait_until_followed();
     }
 
     /// Waits until the fourth node has taken over from the one that it follows.
@@ -333,6 +338,10 @@ async fn all_or_nothing_over_slots() {
         let fits: Vec<bool> = taken.balances.iter().map(|balance| balance.fits).collect();
         assert_eq!(fits, [true, number < 10, true]);
     }
+    // The tightest is asked first, so there was nothing to give back.
+    for store in &stores {
+        assert_eq!(store.stats().given_back.load(Relaxed), 0);
+    }
     // At once: never over, and what is refused leaves no trace.
     let subjects = [0, 1, 2].map(|index| nodes.subject_on(index, 1));
     let take = several(&[
@@ -377,6 +386,52 @@ async fn a_caller_that_goes_away_leaves_no_half_taken_request() {
         }
         assert!(Instant::now() < end, "{remaining:?}");
     }
+}
+
+/// To the microsecond, as docs/accuracy.md has it. Time is moved; who dies is a runtime, of which nothing runs on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_between_take_and_gift_is_there_after_its_refill_or_in_the_next_period() {
+    let nodes = Nodes::start(0).await;
+    // 6,400 seconds before the day ends.
+    let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
+        1_700_000_000_000_000,
+    )));
+    let settings = RedisSettings {
+        clock: Some(clock.clone()),
+        ..patient_at(&nodes.url())
+    };
+    let store = connected(settings.clone()).await;
+    let (bucket, quota) = (rule("5/day"), rule("5/day calendar"));
+    let refusing = rule("9/hour");
+    let (taken, empty) = (nodes.subject_on(0, 0), nodes.subject_on(1, 0));
+    let take = several(&[(&bucket, &taken), (&quota, &taken), (&refusing, &empty)]);
+    assert!(ask(&store, one(&refusing, &empty, 9)).await.admitted);
+    let left = async || {
+        let bucket = left(&store, &bucket, &taken).await;
+        (bucket, left(&store, &quota, &taken).await)
+    };
+
+    // It has seen no bucket, so it takes from those of five first.
+    let dying = Runtime::new().expect("a runtime");
+    let other = dying.spawn(connected(settings)).await.expect("connected");
+    nodes.servers[1].signal(Signal::SIGSTOP);
+    let asking = dying.spawn(async move { ask(&other, take).await });
+    wait_until("one of five to be taken", async || left().await == (4, 4)).await;
+    dying.shutdown_background();
+    assert!(asking.await.is_err());
+    nodes.servers[1].signal(Signal::SIGCONT);
+    assert!(!ask(&store, one(&refusing, &empty, 1)).await.admitted);
+
+    let moment = Duration::from_micros(1);
+    clock.advance(Duration::from_secs(6_400) - moment);
+    assert_eq!(left().await, (4, 4), "nobody is left to give it back");
+    clock.advance(moment);
+    assert_eq!(left().await, (4, 5), "another day has begun");
+    // A fifth of a day after the take.
+    clock.advance(Duration::from_secs(17_280 - 6_400) - moment);
+    assert_eq!(left().await, (4, 5));
+    clock.advance(moment);
+    assert_eq!(left().await, (5, 5));
 }
 
 #[tokio::test(flavor = "multi_thread")]

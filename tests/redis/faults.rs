@@ -260,6 +260,26 @@ async fn a_full_redis_and_a_changed_password_are_named_and_survived() {
     assert!(back(&store).await < Duration::from_secs(1));
 }
 
+/// What keeps a primary that was cut off from deciding beside its successor.
+#[tokio::test]
+async fn a_primary_that_misses_its_replicas_is_not_used() {
+    let server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let limit = rule("100/day");
+    assert!(!ask(&store, one(&limit, "a", 1)).await.degraded);
+    server.send("CONFIG SET min-replicas-to-write 1");
+    let taken = ask(&store, one(&limit, "a", 1)).await;
+    assert!(taken.degraded && taken.admitted);
+    assert!(
+        down(&store).await.contains("NOREPLICAS"),
+        "{:?}",
+        store.is_down()
+    );
+    server.send("CONFIG SET min-replicas-to-write 0");
+    back(&store).await;
+    settles_at(&server, &limit, "a", 98).await;
+}
+
 #[tokio::test]
 async fn without_redis_each_item_answers_by_its_own_policy_and_all_or_nothing_holds() {
     let server = RedisServer::reserve();
@@ -445,4 +465,30 @@ async fn what_was_charged_without_redis_is_told_to_it_though_it_was_refused() {
     back(&store).await;
     assert_eq!(ask(&store, take(0)).await.balances[0].left, -8);
     assert_eq!(store.stats().trips.load(Relaxed), trips);
+}
+
+/// Nobody asks any more: what was admitted is charged all the same, and soon.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_buckets_are_charged_back_at_once_and_those_beyond_are_counted() {
+    let mut server = RedisServer::start();
+    let store = connected(usual(&server)).await;
+    let limit = rule("5/day");
+    server.kill();
+    down(&store).await;
+    for subject in 0..10_100 {
+        let taken = ask(&store, one(&limit, &subject.to_string(), 2)).await;
+        assert!(taken.admitted && taken.degraded);
+    }
+    assert_eq!(store.stats().not_charged.load(Relaxed), 100);
+    server.restart();
+    back(&store).await;
+    let began = Instant::now();
+    let charged = || -> u64 { redis::from_redis_value(server.send("DBSIZE")).expect("a number") };
+    // The replica itself has a key.
+    while charged() < 10_000 + 1 {
+        assert!(began.elapsed() < Duration::from_secs(20), "{}", charged());
+        sleep(Duration::from_millis(10)).await;
+    }
+    println!("charged back within {:?}", began.elapsed());
+    settles_at(&server, &limit, "0", 3).await;
 }

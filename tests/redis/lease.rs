@@ -19,7 +19,8 @@ use crate::{
     ask::{ask, connected, item, one, patient, patient_at, rule},
     cluster::{self, Nodes},
     common::wait_until,
-    faults::back,
+    faults::{back, down},
+    outages::proxy::{Proxy, Wire},
     redis_server::RedisServer,
     zones,
 };
@@ -500,31 +501,34 @@ async fn a_cluster_is_leased_from_like_one_server() {
         cluster::connected(settings.clone()).await,
         cluster::connected(settings).await,
     ];
-    for subject in ["a", "b", "c", "d"] {
+    // All at once, so that a call is about leases in several slots.
+    let (replicas, limit) = (&replicas, &limit);
+    let drained = ["a", "b", "c", "d", "e", "f", "g", "h"].map(async |subject| {
         let until = Instant::now() + Duration::from_secs(20);
         let (mut admitted, mut turn) = (0, 0);
         while admitted < 500 {
             turn += 1;
-            let taken = cluster::ask(&replicas[turn / 50 % 2], one(&limit, subject, 1)).await;
+            let taken = cluster::ask(&replicas[turn / 50 % 2], one(limit, subject, 1)).await;
             admitted += u64::from(taken.admitted);
             assert!(Instant::now() < until, "{subject}: {admitted} passed");
             if !taken.admitted {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
-        for replica in &replicas {
-            let taken = cluster::ask(replica, one(&limit, subject, 1)).await;
+        for replica in replicas {
+            let taken = cluster::ask(replica, one(limit, subject, 1)).await;
             assert!(!taken.admitted, "{subject}");
         }
-    }
-    for replica in &replicas {
+    });
+    join_all(drained).await;
+    for replica in replicas {
         assert!(replica.stats().lease_decisions.load(Relaxed) > 0);
     }
 }
 
 /// Fills a bucket by hand, as `tollgate buckets reset` does.
-async fn fill(store: &RedisStore, limit: &Arc<RuleLimit>) -> u64 {
-    let items = [item(limit, "same", Hits::Give(u64::MAX))];
+async fn fill(store: &RedisStore, limit: &Arc<RuleLimit>, subject: &str) -> u64 {
+    let items = [item(limit, subject, Hits::Give(u64::MAX))];
     let gift = Take {
         items: items.into_iter().collect(),
         dry: false,
@@ -546,7 +550,7 @@ async fn a_bucket_filled_by_hand_holds_no_more_than_leases_leave() {
             assert!(ask(&holder, one(&limit, "same", 1)).await.admitted);
         }
         assert!(count(&holder, "leased") > 200, "{text}");
-        let left = fill(&other, &limit).await;
+        let left = fill(&other, &limit, "same").await;
         assert!((500..1_000).contains(&left), "{text}: {left}");
         // At first all that others may take, then what comes back.
         let mut admitted = drain(&other, &one(&limit, "same", 1)).await;
@@ -555,6 +559,53 @@ async fn a_bucket_filled_by_hand_holds_no_more_than_leases_leave() {
         holder.give_back_leases(Duration::from_secs(10)).await;
         admitted += drain(&other, &one(&limit, "same", 1)).await;
         assert!(admitted <= 1_000, "{text}: {admitted}");
+    }
+}
+
+/// A replica that was cut off gives its lease back when Redis has forgotten it. That counts as long as nobody has filled the
+/// quota up meanwhile, which was its return.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_late_comes_back_once() {
+    let server = RedisServer::start();
+    let wire = Proxy::start(0, server.port()).await;
+    let cases = [
+        ("1000/day calendar", true),
+        ("1000/day calendar", false),
+        ("1000/day fixed", true),
+        ("1000/day fixed", false),
+    ];
+    for (number, (text, filled)) in cases.into_iter().enumerate() {
+        let (clock, settings) = by_hand(&server);
+        let limit = leased(text, 40, 10_000);
+        let subject = number.to_string();
+        let take = one(&limit, &subject, 1);
+        let other = connected(settings.clone()).await;
+        let cut_off = connected(RedisSettings {
+            url: wire.url().parse().expect("a Redis URL"),
+            ..settings
+        })
+        .await;
+        for _ in 0..200 {
+            assert!(ask(&cut_off, take.clone()).await.admitted);
+        }
+        assert!(count(&cut_off, "leased") > count(&cut_off, "decisions"));
+        wire.set(Wire::Silent);
+        wire.tear();
+        down(&cut_off).await;
+        clock.advance(Duration::from_millis(22_500));
+        let before = if filled {
+            assert_eq!(fill(&other, &limit, &subject).await, 1_000, "{text}");
+            0
+        } else {
+            200
+        };
+        let admitted = before + drain(&other, &take).await;
+        wire.set(Wire::Whole);
+        back(&cut_off).await;
+        cut_off.give_back_leases(Duration::from_secs(10)).await;
+        assert!(count(&cut_off, "returned") > 0, "{text}");
+        drain_to(&other, &take, admitted, 1_000).await;
+        assert_eq!(drain(&cut_off, &take).await, 0, "{text}");
     }
 }
 
@@ -575,7 +626,7 @@ async fn a_bucket_filled_by_hand_is_used_at_once_and_leased_from_soon() {
         // So long that all is known to be spent, and the last answer was that there is nothing.
         clock.advance(Duration::from_millis(22_500));
         assert!(!ask(&busy, take.clone()).await.admitted, "{text}");
-        assert_eq!(fill(&other, &limit).await, 1_000, "{text}");
+        assert_eq!(fill(&other, &limit, "same").await, 1_000, "{text}");
         for _ in 0..5 {
             let taken = ask(&busy, take.clone()).await;
             assert!(taken.admitted && !taken.degraded, "{text}: {taken:?}");

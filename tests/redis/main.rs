@@ -15,6 +15,7 @@ mod beyond;
 mod checks;
 mod clocks;
 mod cluster;
+mod delays;
 mod exact;
 mod fake;
 mod faults;

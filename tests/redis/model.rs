@@ -96,7 +96,8 @@ impl Model {
                 apply(state, limit, item.hits, now);
             }
             lefts.push(free(state, limit));
-            if free(state, limit) != before || *charged && item.charge == Charge::Strike {
+            let strikes = matches!(state, State::Strikes { .. });
+            if free(state, limit) != before || *charged && strikes {
                 self.changed.push(key.to_vec());
             }
         }
@@ -343,7 +344,9 @@ fn apply(state: &mut State, limit: &Limit, hits: Hits, now: i128) {
             *used = (*used + i128::from(hits)).min(most.max(*used));
         }
         (State::Used { used, .. }, Hits::Give(hits)) => *used = (*used - i128::from(hits)).max(0),
-        (State::Strikes { runs: true, .. }, _) | (State::Strikes { .. }, Hits::Give(_)) => {}
+        (State::Strikes { .. }, Hits::Give(0))
+        | (State::Strikes { runs: true, .. }, Hits::Take(_)) => {}
+        (state @ State::Strikes { .. }, Hits::Give(_)) => *state = full(limit, now),
         (
             State::Strikes {
                 refusals,

@@ -69,7 +69,7 @@ fn has_decided(server: &RedisServer) -> bool {
 /// What may pass beyond the limits in a fault.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
-    /// In buckets of `deny` and `error`: full again once if a failover lost them, else nothing.
+    /// In buckets of `deny` and of `error` together: what came back as a failover lost it, else nothing.
     over: u64,
     /// Hits that Redis never hears of: those whose answer was lost, and what a failover lost.
     uncharged: u64,
@@ -80,6 +80,12 @@ impl Bounds {
     const NONE: Self = Self {
         over: 0,
         uncharged: 0,
+    };
+
+    /// A primary died that had handed on what it had taken, but for the last moment: six clients take about a thousand a second.
+    const FAILOVER: Self = Self {
+        over: 30,
+        uncharged: 30,
     };
 
     /// So many times connections broke, with one take of each client under way.
@@ -93,9 +99,8 @@ impl Bounds {
 
 /// A service that a fault is played to. It dies when this is dropped, and its folder goes after it.
 struct Server {
-    process: Process,
-    /// host:port of gRPC.
-    grpc: String,
+    /// What stands in the place of a Tollgate has no pages.
+    service: Tollgate,
     _folder: Option<TempDir>,
 }
 
@@ -114,10 +119,8 @@ fn serve(store: &str, environment: &[(&str, &Path)]) -> Server {
     ]);
     command.args(["--store", store, "--store-timeout", &store_timeout()]);
     command.envs(environment.iter().copied());
-    let Tollgate { process, grpc, .. } = Tollgate::from_process(Process::start(&mut command));
     Server {
-        process,
-        grpc,
+        service: Tollgate::from_process(Process::start(&mut command)),
         _folder: None,
     }
 }
@@ -173,7 +176,7 @@ impl Run {
     async fn of(name: &'static str, title: &'static str, ours: Vec<Server>) -> Self {
         let servers: Vec<_> = match foreign() {
             Some(Foreign::Running(target)) => vec![target],
-            _ => ours.iter().map(|ours| ours.grpc.clone()).collect(),
+            _ => ours.iter().map(|ours| ours.service.grpc.clone()).collect(),
         };
         let load = Load::start(name, &servers).await;
         Self {
@@ -223,7 +226,7 @@ impl Run {
         sleep(Duration::from_millis(500)).await;
         let told = self.load.stop().await;
         let server = self.servers.pop().expect("one server");
-        let gone = |ours: &mut Server| usize::from(!ours.process.is_running());
+        let gone = |ours: &mut Server| usize::from(!ours.service.process.is_running());
         let row = Row {
             name: self.name,
             title: self.title,
@@ -314,9 +317,9 @@ impl Row {
         );
         for rule in ["deny", "error"] {
             let over = self.told[rule].over();
-            assert!(over <= bounds.over * KEYS as u64, "{rule}: {over} over");
+            assert!(over <= bounds.over, "{rule}: {over} over");
         }
-        // The balance last seen, one replica's share, which is all, and answers that were lost.
+        // The balance last seen, the shares of all replicas, which make one, and answers that were lost.
         let over = self.told["local"].over();
         let most = 2 * LIMIT * KEYS as u64 + bounds.uncharged;
         assert!(over <= most, "local: {over} over");

@@ -6,7 +6,11 @@ use tollgate::proto::envoy::service::ratelimit::v3::rate_limit_response::Code;
 
 use crate::{
     cluster::Nodes,
-    common::{Tollgate, ask, home::Home, request, wait_until},
+    common::{
+        Tollgate, ask,
+        home::{Home, call},
+        request, wait_until,
+    },
     redis_server::RedisServer,
 };
 
@@ -184,6 +188,99 @@ async fn many_who_put_plans_at_once_lose_none_unnoticed() {
     assert!(done >= 1);
     let history = shop.json(&["plans", "history", "shop"]);
     assert_eq!(history.as_array().unwrap().len(), done);
+}
+
+#[tokio::test]
+async fn of_two_admins_at_two_replicas_one_wins_and_the_other_is_told() {
+    let server = RedisServer::start();
+    let shop = Home::in_redis(FILE, &server.url());
+    let token = "s3cret-token-of-the-admin";
+    let replicas = [(); 2].map(|()| shop.serve_admin(&format!("eve {token}"), &[]));
+    shop.json(&["keys", "create", "--tier", "free", "--id", "ada"]);
+    let authorization = format!("Bearer {token}");
+    let both = |line: &str, headers: &[(&str, &str)], bodies: [String; 2]| {
+        let headers = [&[("authorization", authorization.as_str())], headers].concat();
+        let together = std::sync::Barrier::new(2);
+        let mut answers = std::thread::scope(|scope| {
+            let ask = |(replica, body): (&(Tollgate, String), String)| {
+                let (address, together, headers) = (replica.1.clone(), &together, &headers);
+                scope.spawn(move || {
+                    together.wait();
+                    call(&address, headers, line, &body)
+                })
+            };
+            let asked: Vec<_> = replicas.iter().zip(bodies).map(ask).collect();
+            asked
+                .into_iter()
+                .map(|one| one.join().unwrap())
+                .collect::<Vec<_>>()
+        });
+        answers.sort_by_key(|(status, _)| *status);
+        answers
+    };
+    for round in 1..=5 {
+        // Both have seen the version before.
+        let seen = match round {
+            1 => ("if-none-match", "*".to_owned()),
+            _ => ("if-match", format!("\"{}\"", round - 1)),
+        };
+        let bodies = [2 * round, 2 * round + 1].map(document);
+        let answers = both("PUT /v1/plans/shop", &[(seen.0, &seen.1)], bodies);
+        let [(won, put), (lost, told)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!((*won, &put["version"]), (200, &json!(round)), "{answers:?}");
+        // Who was told while the other wrote may have been told to try again.
+        assert!(matches!(lost, 409 | 412), "{answers:?}");
+        assert!(
+            told["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty())
+        );
+
+        let body = || json!({ "revision": round, "owner": format!("o{round}") }).to_string();
+        let answers = both("PATCH /v1/keys/ada", &[], [body(), body()]);
+        assert_eq!((answers[0].0, answers[1].0), (200, 409), "{answers:?}");
+        let told = answers[1].1["detail"].as_str().unwrap();
+        assert!(told.contains("changed by somebody else"), "{told}");
+    }
+    let history = shop.json(&["plans", "history", "shop"]);
+    assert_eq!(history.as_array().unwrap().len(), 5);
+    assert_eq!(shop.json(&["keys", "show", "ada"])["revision"], 6);
+}
+
+#[tokio::test]
+async fn documents_of_another_format_are_refused_and_replicas_keep_what_they_have() {
+    let (server, shop, replicas) = with_ada().await;
+    put(&shop, 9);
+    hold_to(&replicas, 9).await;
+    server.send("HSET tollgate:{api-keys}:1:plans:meta format 2");
+    let told = "have format 2, and this build reads 1";
+    for replica in &replicas {
+        wait_until("it to be said", async || {
+            replica.process.log().contains(told)
+        })
+        .await;
+    }
+    let refused = |args: &[&str]| {
+        let (code, out, err) = shop.run(args);
+        assert!(
+            code == 2 && err.contains(told),
+            "{args:?} {code}: {out}{err}"
+        );
+    };
+    let draft = shop.draft("draft.yaml", &document(11));
+    refused(&["plans", "put", &draft]);
+    refused(&["plans", "history"]);
+    refused(&["plans", "reset", "shop"]);
+    for replica in &replicas {
+        assert_eq!(quota(replica, "ada").await.0, 9);
+    }
+    // Nothing was lost: who can read them has them.
+    server.send("HSET tollgate:{api-keys}:1:plans:meta format 1");
+    assert_eq!(shop.json(&["plans", "history", "shop"])[0]["version"], 1);
+    put(&shop, 12);
+    hold_to(&replicas, 12).await;
 }
 
 /// All keys of a Redis with their values, as text.

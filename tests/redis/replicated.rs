@@ -45,25 +45,17 @@ fn pid(server: &RedisServer) -> u32 {
 }
 
 /// A primary and its replica, which is in step.
-async fn pair() -> (RedisServer, RedisServer) {
+fn pair() -> (RedisServer, RedisServer) {
     let primary = RedisServer::start_primary();
     let replica = RedisServer::start_replica(&primary);
     replica.wait_until_it_follows();
-    // What it is told only now is handed on as it comes, no more with the copy that it began with.
-    wait_until("the replica", async || {
-        let mut both = redis::pipe();
-        both.cmd("SET").arg("written").arg("").ignore();
-        both.cmd("WAIT").arg(1).arg(10);
-        let (reached,): (u64,) = both.query(&mut primary.admin()).unwrap();
-        reached == 1
-    })
-    .await;
+    primary.wait_until_followed();
     (primary, replica)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_has_what_was_answered() {
-    let (primary, replica) = pair().await;
+    let (primary, replica) = pair();
     let store = connected(patient(&primary)).await;
     let limit = durable("5/day", 1);
     for left in (0..5).rev() {
@@ -85,7 +77,7 @@ async fn a_replica_has_what_was_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_stands_still_is_said_and_nothing_is_charged_twice() {
-    let (primary, replica) = pair().await;
+    let (primary, replica) = pair();
     let store = connected(patient(&primary)).await;
     let (waits, plain) = (durable("5/day", 1), rule("5/hour"));
     assert!(!ask(&store, one(&waits, "a", 1)).await.not_replicated);
@@ -111,7 +103,7 @@ async fn a_replica_that_stands_still_is_said_and_nothing_is_charged_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_replicas_than_there_are_hold_up_only_who_waits_for_them() {
-    let (primary, _replica) = pair().await;
+    let (primary, _replica) = pair();
     let store = connected(patient(&primary)).await;
     let (one_replica, two) = (durable("100/day", 1), durable("100/hour", 2));
     wait_until("the replica", async || {
@@ -153,7 +145,7 @@ async fn answers_of_such_a_rule_say_what_was_not_handed_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_may_not_wait_is_warned_of_and_all_else_holds() {
-    let (primary, _replica) = pair().await;
+    let (primary, _replica) = pair();
     primary.send(&format!(
         "ACL SETUSER limiter on >secret ~tollgate:* {RIGHTS}"
     ));
@@ -204,7 +196,7 @@ async fn a_user_who_may_not_wait_is_warned_of_and_all_else_holds() {
 /// Two servers behind one address, each sure to be the primary: what the lanes charge is on the one, the fence would be on the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_replicas_of_another_server_behind_the_same_address_do_not_count() {
-    let ((here, _here), (there, _there)) = (pair().await, pair().await);
+    let ((here, _here), (there, _there)) = (pair(), pair());
     let proxy = Proxy::start(0, here.port()).await;
     let store = connected(patient_at(&proxy.url())).await;
     let limit = durable("5/day", 1);
@@ -219,7 +211,7 @@ async fn the_replicas_of_another_server_behind_the_same_address_do_not_count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_takes_the_fence_along_to_the_new_primary() {
-    let (mut primary, replica) = pair().await;
+    let (mut primary, replica) = pair();
     let sentinels: Vec<_> = (0..3)
         .map(|_| RedisServer::start_sentinel("main", &primary, 2))
         .collect();
@@ -298,7 +290,7 @@ async fn in_a_cluster_each_node_waits_for_its_own_replicas() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_second_redis_each_waits_for_its_own_replicas() {
-    let (main, _replica) = pair().await;
+    let (main, _replica) = pair();
     let seconds = RedisServer::start();
     let mut settings = patient(&main);
     settings.per_second = Some(seconds.url().parse().unwrap());

@@ -199,7 +199,8 @@ fn take(
         let guard = item
             .limit
             .guard()
-            .filter(|_| matches!(item.hits, Hits::Take(_)));
+            // A gift is for the limit alone, unless it is to end a penalty.
+            .filter(|_| matches!(item.hits, Hits::Take(_)) || want.patience == 0);
         if guard.is_some() {
             item.charge = Charge::AllOrNothing;
             item.role = if want.role == Role::Quota {
@@ -214,8 +215,14 @@ fn take(
                 subject.as_bytes(),
             ),
             limit: guard.clone(),
-            hits: Hits::Take(1),
-            charge: Charge::Strike,
+            hits: match item.hits {
+                Hits::Take(_) => Hits::Take(1),
+                Hits::Give(_) => item.hits,
+            },
+            charge: match item.hits {
+                Hits::Take(_) => Charge::Strike,
+                Hits::Give(_) => Charge::AllOrNothing,
+            },
             ..item.clone()
         });
         if let (delay_us @ 1.., Hits::Take(_)) = (item.limit.limit.delay_us(), item.hits) {

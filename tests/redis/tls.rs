@@ -4,11 +4,15 @@ use std::{fs, path::Path, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::time::sleep;
-use tollgate::store::RedisStore;
+use tollgate::store::{
+    RedisStore,
+    redis::{Shards, checks::Needs},
+};
 
 use crate::{
     ask::{admitted_until_refused, connected, one, patient_at, rule},
     cluster,
+    common::wait_until,
     faults::{back, down},
     redis_server::{RedisServer, free_port},
 };
@@ -91,6 +95,91 @@ async fn a_certificate_for_another_host_is_refused_unless_told_otherwise() {
     assert!(strict.is_down().is_some());
 }
 
+/// What a person gets wrong, and what says so: to the command that looks, and in the log of the service.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_an_address_is_said() {
+    let (server, port) = start(&authority(), "127.0.0.1");
+    server.send("CONFIG SET requirepass right");
+    let (plain, folder) = (server.port(), server.folder().display());
+    let ca = format!("ca={folder}/ca.pem");
+    let nobody = free_port();
+    let with_key = |cert: &str, key: &str| {
+        format!("rediss://:right@127.0.0.1:{port}?{ca}&cert={folder}/{cert}&key={folder}/{key}")
+    };
+    for (url, expected) in [
+        (
+            format!("redis://127.0.0.1:{plain}"),
+            "Authentication required".to_owned(),
+        ),
+        (
+            format!("redis://:wrong@127.0.0.1:{plain}"),
+            "Redis refuses user `default` with this password".to_owned(),
+        ),
+        (
+            format!("redis://me:right@127.0.0.1:{plain}"),
+            "Redis refuses user `me` with this password".to_owned(),
+        ),
+        (
+            format!("redis://:right@127.0.0.1:{plain}/99"),
+            "DB index is out of range".to_owned(),
+        ),
+        (
+            format!("redis://127.0.0.1:{plain}?password_file={folder}/none"),
+            format!("cannot read the password file {folder}/none: No such file"),
+        ),
+        (
+            format!("rediss://:right@127.0.0.1:{plain}"),
+            "is TLS spoken on that port?".to_owned(),
+        ),
+        (
+            format!("redis://:right@127.0.0.1:{port}"),
+            "if TLS is spoken on that port, the URL begins with rediss".to_owned(),
+        ),
+        (
+            format!("rediss://:right@127.0.0.1:{port}?ca={folder}/client.key"),
+            format!("{folder}/client.key holds no certificate of an authority"),
+        ),
+        (
+            with_key("client.pem", "server.key"),
+            format!(
+                "the certificate in {folder}/client.pem and the private key in {folder}/server.key do not go together"
+            ),
+        ),
+        (
+            with_key("none.pem", "client.key"),
+            format!("cannot read the certificate in {folder}/none.pem"),
+        ),
+        (
+            format!("redis+sentinel://127.0.0.1:{nobody}/main"),
+            format!("sentinel 127.0.0.1:{nobody}: Connection refused"),
+        ),
+        (
+            format!("redis+sentinel://127.0.0.1:{plain}/main?sentinel_password=right"),
+            format!("sentinel 127.0.0.1:{plain}: ResponseError: unknown command 'SENTINEL'"),
+        ),
+        (
+            format!("redis+cluster://127.0.0.1:{nobody}"),
+            format!("127.0.0.1:{nobody}: Connection refused"),
+        ),
+        (
+            format!("redis+cluster://:right@127.0.0.1:{plain}"),
+            "cluster support disabled".to_owned(),
+        ),
+    ] {
+        let settings = patient_at(&url);
+        let looked = settings.url.examine(Needs::default()).await;
+        let looked = looked.expect_err(&url).to_string();
+        assert!(looked.contains(&expected), "{url}: {looked}");
+        let store = Shards::connect(settings);
+        wait_until(&expected, async || {
+            store
+                .is_down()
+                .is_some_and(|reason| reason.contains(&expected))
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_authority_is_not_trusted_until_the_file_holds_it() {
     let right = authority();
@@ -108,6 +197,30 @@ async fn another_authority_is_not_trusted_until_the_file_holds_it() {
     for store in &stores {
         back(store).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_are_spoken_to_over_tls_like_the_primary_that_they_name() {
+    let (primary, port) = start(&authority(), "127.0.0.1");
+    let mut sentinel = RedisServer::start_sentinel("main", &primary, 1);
+    let sentinel_port = free_port();
+    let file = |name: &str| primary.folder().join(name).display().to_string();
+    sentinel.add_arguments(&[
+        "--tls-port",
+        &sentinel_port.to_string(),
+        "--tls-cert-file",
+        &file("server.pem"),
+        "--tls-key-file",
+        &file("server.key"),
+        "--tls-ca-cert-file",
+        &file("ca.pem"),
+    ]);
+    sentinel.restart();
+    sentinel.send("SENTINEL REMOVE main");
+    sentinel.send(&format!("SENTINEL MONITOR main 127.0.0.1 {port} 1"));
+    let url = url(&primary, sentinel_port, "").replace("rediss:", "rediss+sentinel:");
+    let store = connected(patient_at(&url.replace('?', "/main?"))).await;
+    assert_eq!(admitted_until_refused(&store, &rule("5/day")).await, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

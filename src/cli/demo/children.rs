@@ -4,10 +4,9 @@
 //! in order. Should the demo itself be killed, the kernel ends them: `setpriv` of util-linux asks for that where it is at hand.
 
 use std::{
-    env, fs,
-    fs::{DirBuilder, File},
+    env,
+    fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{self, Stdio},
     time::Duration,
@@ -16,6 +15,8 @@ use std::{
 use futures::future;
 use nix::{sys::signal, unistd::Pid};
 use tokio::process::{Child, Command};
+
+use super::folder::Folder;
 
 /// How long a process may take to end after SIGTERM before it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
@@ -78,7 +79,7 @@ impl Children {
 
     /// For logs, and for whatever a process needs.
     pub fn folder(&self) -> &Path {
-        &self.folder.0
+        self.folder.path()
     }
 
     /// Starts `command`, which writes to `NAME.log`. It ends with the thread that calls this.
@@ -121,7 +122,7 @@ impl Children {
         }
         wrapped
             .args(command.get_args())
-            .stdin(Stdio::null())
+            .stdin(self.folder.hold()?)
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0)
@@ -198,34 +199,6 @@ fn setpriv_ends_with_parent() -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
-}
-
-/// A folder that only this user can read, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self, ChildError> {
-        let name = format!(
-            "tollgate-demo-{}-{:08x}",
-            process::id(),
-            rand::random::<u32>()
-        );
-        let path = env::temp_dir().join(name);
-        match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => Ok(Self(path)),
-            Err(source) => Err(ChildError::Folder {
-                path: path.display().to_string(),
-                source,
-            }),
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What is left lies among the system's temporary files.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -78,9 +78,9 @@ pub async fn change(
     home: &HomeArgs,
     action: impl AsyncFnOnce(&PlanAdmin, &Actor) -> Result<String, PlanError>,
 ) -> ExitCode {
-    let plans = Arc::new(SharedPlans::open_or_wait(home.sources()));
+    let plans = Arc::new(SharedPlans::open_or_wait(home.served.sources()));
     // Where there is no home, the action says so. Plans can be mended whatever became of the keys.
-    if let Ok(place) = home.place()
+    if let Ok(place) = home.served.place.place()
         && let Err(message) = with_stored_keys(&plans, place).await
     {
         cli::say(format_args!(
@@ -95,7 +95,7 @@ pub async fn look(
     home: &HomeArgs,
     action: impl AsyncFnOnce(&PlanAdmin, &Actor) -> Result<String, PlanError>,
 ) -> ExitCode {
-    let plans = SharedPlans::open_or_wait(home.sources());
+    let plans = SharedPlans::open_or_wait(home.served.sources());
     act(home, Arc::new(plans), action).await
 }
 
@@ -105,7 +105,7 @@ async fn act(
     plans: Arc<SharedPlans>,
     action: impl AsyncFnOnce(&PlanAdmin, &Actor) -> Result<String, PlanError>,
 ) -> ExitCode {
-    let place = match home.place() {
+    let place = match home.served.place.place() {
         Ok(Some(place)) => place,
         Ok(None) => return cli::fail(&PlanError::NoHome.to_string()),
         Err(message) => return cli::fail(&message),

@@ -76,8 +76,9 @@ const PREFIXES: [&str; 14] = [
     "XDS_CLIENT_",
 ];
 
-/// One line of those that are set to something else than their default and change nothing; none if there are none.
-pub fn without_effect(environment: &Environment) -> Option<String> {
+/// One line of those that are set to something else than their default and change nothing, and of `ours`, with why; none if there
+/// are none.
+pub fn without_effect(environment: &Environment, ours: Vec<(Vec<String>, &str)>) -> Option<String> {
     let is_set = |name: &str| environment.changed.contains(name);
     let mut parts = Vec::new();
     for (names, why) in NO_EFFECT {
@@ -104,6 +105,8 @@ pub fn without_effect(environment: &Environment) -> Option<String> {
     if is_set(force) && plans.config_type == ConfigType::File {
         parts.push(format!("{force} (with files it always starts)"));
     }
+    let ours = ours.into_iter();
+    parts.extend(ours.map(|(names, why)| format!("{} ({why})", names.join(", "))));
     (!parts.is_empty()).then(|| format!("set without effect: {}", parts.join("; ")))
 }
 
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_told_in_one_line() {
-        let line = |variables: &[(&str, &str)]| without_effect(&read(variables));
+        let line = |variables: &[(&str, &str)]| without_effect(&read(variables), Vec::new());
         assert_eq!(line(&[("REDIS_POOL_SIZE", "10")]), None, "its default");
         let told = line(&[
             ("REDIS_TIMEOUT", "3s"),

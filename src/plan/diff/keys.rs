@@ -55,13 +55,7 @@ impl Pair<'_> {
     /// For how many keys a tier's limits hold.
     pub(super) fn keys_of(&self, tier: &str) -> String {
         let listed = self.new.api_keys().filter(|key| &*key.tier == tier).count();
-        match self.stored_in(tier).limited {
-            0 => many(listed, "API key"),
-            stored => format!(
-                "{}, {stored} of them stored",
-                many(listed + stored, "API key")
-            ),
-        }
+        counted(listed, self.stored_in(tier).limited)
     }
 
     pub(super) fn tier_new(&self, tier: &str, limits: &[Arc<RuleLimit>]) -> (Effect, String) {
@@ -130,6 +124,77 @@ impl Pair<'_> {
     }
 }
 
+/// A domain that goes with all that it has. `after` are the plans without it.
+pub(super) fn domain_gone(domain: &Domain, stored: &ByTier<'_>, after: &Plans) -> Change {
+    let (size, unknown) = (size(domain, stored), only_in_domain(domain, stored, after));
+    let says = format!("is gone with its {size}: all its requests pass");
+    let (effect, says) = match unknown {
+        0 => (Effect::Looser, says),
+        keys => {
+            let keys = many(keys, "API key");
+            (
+                Effect::Mixed,
+                format!("{says}; unknown from then on: {keys}"),
+            )
+        }
+    };
+    whole(domain, ChangeKind::Removed, (effect, says))
+}
+
+/// A domain that comes with all that it has. `before` are the plans without it.
+pub(super) fn domain_new(domain: &Domain, stored: &ByTier<'_>, before: &Plans) -> Change {
+    let (size, unknown) = (size(domain, stored), only_in_domain(domain, stored, before));
+    let says = format!("is new, with {size}");
+    let (effect, says) = match unknown {
+        0 => (Effect::Tighter, says),
+        keys => {
+            let keys = many(keys, "API key");
+            (Effect::Mixed, format!("{says}; unknown before: {keys}"))
+        }
+    };
+    whole(domain, ChangeKind::Added, (effect, says))
+}
+
+fn whole(domain: &Domain, change: ChangeKind, (effect, says): (Effect, String)) -> Change {
+    Change {
+        domain: domain.name().to_owned(),
+        subject: ChangeSubject::Domain,
+        name: domain.name().to_owned(),
+        change,
+        effect,
+        says,
+    }
+}
+
+fn size(domain: &Domain, stored: &ByTier<'_>) -> String {
+    let (rules, listed) = (domain.rules().count(), domain.api_keys().count());
+    let stored = domain.tiers().iter().map(|tier| all_in(stored, tier)).sum();
+    format!("{} and {}", many(rules, "rule"), counted(listed, stored))
+}
+
+/// How many of its keys open nothing by `plans`.
+fn only_in_domain(domain: &Domain, stored: &ByTier<'_>, plans: &Plans) -> usize {
+    let tiers = domain.tiers().iter().filter(|tier| !plans.has_tier(tier));
+    let stored: usize = tiers.map(|tier| all_in(stored, tier)).sum();
+    let listed = domain
+        .api_keys()
+        .filter(|key| plans.api_key_of_id(&key.id).is_none());
+    listed.count() + stored
+}
+
+fn all_in(stored: &ByTier<'_>, tier: &str) -> usize {
+    stored.get(tier).map_or(0, |keys| keys.all)
+}
+
+/// `5 API keys, 2 of them stored`.
+fn counted(listed: usize, stored: usize) -> String {
+    let all = many(listed + stored, "API key");
+    match stored {
+        0 => all,
+        stored => format!("{all}, {stored} of them stored"),
+    }
+}
+
 /// How many stored keys are in a tier.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Stored {
@@ -138,9 +203,12 @@ pub(super) struct Stored {
     limited: usize,
 }
 
+/// How many stored keys are in each tier.
+pub(super) type ByTier<'k> = BTreeMap<&'k str, Stored>;
+
 /// The stored keys by tier. Where a file has a key of their id, that one wins.
-pub(super) fn stored_by_tier<'k>(plans: &Plans, stored: &'k KeyTable) -> BTreeMap<&'k str, Stored> {
-    let mut tiers: BTreeMap<_, Stored> = BTreeMap::new();
+pub(super) fn stored_by_tier<'k>(plans: &Plans, stored: &'k KeyTable) -> ByTier<'k> {
+    let mut tiers = ByTier::new();
     let shadowed = |id| plans.api_key_of_id(id).is_some();
     for key in stored.iter().filter(|key| !shadowed(key.id())) {
         let tier = tiers.entry(key.tier()).or_default();

@@ -143,3 +143,66 @@ impl std::fmt::Debug for Breaker {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::parse_redis_value;
+
+    use super::*;
+
+    /// MOVED and ASK of a cluster are followed before they come here.
+    #[test]
+    fn what_redis_says_is_dialled_again_soon_or_slowly() {
+        for (said, expected) in [
+            (
+                "READONLY You can't write against a read only replica.",
+                Failure::Elsewhere,
+            ),
+            (
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                Failure::Elsewhere,
+            ),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Failure::Elsewhere,
+            ),
+            ("CLUSTERDOWN The cluster is down", Failure::Elsewhere),
+            ("MOVED 3999 127.0.0.1:6381", Failure::Elsewhere),
+            ("ASK 3999 127.0.0.1:6381", Failure::Elsewhere),
+            (
+                "TRYAGAIN Multiple keys request during rehashing of slot",
+                Failure::Busy,
+            ),
+            ("BUSY Redis is busy running a script.", Failure::Busy),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Failure::Refused,
+            ),
+            ("NOAUTH Authentication required.", Failure::Refused),
+            ("NOPERM User limiter has no permissions", Failure::Refused),
+            (
+                "MISCONF Redis is configured to save RDB snapshots",
+                Failure::Refused,
+            ),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                Failure::Refused,
+            ),
+            ("ERR max number of clients reached", Failure::Refused),
+        ] {
+            let answer = parse_redis_value(format!("-{said}\r\n").as_bytes()).expect("an answer");
+            let error = answer.extract_error().expect_err(said);
+            let failure = Failure::of(&error);
+            assert_eq!(failure, expected, "{said}");
+            assert!(failure.answered(), "nothing was taken");
+        }
+    }
+
+    #[test]
+    fn pauses_between_dials_grow_to_four_tenths_of_a_second() {
+        let pauses = |failure: Failure| [0, 1, 4, 5, 1_000].map(|n| failure.delay(n).as_millis());
+        assert_eq!(pauses(Failure::Broken), [10, 20, 160, 320, 320]);
+        assert_eq!(pauses(Failure::Busy), [50, 100, 400, 400, 400]);
+        assert_eq!(pauses(Failure::Refused), [400; 5]);
+    }
+}

@@ -322,7 +322,7 @@ impl Cluster {
             match self.ask_for_map(&endpoint).await {
                 Ok(ranges) if !ranges.is_empty() => return Ok(ranges),
                 Ok(_) => {}
-                Err(error) => last = error,
+                Err(error) => last = error.at(endpoint.to_string()),
             }
         }
         Err(last)
@@ -404,7 +404,7 @@ pub async fn primaries(url: &RedisUrl, seeds: &[Endpoint]) -> Result<Vec<Endpoin
                 return Ok(found);
             }
             Ok(_) => {}
-            Err(error) => last = error,
+            Err(error) => last = error.at(seed.to_string()),
         }
     }
     Err(last)

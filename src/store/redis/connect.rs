@@ -19,6 +19,9 @@ use super::{
 /// How often a replica says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// Between two pieces of what Redis is told of decisions made without it.
+const PIECE: Duration = Duration::from_millis(5);
+
 /// A dial that gets no answer for so long is joined by another, and by how many at most: what it sent into a black hole is sent
 /// again only seconds after that has closed.
 const COMPANY: Duration = Duration::from_millis(400);
@@ -53,6 +56,7 @@ pub async fn supervise(shared: Arc<Shared>, dialer: Arc<Dialer>) {
         tokio::select! {
             () = beat_while_closed(&shared, wires, &replica) => {}
             () = checks::keep_looking(&shared, first) => {}
+            () = settle_ledger(&shared) => {}
         }
         said.opened(&shared);
     }
@@ -147,7 +151,18 @@ async fn beat_while_closed(shared: &Shared, wires: Wires, replica: &str) {
             // The lanes judge slowness by their own batches.
             Err(_) => {}
         }
+    }
+}
+
+/// Tells Redis what was decided without it, whether anybody asks or not; for ever. Piece by piece, so that requests find room between.
+async fn settle_ledger(shared: &Shared) {
+    loop {
         shared.nudge_ledger();
+        sleep(match shared.ledger.is_empty() {
+            true => HEARTBEAT,
+            false => PIECE,
+        })
+        .await;
     }
 }
 

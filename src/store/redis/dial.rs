@@ -3,9 +3,16 @@
 //! Everything that may change under a running process is read again at each dial: names are resolved, files of passwords and
 //! certificates are read, sentinels are asked for the primary.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+mod error;
 
-use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use deadpool_redis::{Connection, Manager, Pool, Runtime, Timeouts};
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use redis::{
@@ -22,68 +29,16 @@ use super::{
 };
 use crate::{
     small_file,
-    tls::{Pem, TlsFile, TlsFileError},
+    tls::{IdentityFiles, Pem, TlsFile, TlsFileError},
 };
+
+pub use self::error::DialError;
 
 /// Longest wait for a dial, and for each answer while dialling.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest password file that is read, in bytes.
 const LONGEST_PASSWORD: u64 = 64 * 1024;
-
-/// Why a dial failed.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// Redis or the network said no.
-    #[error("{0}")]
-    Redis(#[from] RedisError),
-    /// No connection from the pool.
-    #[error("{0}")]
-    Pool(#[from] PoolError),
-    /// No answer to `step`.
-    #[error("no answer within {within:?} to {step}")]
-    Silent {
-        /// What was asked.
-        step: &'static str,
-        /// How long was waited.
-        within: Duration,
-    },
-    /// A certificate or key could not be read.
-    #[error(transparent)]
-    Tls(#[from] TlsFileError),
-    /// A password could not be read.
-    #[error("cannot read the password file {path}: {source}")]
-    Password {
-        /// Where.
-        path: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// No node of a cluster says who has its slots.
-    #[error(
-        "no node says who has the slots of the cluster: is cluster-enabled set, and are slots assigned?"
-    )]
-    NoMap,
-    /// The sentinels that answer know no such service.
-    #[error("no sentinel knows a primary called `{service}`")]
-    UnknownService {
-        /// The name.
-        service: String,
-    },
-}
-
-impl DialError {
-    /// What it means.
-    pub fn failure(&self) -> Failure {
-        match self {
-            Self::Redis(error) | Self::Pool(PoolError::Backend(error)) => Failure::of(error),
-            Self::Tls(_) | Self::Password { .. } | Self::UnknownService { .. } | Self::NoMap => {
-                Failure::Refused
-            }
-            _ => Failure::Broken,
-        }
-    }
-}
 
 /// Dials one server, for as many connections as there are lanes.
 #[derive(Debug)]
@@ -142,10 +97,22 @@ impl Dialer {
             }
         };
         *self.last.lock() = Some(endpoint.clone());
-        let pool = pool(self.url.info(&endpoint, &self.url.login).await?, self.lanes)?;
+        let dialled = self.dial_at(&endpoint).await;
+        dialled.map_err(|error| match &self.whom {
+            Whom::Fixed(_) => error,
+            // The URL does not name it.
+            Whom::Primary { .. } => error.at(format!("primary {endpoint}")),
+        })
+    }
+
+    async fn dial_at(&self, endpoint: &Endpoint) -> Result<Vec<MultiplexedConnection>, DialError> {
+        let (url, login) = (&self.url, &self.url.login);
+        let pool = pool(url.info(endpoint, login).await?, self.lanes)?;
         let mut connections = Vec::with_capacity(self.lanes);
         for _ in 0..self.lanes {
-            connections.push(Connection::take(pool.get().await?));
+            let connection = pool.get().await.map_err(DialError::from);
+            let connection = connection.map_err(|error| error.of_connection(url, login))?;
+            connections.push(Connection::take(connection));
         }
         // The first word is short: a Redis that has not let us in says so only to those who do not bring 16 KiB at once.
         let hello = redis::cmd("TIME");
@@ -211,7 +178,8 @@ async fn connect_as(
     let client = Client::open(url.info(endpoint, login).await?)?;
     let config = config();
     let connection = client.get_multiplexed_async_connection_with_config(&config);
-    within(DIAL_TIMEOUT, "a connection", connection).await
+    let connection = within(DIAL_TIMEOUT, "a connection", connection).await;
+    connection.map_err(|error| error.of_connection(url, login))
 }
 
 /// Whom the first sentinel to answer names. One that still names `last`, which was just lost, is believed only if the others
@@ -222,39 +190,41 @@ pub async fn primary(
     sentinels: &[Endpoint],
     last: Option<&Endpoint>,
 ) -> Result<Endpoint, DialError> {
-    let asked = sentinels
-        .iter()
-        .map(|sentinel| ask_sentinel(url, sentinel, service));
-    let mut answers: FuturesUnordered<_> = asked.collect();
-    let mut found = Err(DialError::UnknownService {
-        service: service.to_owned(),
+    let asked = sentinels.iter().map(async |sentinel| {
+        let answer = ask_sentinel(url, sentinel, service).await;
+        answer.map_err(|error| error.at(format!("sentinel {sentinel}")))
     });
+    let mut answers: FuturesUnordered<_> = asked.collect();
+    let (mut found, mut failed, mut unknown) = (None, None, false);
     while let Some(answer) = answers.next().await {
         match answer {
-            Ok(endpoint) if Some(&endpoint) != last => return Ok(endpoint),
-            Ok(endpoint) => found = Ok(endpoint),
-            Err(error) if found.is_err() => found = Err(error),
-            Err(_) => {}
+            Ok(Some(endpoint)) if Some(&endpoint) != last => return Ok(endpoint),
+            Ok(Some(endpoint)) => found = Some(endpoint),
+            Ok(None) => unknown = true,
+            Err(error) => failed = Some(error),
         }
     }
-    found
+    match (found, failed) {
+        (Some(endpoint), _) => Ok(endpoint),
+        // One that answers has said more than one that does not.
+        (None, Some(error)) if !unknown => Err(error),
+        _ => Err(DialError::UnknownService {
+            service: service.to_owned(),
+        }),
+    }
 }
 
 async fn ask_sentinel(
     url: &RedisUrl,
     sentinel: &Endpoint,
     service: &str,
-) -> Result<Endpoint, DialError> {
+) -> Result<Option<Endpoint>, DialError> {
     let mut connection = connect_as(url, sentinel, &url.sentinel_login).await?;
     let mut command = redis::cmd("SENTINEL");
     command.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
     let answer = command.query_async::<Option<(String, u16)>>(&mut connection);
-    let (host, port) = within(DIAL_TIMEOUT, "SENTINEL GET-MASTER-ADDR-BY-NAME", answer)
-        .await?
-        .ok_or_else(|| DialError::UnknownService {
-            service: service.to_owned(),
-        })?;
-    Ok(Endpoint::Tcp { host, port })
+    let address = within(DIAL_TIMEOUT, "SENTINEL GET-MASTER-ADDR-BY-NAME", answer).await?;
+    Ok(address.map(|(host, port)| Endpoint::Tcp { host, port }))
 }
 
 impl RedisUrl {
@@ -374,16 +344,19 @@ async fn read_password(path: &Path) -> Result<String, DialError> {
 async fn certificates(tls: &Tls) -> Result<TlsCertificates, DialError> {
     choose_crypto();
     let tls = tls.clone();
-    let read = |path: &Path, what| Pem::read(path, what).map(Pem::into_text);
     let certificates = blocking(move || {
-        let root_cert = tls
-            .ca
-            .as_deref()
-            .map(|path| read(path, TlsFile::Authorities));
-        let client_tls = tls.identity.as_ref().map(|(cert, key)| {
+        let read_authorities = |path: &Path| {
+            let pem = Pem::read(path, TlsFile::Authorities)?;
+            // Where there are none, the redis crate would trust nobody without a word.
+            pem.authorities().map(|_| pem.into_text())
+        };
+        let root_cert = tls.ca.as_deref().map(read_authorities);
+        let client_tls = tls.identity.map(|(cert, key)| {
+            let pems = IdentityFiles { cert, key }.read()?;
+            pems.pair(SystemTime::now())?;
             Ok::<_, TlsFileError>(ClientTlsConfig {
-                client_cert: read(cert, TlsFile::Certificate)?,
-                client_key: read(key, TlsFile::Key)?,
+                client_cert: pems.cert.into_text(),
+                client_key: pems.key.into_text(),
             })
         });
         Ok::<_, TlsFileError>(TlsCertificates {

@@ -25,6 +25,9 @@
 //!
 //! A sliding window counts a hit when it passes, so no lease goes with it.
 //!
+//! A gift fills a bucket up to what is not lent. A quota remembers when that was: what Redis had forgotten by then has come back with
+//! the gift, and is not taken back once more.
+//!
 //! # Under
 //! A request may be refused for tokens that lie in leases: per replica `portion` at most, for as long as `for`; a replica that
 //! dies takes its own along, for 9/4 of `for`, and then they are refilled. Those of a quota are lost until its period ends. A

@@ -427,8 +427,9 @@ impl Places {
             let Some(charged) = answer.balances[*place].map(|balance| balance.charged) else {
                 continue;
             };
-            // What is struck without a server stays here, and is never told to it.
-            let stays = item.charge == Charge::Strike && answer.degraded;
+            // What is struck without a server stays here, and is never told to it. What a server has struck is taken back
+            // by nobody.
+            let stays = item.charge == Charge::Strike && (answer.degraded || charged);
             if charged == wanted[*place] || stays {
                 continue;
             }

@@ -32,9 +32,10 @@ use super::{
 use crate::{
     clock::{Clock, SystemClock, Timestamp},
     descriptor::Hits,
+    plan::Charge,
     store::{
         Item, MemoryStore, StoreError, Take, Taken,
-        key::{PREFIX, TAGS, tag_text},
+        key::{PREFIX, tag_text},
         seen::Seen,
     },
 };
@@ -221,7 +222,9 @@ impl Shared {
     /// Undoes in Redis what it charged for a request that was refused meanwhile, and would not have been charged then.
     pub fn undo(&self, take: &Take, taken: &Taken, meanwhile: &Taken) {
         for (index, item) in take.items.iter().enumerate() {
-            if charged(taken, index) && !charged(meanwhile, index) {
+            // Strikes stay: giving would forget all of them.
+            let stays = item.charge == Charge::Strike;
+            if charged(taken, index) && !charged(meanwhile, index) && !stays {
                 let inverse = match item.hits {
                     Hits::Take(hits) => {
                         self.stats.given_back.fetch_add(hits, Relaxed);
@@ -243,21 +246,18 @@ impl Shared {
         }
     }
 
-    /// Sends corrections that no batch has taken along: one, or one per tag of a cluster.
+    /// Sends some corrections that no batch has taken along.
     pub fn nudge_ledger(&self) {
-        let most = self.membership.as_ref().map_or(1, |_| TAGS);
-        for _ in 0..most {
-            if self.ledger.is_empty() || self.breaker.is_open() {
-                return;
-            }
-            let (Some(queue), Some(take)) = (self.nudge.upgrade(), self.next_correction()) else {
-                return;
-            };
-            if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) =
-                queue.try_send(Job::correction(take))
-            {
-                return self.not_sent(job, &Undecided::Failed(self.overloaded()));
-            }
+        if self.ledger.is_empty() || self.breaker.is_open() {
+            return;
+        }
+        let (Some(queue), Some(take)) = (self.nudge.upgrade(), self.next_correction()) else {
+            return;
+        };
+        if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) =
+            queue.try_send(Job::correction(take))
+        {
+            self.not_sent(job, &Undecided::Failed(self.overloaded()));
         }
     }
 

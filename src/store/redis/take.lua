@@ -14,7 +14,8 @@
 -- A bucket is stored as MessagePack integers in a row, without an array around them where it has a fixed size:
 --   tokens    tokens, fraction, denominator, at_us, ends_s    calendar, fixed   used, start_us
 --   sliding   [slot, hits, slot, hits, …], oldest first    penalty   strikes, since_us, last_us, until_us
--- Behind the first two stand the leases taken from the bucket, if any: ends_us, tokens, ends_us, tokens, …, oldest first.
+-- Behind the first two stand the leases taken from the bucket, if any: ends_us, tokens, ends_us, tokens, …, oldest first; before
+-- them, in a quota that a gift has filled up, when that was.
 -- A token bucket says when its key expires, since a write that leaves the expiry as it is costs Redis a sixth less.
 -- All numbers are integers below 2^53, which Lua's doubles hold exactly; (a - a % b) / b divides them without rounding. What
 -- is stored under a key but is not a bucket counts as a full one, and is replaced when something is taken. A refusal writes
@@ -83,8 +84,9 @@ end
 -- By limit, its capacity without what is lent of it, where that lowers it.
 local unlent = {}
 
--- If buckets may be leased from: by key of a quota, how much of it is lent, and when that period began.
-local lent_of, lent_since
+-- If buckets may be leased from: by key of a quota, how much of it is lent, when that period began, and when a gift last filled
+-- it up.
+local lent_of, lent_since, filled_at
 
 -- How far a token bucket goes below zero.
 local function deepest_debt(limit)
@@ -386,10 +388,11 @@ local function open_books()
       put(key, strikes, since, last, ends)
     end
 
-    function strike(key, limit, hits)
-      if amount[key] == 1 or hits == 0 then return end
+    function strike(key, limit, hits, gives)
+      if hits == 0 or amount[key] == 1 and not gives then return end
       undo = undo + 1
-      undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, 0, false, slots[key]
+      undo_key[undo], undo_amount[undo], undo_fraction[undo], undo_slots[undo] = key, amount[key], false, slots[key]
+      if gives then return put(key, 0, 0, 0, 0) end
       local strikes, since, last, ends = unpack(slots[key])
       if strikes == 0 then since = now end
       strikes = strikes + hits
@@ -400,7 +403,7 @@ local function open_books()
 
     function write_penalty(key, limit)
       local strikes, since, last, ends = unpack(slots[key])
-      local forgotten = strikes > 0 and since + data[limit + 3] or 0
+      local forgotten = strikes > 0 and since + data[limit + 3] or now
       if last > 0 then forgotten = math.max(forgotten, ends + data[limit + 5]) end
       store(key, pack_numbers(strikes, since, last, ends), life_until(forgotten))
     end
@@ -421,13 +424,14 @@ local function open_books()
     elseif kind == SLIDING then
       return apply_slots(key, limit, hits, gives)
     elseif kind == PENALTY then
-      if not gives then strike(key, limit, hits) end
-      return
+      return strike(key, limit, hits, gives)
     elseif gives then
       after = before > hits and before - hits or 0
       -- What is lent stays charged: whoever has it may still spend it.
       local lent = lent_of and lent_of[key]
-      if lent and after < lent and lent_since[key] == at[key] then after = math.min(before, lent) end
+      if lent and before - hits < lent and lent_since[key] == at[key] then
+        after, filled_at[key] = math.min(before, lent), now
+      end
     else
       after = before + hits
       if after > data[limit + 5] then after = data[limit + 5] end
@@ -639,19 +643,21 @@ local close_leases
 if args[3] and #args % 2 == 1 then
   local asked = unpack_numbers(args[#args])
   local read_spent = open_periods()
-  lent_of, lent_since = {}, {}
+  lent_of, lent_since, filled_at = {}, {}, {}
   -- By key: what Redis held, when each lease ends, its tokens, their sum.
   local found, ends, lent, sum = {}, {}, {}, {}
 
   local function read_leases(value, own)
     if own == 5 then read_tokens(value) else read_spent(value) end
-    local all, dates, tokens = { unpack_numbers(value) }, {}, {}
+    local all, dates, tokens, filled = { unpack_numbers(value) }, {}, {}, 0
+    if (#all - own) % 2 == 1 then filled = table.remove(all, own + 1) end
+    if filled % 1 ~= 0 then error("not a lease") end
     for i = own + 1, #all, 2 do
       local date, count = all[i], all[i + 1]
       if date % 1 + count % 1 ~= 0 or date < 0 or date >= EXACT or count <= 0 or count >= EXACT then error("not a lease") end
       dates[#dates + 1], tokens[#tokens + 1] = date, count
     end
-    return dates, tokens
+    return dates, tokens, filled
   end
 
   local function drop_first(key)
@@ -708,7 +714,7 @@ if args[3] and #args % 2 == 1 then
   end
 
   local function write_leases(key)
-    local all = {}
+    local all = { filled_at[key] > 0 and filled_at[key] or nil }
     for i = 1, #ends[key] do
       if lent[key][i] > 0 then all[#all + 1], all[#all + 2] = ends[key][i], lent[key][i] end
     end
@@ -721,12 +727,12 @@ if args[3] and #args % 2 == 1 then
     local is_tokens = data[limit] == TOKENS
     if not ends[key] then
       local value, ok = values[key], false
-      found[key], ends[key], lent[key], sum[key] = value, {}, {}, 0
+      found[key], ends[key], lent[key], sum[key], filled_at[key] = value, {}, {}, 0, 0
       if value then
-        local dates, tokens
-        ok, dates, tokens = pcall(read_leases, value, is_tokens and 5 or 2)
+        local dates, tokens, filled
+        ok, dates, tokens, filled = pcall(read_leases, value, is_tokens and 5 or 2)
         if ok then
-          ends[key], lent[key] = dates, tokens
+          ends[key], lent[key], filled_at[key] = dates, tokens, filled
           for i = 1, #tokens do sum[key] = sum[key] + tokens[i] end
         end
       end
@@ -747,8 +753,10 @@ if args[3] and #args % 2 == 1 then
       if values[key] then ok, used, start = pcall(read_spent, values[key]) end
       for i = at + 5, at + 4 + 4 * settled, 4 do
         settle(key, asked[i], asked[i + 2] + asked[i + 3])
-        -- Another period owes nothing to this one.
-        if ok and start == asked[i + 1] then used = math.max(used - asked[i + 3], math.min(used, sum[key])) end
+        -- Another period owes nothing to this one, nor does what was forgotten when a gift filled it up: that gift was its return.
+        if ok and start == asked[i + 1] and asked[i] > filled_at[key] then
+          used = math.max(used - asked[i + 3], math.min(used, sum[key]))
+        end
       end
       if ok then
         values[key] = pack_numbers(used, start)

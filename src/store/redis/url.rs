@@ -5,6 +5,7 @@
 use std::{
     borrow::Cow,
     fmt,
+    num::NonZeroU16,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -483,8 +484,9 @@ impl Endpoint {
         let port = match port {
             "" => default_port,
             port => port
-                .parse()
-                .map_err(|_| "a port is a number from 1 to 65535".to_owned())?,
+                .parse::<NonZeroU16>()
+                .map_err(|_| "a port is a number from 1 to 65535".to_owned())?
+                .get(),
         };
         Ok(Self::Tcp {
             host: host.to_owned(),
@@ -596,6 +598,7 @@ mod tests {
                 "redis://u:hush@h:x",
                 "a port is a number from 1 to 65535: write redis://[",
             ),
+            ("redis://:hush@h:0", "a port is a number from 1 to 65535"),
             ("redis://hush@", "a host is missing"),
             (
                 "redis://:hush@a,b",

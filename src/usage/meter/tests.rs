@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     clock::{ManualClock, Timestamp},
-    usage::{Day, Pending, Period},
+    usage::Pending,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -137,13 +137,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Every hit arrives in its hour and its day, however takes and hours come in between.
+    /// Every hit arrives in its hour, however takes and hours come in between.
     #[test]
     fn what_arrives_is_what_was_counted(steps in proptest::collection::vec(step(), 1..200)) {
         let (clock, meter) = meter(1_000);
         let limits = [limit("1/second"), limit("5/day")];
         let mut pending = Pending::new(10_000);
-        let mut model: BTreeMap<(Period, String, String), Counts> = BTreeMap::new();
+        let mut model: BTreeMap<(u32, String, String), Counts> = BTreeMap::new();
         let mut hour = 100_u32;
         for step in steps {
             clock.set(Timestamp::from_micros(u64::from(hour) * 3_600_000_000 + 5));
@@ -161,19 +161,16 @@ proptest! {
                         refused: if passed { 0 } else { hits },
                         overage: if fate == Fate::Overage { hits } else { 0 },
                     };
-                    let day = Day::of(clock.now());
-                    for period in [Period::Hour(hour), Period::Day(day)] {
-                        model.entry((period, key.clone(), limit.label().to_owned())).or_default().add(counts);
-                    }
+                    model.entry((hour, key, limit.label().to_owned())).or_default().add(counts);
                 }
             }
         }
         meter.drain(|hour, row, counts| assert!(pending.add(hour, &row, counts)));
-        let mut arrived: BTreeMap<(Period, String, String), Counts> = BTreeMap::new();
+        let mut arrived: BTreeMap<(u32, String, String), Counts> = BTreeMap::new();
         while let Some(chunk) = pending.take(3) {
             prop_assert!(chunk.rows.len() <= 3);
             for (row, counts) in chunk.rows {
-                arrived.entry((chunk.period, row.key.clone(), row.limit.clone())).or_default().add(counts);
+                arrived.entry((chunk.hour, row.key.clone(), row.limit.clone())).or_default().add(counts);
             }
         }
         // What adds up to nothing may or may not have travelled.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::Server;
-use crate::common::{Process, free_port};
+use crate::common::{Process, Tollgate, free_port};
 
 /// A service that waits for its Redis does not listen before that. Callers come all the same, after this long.
 const OPENING: Duration = Duration::from_secs(3);
@@ -55,9 +55,13 @@ pub fn start(command: &str, store: &str, environment: &[(&str, &Path)]) -> Serve
             process.log()
         );
     }
+    let http = String::new();
     Server {
-        process,
-        grpc,
+        service: Tollgate {
+            process,
+            grpc,
+            http,
+        },
         _folder: Some(folder),
     }
 }

@@ -144,16 +144,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// Asks these servers, each client one of them; the next one if that goes away.
+    /// Asks these servers in turn; those that are left if one goes away.
     pub async fn start(run: &str, servers: &[String]) -> Self {
         let (tally, stop) = (Arc::<Mutex<Tally>>::default(), watch::Sender::new(false));
         let mut clients = JoinSet::new();
-        for (number, rule) in RULES.into_iter().enumerate() {
-            let mut to = Vec::new();
+        for rule in RULES {
+            let mut to = VecDeque::new();
             for server in servers {
-                to.push(client(server).await);
+                to.push_back(client(server).await);
             }
-            to.rotate_left(number % servers.len());
             let asker = Asker {
                 rule,
                 run: run.to_owned(),
@@ -233,7 +232,8 @@ fn second() -> u64 {
 struct Asker {
     rule: &'static str,
     run: String,
-    to: Vec<Client>,
+    /// The next one first.
+    to: VecDeque<Client>,
     deadline: Duration,
     tally: Arc<Mutex<Tally>>,
 }
@@ -243,6 +243,10 @@ impl Asker {
         for key in (0..KEYS).cycle() {
             if *stop.borrow() {
                 return;
+            }
+            // Each bucket is asked for at each server.
+            if key > 0 {
+                self.to.rotate_left(1 % self.to.len());
             }
             self.ask(key).await;
             sleep(PAUSE).await;
@@ -256,7 +260,7 @@ impl Asker {
         let mut answer = self.ask_first(question.clone()).await;
         let mut moved = false;
         if self.to.len() > 1 && answer.as_ref().is_err_and(is_gone) {
-            self.to.rotate_left(1);
+            self.to.pop_front();
             moved = true;
             answer = self.ask_first(question).await;
         }

@@ -12,18 +12,12 @@ use tollgate::proto::envoy::service::ratelimit::v3::{
 };
 use tonic::transport::Channel;
 
-use super::{Bounds, LIMIT, Run, durable_redis, foreign::is_foreign, has_decided, outage};
+use super::{Bounds, Run, Server, durable_redis, foreign::is_foreign, has_decided, outage};
 use crate::{
     cluster::Nodes,
     common::{Tollgate, ask, client, request, wait_until},
     redis_server::RedisServer,
     sentinel,
-};
-
-/// What a primary that dies had not handed on.
-const FAILOVER: Bounds = Bounds {
-    over: LIMIT,
-    uncharged: 1_000,
 };
 
 /// Waits until that server takes writes for others, and says when that was.
@@ -48,12 +42,13 @@ async fn sentinel_failover() {
     let title = "Sentinel: the primary killed, the replica promoted";
     let run = Run::start("sentinel_failover", title, &url).await;
     assert_eq!(replica.calls("evalsha"), 0);
+    sleep(outage()).await;
     primary.kill();
     run.feel().await;
     // Until a sentinel says so, nobody can know.
     let is_named = |sentinel: &RedisServer| sentinel::primary_port(sentinel) == replica.port();
     wait_until("a failover", async || sentinels.iter().any(is_named)).await;
-    run.finish(Instant::now(), FAILOVER).await;
+    run.finish(Instant::now(), Bounds::FAILOVER).await;
     assert!(replica.info("replication").contains("role:master"));
     assert!(has_decided(&replica), "the new primary decides");
 }
@@ -71,13 +66,13 @@ fn store(nodes: &Nodes) -> String {
 async fn cluster_failover() {
     let mut nodes = Nodes::start(1).await;
     nodes.replicate().await;
-    nodes.servers[0].wait_until_followed();
     let title = "Cluster: a node killed, its replica takes over";
-    let run = Run::start("cluster_failover", title, &nodes.url()).await;
+    let run = Run::start("cluster_failover", title, &store(&nodes)).await;
+    sleep(outage()).await;
     nodes.servers[0].kill();
     run.feel().await;
     let moment = promoted(&nodes.servers[3]).await;
-    run.finish(moment, FAILOVER).await;
+    run.finish(moment, Bounds::FAILOVER).await;
     assert!(has_decided(&nodes.servers[3]), "it decides");
 }
 
@@ -108,9 +103,24 @@ async fn replica_killed() {
     let mut run = Run::start_cold("replica_killed", title, &redis.url(), 2).await;
     run.begin().await;
     sleep(outage()).await;
-    run.ours.remove(0).process.kill();
+    run.ours.remove(0).service.process.kill();
     run.servers.remove(0);
     run.finish(Instant::now(), Bounds::broken(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_two() {
+    let mut redis = durable_redis();
+    redis.restart();
+    let title = "Redis killed and restarted under two replicas of ours";
+    let run = Run::start_cold("killed_under_two", title, &redis.url(), 2).await;
+    run.begin().await;
+    let know = |ours: &Server| is_foreign() || ours.service.metric("tollgate_replicas") == 2.0;
+    wait_until("each to know the other", async || run.ours.iter().all(know)).await;
+    redis.kill();
+    run.endure().await;
+    redis.restart();
+    run.finish(Instant::now(), Bounds::broken(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
