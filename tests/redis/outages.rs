@@ -1,6 +1,7 @@
 //! What callers feel of each way in which Redis fails: a `tollgate serve` of its own, real Redis processes, gRPC clients that ask
 //! without a pause. `scripts/faults` makes the table of docs/reliability.md of what is printed here.
 
+mod foreign;
 mod load;
 pub mod proxy;
 mod several;
@@ -15,15 +16,19 @@ use std::{
 
 use envoy_types::pb::google::protobuf::UInt64Value;
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::time::sleep;
 use tollgate::proto::envoy::service::ratelimit::v3::{
     RateLimitResponse, rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
 };
 use tonic::transport::Endpoint;
 
-use self::load::{KEYS, LIMIT, Load, QUOTA, Told, is_degraded, subject};
+use self::{
+    foreign::{Foreign, foreign, is_foreign},
+    load::{KEYS, LIMIT, Load, QUOTA, Told, is_degraded, subject},
+};
 use crate::{
-    common::{Process, Tollgate, ask, request, tollgate_command},
+    common::{Process, Tollgate, ask, request, tollgate_command, wait_until},
     redis_server::RedisServer,
 };
 
@@ -42,11 +47,6 @@ fn timeout() -> Duration {
     humantime::parse_duration(&store_timeout()).expect("a time")
 }
 
-/// Another service to be asked, in place of a Tollgate of ours: its address.
-fn target() -> Option<String> {
-    env::var("TOLLGATE_FAULTS_TARGET").ok()
-}
-
 /// Where Redis is expected: any free port, or the one that the target knows.
 fn redis_port() -> u16 {
     let told = env::var("TOLLGATE_FAULTS_REDIS_PORT").map(|text| text.parse().expect("a port"));
@@ -59,6 +59,11 @@ fn durable_redis() -> RedisServer {
         redis_port(),
         &["--appendonly", "yes", "--appendfsync", "no"],
     )
+}
+
+/// Whether that server has decided for us. What another service asks of it is not known.
+fn has_decided(server: &RedisServer) -> bool {
+    is_foreign() || server.calls("evalsha") > 0
 }
 
 /// What may pass beyond the limits in a fault.
@@ -92,8 +97,18 @@ impl Bounds {
     }
 }
 
-/// A Tollgate on `store`, with more in its environment.
-fn serve(store: &str, environment: &[(&str, &Path)]) -> Tollgate {
+/// A service that a fault is played to. It dies when this is dropped, and its folder goes after it.
+struct Server {
+    /// What stands in the place of a Tollgate has no pages.
+    service: Tollgate,
+    _folder: Option<TempDir>,
+}
+
+/// A Tollgate on `store`, or the service in its place, with more in its environment.
+fn serve(store: &str, environment: &[(&str, &Path)]) -> Server {
+    if let Some(Foreign::Command(command)) = foreign() {
+        return foreign::start(&command, store, environment);
+    }
     let mut command = tollgate_command();
     command.args(["serve", "--config", "tests/redis/outages/plans.yaml"]);
     command.args([
@@ -104,7 +119,10 @@ fn serve(store: &str, environment: &[(&str, &Path)]) -> Tollgate {
     ]);
     command.args(["--store", store, "--store-timeout", &store_timeout()]);
     command.envs(environment.iter().copied());
-    Tollgate::from_process(Process::start(&mut command))
+    Server {
+        service: Tollgate::from_process(Process::start(&mut command)),
+        _folder: None,
+    }
 }
 
 /// Builds a library that changes what the C library tells whoever loads it before that.
@@ -127,7 +145,7 @@ fn preload(name: &str, folder: &Path) -> PathBuf {
 struct Run {
     name: &'static str,
     title: &'static str,
-    ours: Vec<Tollgate>,
+    ours: Vec<Server>,
     servers: Vec<String>,
     load: Load,
 }
@@ -147,18 +165,18 @@ impl Run {
         store: &str,
         times: usize,
     ) -> Self {
-        let ours = match target() {
-            Some(_) => Vec::new(),
-            None => (0..times).map(|_| serve(store, &[])).collect(),
+        let ours = match foreign() {
+            Some(Foreign::Running(_)) => Vec::new(),
+            _ => (0..times).map(|_| serve(store, &[])).collect(),
         };
         Self::of(name, title, ours).await
     }
 
     /// The load on what has been started.
-    async fn of(name: &'static str, title: &'static str, ours: Vec<Tollgate>) -> Self {
-        let servers: Vec<_> = match target() {
-            Some(target) => vec![target],
-            None => ours.iter().map(|ours| ours.grpc.clone()).collect(),
+    async fn of(name: &'static str, title: &'static str, ours: Vec<Server>) -> Self {
+        let servers: Vec<_> = match foreign() {
+            Some(Foreign::Running(target)) => vec![target],
+            _ => ours.iter().map(|ours| ours.service.grpc.clone()).collect(),
         };
         let load = Load::start(name, &servers).await;
         Self {
@@ -172,13 +190,15 @@ impl Run {
 
     /// Waits until Redis decides. Another service must have the plans.
     async fn begin(&self) {
-        if let Some(target) = target() {
-            let look = look(&target, "five", self.name, 0).await;
-            let limit = look.and_then(|answer| answer.statuses.first()?.current_limit.clone());
-            assert!(
-                limit.is_some_and(|limit| limit.requests_per_unit == 5),
-                "{target} has not loaded tests/redis/outages/plans.yaml, or does not answer"
-            );
+        if is_foreign() {
+            let target = &self.servers[0];
+            let what = format!("{target} to decide by tests/redis/outages/plans.yaml");
+            wait_until(&what, async || {
+                let look = look(target, "five", self.name, 0).await;
+                let limit = look.and_then(|answer| answer.statuses.first()?.current_limit.clone());
+                limit.is_some_and(|limit| limit.requests_per_unit == 5)
+            })
+            .await;
         }
         let exact = self.load.until_exact(Instant::now()).await;
         assert!(exact.is_some(), "Redis does not come to decide");
@@ -186,7 +206,7 @@ impl Run {
 
     /// Waits until the fault is felt; of another service it is not known how that shows.
     async fn feel(&self) {
-        if target().is_none() {
+        if !is_foreign() {
             self.load.until_degraded().await;
         }
     }
@@ -201,23 +221,23 @@ impl Run {
     async fn finish(mut self, moment: Instant, bounds: Bounds) {
         let back = self.load.until_exact(moment).await;
         // Of another service it is not known how being without its store would show.
-        let back = back.filter(|_| target().is_none() || self.load.was_degraded());
+        let back = back.filter(|_| !is_foreign() || self.load.was_degraded());
         // What was admitted meanwhile comes due.
         sleep(Duration::from_millis(500)).await;
         let told = self.load.stop().await;
         let server = self.servers.pop().expect("one server");
-        let gone = |ours: &mut Tollgate| usize::from(!ours.process.is_running());
+        let gone = |ours: &mut Server| usize::from(!ours.service.process.is_running());
         let row = Row {
             name: self.name,
             title: self.title,
             back,
-            restarts: self.ours.iter_mut().map(gone).sum(),
+            restarts: (!self.ours.is_empty()).then(|| self.ours.iter_mut().map(gone).sum()),
             uncharged: uncharged(&server, self.name, &told["quota"]).await,
             exact: admits_five(&server, self.name).await,
             told,
         };
         row.print();
-        if target().is_none() {
+        if !is_foreign() {
             row.check(bounds);
         }
     }
@@ -229,7 +249,8 @@ struct Row {
     title: &'static str,
     /// None if it did not come to that, or cannot be known.
     back: Option<Duration>,
-    restarts: usize,
+    /// None if its processes are not ours.
+    restarts: Option<usize>,
     /// None where to look costs.
     uncharged: Option<i64>,
     exact: bool,
@@ -266,6 +287,7 @@ impl Row {
             "answers": self.sum(|told| told.answers),
             "degraded": self.sum(|told| told.degraded),
             "failed": self.failed(),
+            "failed_without_redis": self.told["free"].failed.values().sum::<u64>(),
             "moved": self.sum(|told| told.moved),
             "longest_ms": ms(longest),
             "longest_without_redis_ms": ms(free),
@@ -273,7 +295,8 @@ impl Row {
             "uncharged": self.uncharged,
             "exact_after_s": self.back.map(|back| back.as_secs_f64()),
             "exact": self.exact,
-            "restarts": target().is_none().then_some(self.restarts),
+            "restarts": self.restarts,
+            "foreign": is_foreign(),
         });
         println!("{row}");
         if let Ok(folder) = env::var("TOLLGATE_FAULTS_ROWS") {
@@ -306,7 +329,7 @@ impl Row {
             "{uncharged} uncharged"
         );
         assert!(self.exact, "limits are not exact afterwards");
-        assert_eq!(self.restarts, 0);
+        assert_eq!(self.restarts, Some(0));
         // A dial has many steps, and the machine may spoil each.
         let goal = Duration::from_secs(1) + 20 * free;
         let back = self.back.expect("Redis decides again");
@@ -320,6 +343,7 @@ async fn look(server: &str, rule: &str, subject: &str, hits: u64) -> Option<Rate
     // It may be gone.
     let channel = Endpoint::from_shared(format!("http://{server}"))
         .expect("an address")
+        .timeout(Duration::from_secs(1))
         .connect_lazy();
     let mut client = RateLimitServiceClient::new(channel);
     let answer = ask(&mut client, question).await.ok()?;
@@ -328,7 +352,7 @@ async fn look(server: &str, rule: &str, subject: &str, hits: u64) -> Option<Rate
 
 /// Hits of the quota that were admitted and that Redis has not been told of within a few seconds; none if that is not told.
 async fn uncharged(server: &str, run: &str, told: &Told) -> Option<i64> {
-    if target().is_some() {
+    if is_foreign() {
         let first = look(server, "quota", run, 0).await?;
         let second = look(server, "quota", run, 0).await?;
         if first.statuses != second.statuses {

@@ -2,19 +2,25 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    env,
     error::Error,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tollgate::proto::envoy::service::ratelimit::v3::{
-    RateLimitResponse, rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
+    RateLimitRequest, RateLimitResponse, rate_limit_response::Code,
+    rate_limit_service_client::RateLimitServiceClient,
 };
-use tonic::{Code as Grpc, Status, transport::Channel};
+use tonic::{
+    Code as Grpc, Request, Status,
+    transport::{Channel, Endpoint},
+};
 
-use crate::common::{ask, client, request};
+use super::foreign::{Foreign, foreign, is_foreign};
+use crate::common::{PATIENCE, request};
 
 /// Buckets per rule: enough to be on every node of a cluster.
 pub const KEYS: usize = 6;
@@ -55,31 +61,47 @@ struct Key {
     admitted: u64,
     since: Instant,
     until: Instant,
+    /// By second of the calendar, those that were asked and answered in it.
+    seconds: HashMap<u64, u64>,
+}
+
+impl Key {
+    /// Hits admitted beyond `LIMIT` and what was refilled.
+    fn over(&self) -> u64 {
+        let refilled = (self.until - self.since).as_secs_f64() * LIMIT as f64;
+        let over = self.admitted.saturating_sub(LIMIT + refilled as u64);
+        if !is_foreign() {
+            return over;
+        }
+        // It may count by the calendar, and then admits twice as much around the turn of a second, as it promises.
+        let beyond = |admitted: &u64| admitted.saturating_sub(LIMIT);
+        over.min(self.seconds.values().map(beyond).sum())
+    }
 }
 
 impl Told {
-    /// Hits admitted beyond `LIMIT` and what was refilled, over all keys.
+    /// Hits admitted beyond the limit, over all keys.
     pub fn over(&self) -> u64 {
-        let over = |key: &Key| {
-            let refilled = (key.until - key.since).as_secs_f64() * LIMIT as f64;
-            key.admitted.saturating_sub(LIMIT + refilled as u64)
-        };
-        self.keys.values().map(over).sum()
+        self.keys.values().map(Key::over).sum()
     }
 
     pub fn admitted(&self, key: usize) -> u64 {
         self.keys.get(&key).map_or(0, |key| key.admitted)
     }
 
-    fn admit(&mut self, key: usize, sent: Instant) {
+    fn admit(&mut self, key: usize, sent: Instant, sent_in: u64) {
         let now = Instant::now();
         let key = self.keys.entry(key).or_insert(Key {
             admitted: 0,
             since: sent,
             until: now,
+            seconds: HashMap::new(),
         });
         key.admitted += 1;
         key.until = now;
+        if second() == sent_in {
+            *key.seconds.entry(sent_in).or_default() += 1;
+        }
     }
 }
 
@@ -135,6 +157,7 @@ impl Load {
                 rule,
                 run: run.to_owned(),
                 to,
+                deadline: deadline(),
                 tally: tally.clone(),
             };
             clients.spawn(asker.go_on(stop.subscribe()));
@@ -185,11 +208,33 @@ impl Load {
     }
 }
 
+/// A client of a server that may not be there yet.
+async fn client(server: &str) -> Client {
+    let endpoint = Endpoint::from_shared(format!("http://{server}")).expect("an address");
+    let channel = endpoint.connect().await;
+    Client::new(channel.unwrap_or_else(|_| endpoint.connect_lazy()))
+}
+
+/// The longest that a client waits for an answer.
+fn deadline() -> Duration {
+    let told = env::var("TOLLGATE_FAULTS_DEADLINE");
+    told.map_or(PATIENCE, |text| {
+        humantime::parse_duration(&text).expect("a time")
+    })
+}
+
+/// The second of the calendar.
+fn second() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("after 1970").as_secs()
+}
+
 struct Asker {
     rule: &'static str,
     run: String,
     /// The next one first.
     to: VecDeque<Client>,
+    deadline: Duration,
     tally: Arc<Mutex<Tally>>,
 }
 
@@ -211,13 +256,13 @@ impl Asker {
     async fn ask(&mut self, key: usize) {
         let value = subject(&self.run, key);
         let question = request("faults", &[&[(self.rule, &value)]]);
-        let sent = Instant::now();
-        let mut answer = ask(&mut self.to[0], question.clone()).await;
+        let (sent, sent_in) = (Instant::now(), second());
+        let mut answer = self.ask_first(question.clone()).await;
         let mut moved = false;
         if self.to.len() > 1 && answer.as_ref().is_err_and(is_gone) {
             self.to.pop_front();
             moved = true;
-            answer = ask(&mut self.to[0], question).await;
+            answer = self.ask_first(question).await;
         }
         let took = sent.elapsed();
         let mut tally = self.tally.lock();
@@ -228,12 +273,13 @@ impl Asker {
         let exact = match &answer {
             Ok(response) => {
                 if response.overall_code() == Code::Ok {
-                    told.admit(key, sent);
+                    told.admit(key, sent, sent_in);
                 }
                 !is_degraded(response)
             }
             Err(status) => {
-                let asked_for = self.rule == "error" && status.code() == Grpc::Unavailable;
+                let asked_for =
+                    !is_foreign() && self.rule == "error" && status.code() == Grpc::Unavailable;
                 if !asked_for || is_gone(status) {
                     let code = format!("{:?}", status.code());
                     *told.failed.entry(code).or_default() += 1;
@@ -246,13 +292,20 @@ impl Asker {
             tally.count(exact);
         }
     }
+
+    async fn ask_first(&mut self, question: RateLimitRequest) -> Result<RateLimitResponse, Status> {
+        let mut question = Request::new(question);
+        question.set_timeout(self.deadline);
+        let answer = self.to[0].should_rate_limit(question).await;
+        answer.map(tonic::Response::into_inner)
+    }
 }
 
 /// Whose bucket. Another service may have seen an earlier run.
 pub fn subject(run: &str, key: usize) -> String {
-    match super::target() {
-        None => format!("{run}-{key}"),
-        Some(_) => format!("{run}-{}-{key}", std::process::id()),
+    match foreign() {
+        Some(Foreign::Running(_)) => format!("{run}-{}-{key}", std::process::id()),
+        _ => format!("{run}-{key}"),
     }
 }
 
