@@ -15,7 +15,7 @@ use tollgate::proto::envoy::service::ratelimit::v3::{
     rate_limit_service_client::RateLimitServiceClient,
 };
 use tonic::{
-    Code as Grpc, Request, Status,
+    Code as Grpc, Request, Status, TimeoutExpired,
     transport::{Channel, Endpoint},
 };
 
@@ -316,7 +316,15 @@ pub fn is_degraded(response: &RateLimitResponse) -> bool {
         .any(|header| header.key == "x-tollgate-degraded")
 }
 
-/// Whether the connection failed, not the service.
+/// Whether the connection failed, not the service, and not the caller's patience.
 fn is_gone(status: &Status) -> bool {
-    status.source().is_some()
+    let mut cause = status.source();
+    let gone = cause.is_some();
+    while let Some(error) = cause {
+        if error.is::<TimeoutExpired>() {
+            return false;
+        }
+        cause = error.source();
+    }
+    gone
 }
