@@ -34,7 +34,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::{causes::chain, plan::Plans};
@@ -157,7 +157,8 @@ pub fn main() -> ExitCode {
     if ratelimit::is_meant(&env::args_os().collect::<Vec<_>>()) {
         return ratelimit::run();
     }
-    let cli = Cli::parse();
+    let matches = past_empty_variables(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
@@ -173,6 +174,15 @@ pub fn main() -> ExitCode {
         Command::Usage(args) => on_runtime(usage::run(args)),
         Command::Ratelimit => ratelimit::run(),
     }
+}
+
+/// The command, to which a variable that holds nothing says nothing: a compose file's `${NAME:-}` sets it so.
+fn past_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_env().and_then(env::var_os) {
+        Some(value) if value.is_empty() => arg.env(None::<&str>),
+        _ => arg,
+    });
+    command.mut_subcommands(past_empty_variables)
 }
 
 /// Runs a command that needs no more than the default runtime.
@@ -265,8 +275,6 @@ fn start_logging(args: &LogArgs) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -627,6 +627,35 @@ fn the_variable_is_parted_at_colons_and_the_flag_is_not() {
     assert!(broken.contains("/a: "), "{broken}");
 }
 
+/// What a compose file makes of `${NAME:-}`.
+#[test]
+fn a_variable_that_holds_nothing_says_nothing() {
+    let (_folder, config) = plans(SHOP);
+    let help = tollgate_command().args(["serve", "--help"]).output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    let names = help.split("[env: ").skip(1);
+    let names = names.map(|rest| rest.split(['=', ']']).next().unwrap());
+    let names: Vec<&str> = names.filter(|name| *name != "TOLLGATE_CONFIG").collect();
+    assert!(names.len() > 30, "{names:?}");
+    let mut command = tollgate_command();
+    command.args(["serve", "--grpc-listen", "127.0.0.1:0"]);
+    command.args(["--http-listen", "127.0.0.1:0", "--drain-delay", "0s"]);
+    command.arg("--config").arg(&config);
+    command.envs(names.iter().map(|name| (*name, "")));
+    command.env("TOLLGATE_ADMIN_TOKEN", "");
+    let tollgate = Tollgate::from_process(Process::start(&mut command));
+    assert_eq!(http(&tollgate.http, "GET", "/ready", "").0, 200);
+    let asked = |flags: &[&str]| {
+        let mut command = tollgate_command();
+        command.args(["explain", "--descriptor", "user=x", "--config"]);
+        let command = command.arg(&config).args(flags).env("TOLLGATE_STORE", "");
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(asked(&[]), Some(0));
+    // A flag that holds nothing is a mistake.
+    assert_eq!(asked(&["--store", ""]), Some(2));
+}
+
 #[test]
 fn a_password_in_a_wrong_store_url_is_not_repeated() {
     let (_folder, config) = plans(SHOP);

@@ -154,6 +154,7 @@ impl AdminArgs {
         let text = match &self.admin_token_file {
             Some(file) => super::admin_client::token_text(file)?,
             None => match env::var("TOLLGATE_ADMIN_TOKEN") {
+                Ok(text) if text.is_empty() => return Ok(None),
                 Ok(text) => text,
                 Err(env::VarError::NotPresent) => return Ok(None),
                 Err(error) => return Err(format!("TOLLGATE_ADMIN_TOKEN: {error}")),

@@ -5,7 +5,7 @@ use std::{env, ffi::OsStr};
 
 use clap::{Args as _, Command, FromArgMatches as _};
 
-use super::serve::ServeArgs;
+use super::{super::past_empty_variables, serve::ServeArgs};
 
 /// Those that have their effect.
 pub const TAKEN: [&str; 14] = [
@@ -46,6 +46,7 @@ pub fn read() -> Result<Box<ServeArgs>, String> {
         Some(name) if !is_taken(name) => arg.env(None::<&str>),
         _ => arg,
     });
+    let command = past_empty_variables(command);
     let matches = command.try_get_matches_from([super::NAME]);
     let read = matches.and_then(|matches| ServeArgs::from_arg_matches(&matches));
     read.map(Box::new).map_err(|error| told(&error))

@@ -26,6 +26,7 @@ use crate::{
     bucket::Balance,
     descriptor::Hits,
     plan::{Charge, OnStoreError, Role},
+    statistics::counted,
     store::{
         Item, StoreError, Take, Taken,
         judge::{Flags, admits, charged, roles},
@@ -467,7 +468,7 @@ impl Places {
     fn right(&self, item: &Item, charged: bool) -> Item {
         let hits = match (item.hits, charged) {
             (Hits::Take(hits), true) => {
-                self.stats.given_back.fetch_add(hits, Relaxed);
+                self.stats.given_back.fetch_add(counted(hits), Relaxed);
                 Hits::Give(hits)
             }
             (Hits::Give(hits), true) => Hits::Take(hits),

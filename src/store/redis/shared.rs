@@ -33,6 +33,7 @@ use crate::{
     clock::{Clock, SystemClock, Timestamp},
     descriptor::Hits,
     plan::Charge,
+    statistics::counted,
     store::{
         Item, MemoryStore, StoreError, Take, Taken,
         key::{PREFIX, tag_text},
@@ -212,7 +213,7 @@ impl Shared {
             let charged = by_redis.is_some_and(|taken| charged(taken, index));
             if balance.charged && !charged && fallback::is_local(item) {
                 if let Hits::Take(hits) = item.hits {
-                    self.stats.charged_back.fetch_add(hits, Relaxed);
+                    self.stats.charged_back.fetch_add(counted(hits), Relaxed);
                 }
                 self.correct(item, item.hits);
             }
@@ -227,7 +228,7 @@ impl Shared {
             if charged(taken, index) && !charged(meanwhile, index) && !stays {
                 let inverse = match item.hits {
                     Hits::Take(hits) => {
-                        self.stats.given_back.fetch_add(hits, Relaxed);
+                        self.stats.given_back.fetch_add(counted(hits), Relaxed);
                         Hits::Give(hits)
                     }
                     Hits::Give(hits) => Hits::Take(hits),
