@@ -142,8 +142,7 @@ impl Limiter {
             return Ok(unknown_domain(plans, query));
         };
         let (mut parts, mut take, key) = plan_take(domain, query, plans)?;
-        // Boxed, as it would lie in every wait for the store.
-        let key = key.filter(|_| self.meter.is_some()).map(Box::new);
+        let key = key.filter(|_| self.meter.is_some());
         let refused = parts.iter().any(Part::refuses);
         take.dry = dry;
         if refused && !dry && !plans.modes().shadow {
@@ -183,7 +182,7 @@ impl Limiter {
         if !dry {
             count(&parts, &decision);
             if let Some(meter) = &self.meter {
-                usage::count(meter, (domain, key.as_deref()), query, &parts, &decision);
+                usage::count(meter, (domain, key), query, &parts, &decision);
             }
         }
         if let Some(statistics) = statistics {

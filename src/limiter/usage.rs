@@ -12,12 +12,12 @@ use crate::{
 /// Counts each limit of the decision for `key`, or for all that come without one.
 pub(super) fn count(
     meter: &Meter,
-    (domain, key): (&Domain, Option<&KnownKey<'_>>),
+    (domain, key): (&Domain, Option<KnownKey<'_>>),
     query: &Query,
     parts: &[Part<'_>],
     decision: &Decision,
 ) {
-    let requester = key.map_or_else(Requester::default, |key| Requester::from(*key));
+    let requester = key.map(Requester::from).unwrap_or_default();
     let tab = meter.open(domain.name(), requester);
     for (part, descriptor) in parts.iter().zip(&query.descriptors) {
         let hits = match descriptor.hits {
