@@ -34,8 +34,7 @@ async fn every_route_and_method_is_limited_as_check_says() {
         manager["route_config"] = routes;
         let format = &mut manager["access_log"][0]["typed_config"]["log_format"]["json_format"];
         format["route"] = "%ROUTE_NAME%".into();
-        let filters = manager["http_filters"].as_sequence_mut().expect("a list");
-        filters.retain(|filter| filter["name"] != "envoy.filters.http.ext_authz");
+        config.drop_authz();
         written = config.0.clone();
     })
     .await;

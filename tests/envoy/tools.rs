@@ -182,8 +182,7 @@ async fn asked_alike(change: impl FnOnce(&mut EnvoyConfig)) -> Vec<String> {
         format["path"] = "%PATH(WQ:ORIG_OR_PATH)%".into();
         format["nobody"] = "%DYNAMIC_METADATA(nobody)%".into();
         format["authority"] = "%REQ(:AUTHORITY)%".into();
-        let filters = manager["http_filters"].as_sequence_mut().expect("a list");
-        filters.retain(|filter| filter["name"] != "envoy.filters.http.ext_authz");
+        config.drop_authz();
         change(config);
         written = config.0.clone();
     })

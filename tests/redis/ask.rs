@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proptest::test_runner::Config as ProptestConfig;
+use tokio::runtime::{Builder, Runtime};
 use tollgate::{
     descriptor::Hits,
     limit::{Limit, Penalty},
@@ -104,4 +106,20 @@ pub async fn admitted_until_refused(store: &RedisStore, limit: &Arc<RuleLimit>) 
         }
         admitted += 1;
     }
+}
+
+/// So many cases of a property, of which none is written to a file.
+pub fn cases(number: u32) -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(number)
+    }
+}
+
+/// A runtime on one thread: tasks run in the order in which they are ready.
+pub fn one_thread() -> Runtime {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }

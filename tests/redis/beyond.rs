@@ -16,7 +16,7 @@ use tollgate::{
 };
 
 use crate::{
-    ask::{connected, patient},
+    ask::{cases, connected, one_thread, patient},
     redis_server::RedisServer,
 };
 
@@ -87,10 +87,7 @@ fn expected(used: &mut [u64; 3], hits: u64) -> (Code, Vec<(bool, i64)>) {
 #[test]
 fn soft_and_shadow_limits_never_block_and_take_nothing_beyond_themselves() {
     let server = RedisServer::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = one_thread();
     let clock = Arc::new(ManualClock::at(Timestamp::from_micros(
         1_795_000_000_000_000,
     )));
@@ -101,11 +98,7 @@ fn soft_and_shadow_limits_never_block_and_take_nothing_beyond_themselves() {
     let memory = limiter(Store::Memory(MemoryStore::new(100_000, clock)));
     let redis = limiter(Store::Redis(runtime.block_on(connected(settings))));
     let (case, overage) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(100)
-    };
-    proptest!(config, |(steps in vec(1_u64..4, 1..12))| {
+    proptest!(cases(100), |(steps in vec(1_u64..4, 1..12))| {
         case.set(case.get() + 1);
         let user = format!("u{}", case.get());
         let mut used = [0; 3];

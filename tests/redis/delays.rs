@@ -17,7 +17,7 @@ use tollgate::{
 };
 
 use crate::{
-    ask::{connected, patient},
+    ask::{cases, connected, patient},
     redis_server::RedisServer,
 };
 
@@ -57,11 +57,7 @@ fn two_replicas_let_go_in_the_order_of_arrival_and_never_too_many() {
         Limiter::new(Arc::new(SharedPlans::fixed(plans)), Arc::new(store)).with_pacing(pacing)
     });
     let (case, waited) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(60)
-    };
-    proptest!(config, |(steps in vec((0..2_usize, 0..3 * TOKEN_US / 2, 1_u64..4), 1..40))| {
+    proptest!(cases(60), |(steps in vec((0..2_usize, 0..3 * TOKEN_US / 2, 1_u64..4), 1..40))| {
         case.set(case.get() + 1);
         let ip = format!("192.0.2.{}", case.get());
         // When each was let go, and its hits.

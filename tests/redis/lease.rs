@@ -16,7 +16,7 @@ use tollgate::{
 };
 
 use crate::{
-    ask::{ask, connected, item, one, patient, patient_at, rule},
+    ask::{ask, cases, connected, item, one, patient, patient_at, rule},
     cluster::{self, Nodes},
     common::wait_until,
     faults::{back, down},
@@ -249,11 +249,7 @@ fn no_interval_admits_more_than_the_limit_over_all_replicas() {
     let replicas = Replicas::start();
     let limits = LIMITS.map(|(text, percent, life_ms)| leased(text, percent, life_ms));
     let case = std::cell::Cell::new(0);
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(150)
-    };
-    proptest!(config, |(steps in vec(step(LIMITS.len()), 1..60))| {
+    proptest!(cases(150), |(steps in vec(step(LIMITS.len()), 1..60))| {
         case.set(case.get() + 1);
         replicas.clock.advance(Duration::from_secs(10));
         let passed = replicas.play(&limits, &case.get().to_string(), &steps)?;
@@ -297,11 +293,7 @@ fn no_period_of_a_zone_admits_more_than_its_quota_over_all_replicas() {
     let replicas = Replicas::start();
     let limits = ZONES.map(|(text, percent, life_ms, _, _)| leased(text, percent, life_ms));
     let case = std::cell::Cell::new(0);
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(200)
-    };
-    proptest!(config, |(which in 0..ZONES.len(), steps in vec(step(ZONES.len()), 1..40))| {
+    proptest!(cases(200), |(which in 0..ZONES.len(), steps in vec(step(ZONES.len()), 1..40))| {
         case.set(case.get() + 1);
         let now = replicas.clock.now().as_micros() + 2_000_000;
         let (_, _, _, zone, offset_s) = ZONES[which];

@@ -16,7 +16,10 @@ use tollgate::{
 };
 
 use crate::{
-    ask::{ask, connected, item, patient, patient_at, rule, rule_with_delay, rule_with_penalty},
+    ask::{
+        ask, cases, connected, item, one_thread, patient, patient_at, rule, rule_with_delay,
+        rule_with_penalty,
+    },
     cluster::{self, Nodes},
     model::{Model, Row},
     redis_server::RedisServer,
@@ -275,10 +278,7 @@ fn rows(taken: &Taken) -> (bool, Vec<Row>) {
 fn memory_and_redis_and_the_model_give_the_same_answers() {
     let server = RedisServer::start();
     // On one thread, the lane runs when all takes of a step are queued, so that they make one batch.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = one_thread();
     let clock = Arc::new(ManualClock::default());
     let settings = RedisSettings {
         // One lane keeps the order of takes, so that batches can be compared with takes one after another.
@@ -289,11 +289,7 @@ fn memory_and_redis_and_the_model_give_the_same_answers() {
     let redis = runtime.block_on(connected(settings));
     let limits = limits();
     let (case, seen) = (std::cell::Cell::new(0), std::cell::Cell::new((0, 0)));
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(300)
-    };
-    proptest!(config, |(plain: bool, start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..40))| {
+    proptest!(cases(300), |(plain: bool, start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..40))| {
         case.set(case.get() + 1);
         clock.set(Timestamp::from_micros(start));
         let memory = MemoryStore::new(100_000, clock.clone());
@@ -376,11 +372,7 @@ fn several_servers_answer_as_the_model_of_one() {
     let shards = runtime.block_on(cluster::connected(settings));
     let limits = limits();
     let case = std::cell::Cell::new(0);
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(150)
-    };
-    proptest!(config, |(start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..20))| {
+    proptest!(cases(150), |(start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..20))| {
         case.set(case.get() + 1);
         clock.set(Timestamp::from_micros(start));
         let mut model = Model::default();
@@ -405,10 +397,7 @@ fn several_servers_answer_as_the_model_of_one() {
 #[test]
 fn calls_about_several_slots_of_a_cluster_answer_as_the_model() {
     // On one thread and with one lane for each node: see above.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = one_thread();
     let nodes = runtime.block_on(Nodes::start(0));
     let clock = Arc::new(ManualClock::default());
     let settings = RedisSettings {
@@ -419,11 +408,7 @@ fn calls_about_several_slots_of_a_cluster_answer_as_the_model() {
     let shards = runtime.block_on(cluster::connected(settings));
     let limits = limits();
     let case = std::cell::Cell::new(0);
-    let config = ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(150)
-    };
-    proptest!(config, |(start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..20))| {
+    proptest!(cases(150), |(start in 1_700_000_000_000_000_u64..1_900_000_000_000_000, steps in vec(step(), 1..20))| {
         case.set(case.get() + 1);
         clock.set(Timestamp::from_micros(start));
         let mut model = Model::default();
